@@ -1,0 +1,19 @@
+/** What proves who we are and whom we trust: the finished set the data path is handed. */
+import type { Identity } from './identity.ts';
+
+export interface Credentials {
+  readonly identity: Identity;
+  /** Leaf first, then intermediates, PEM. */
+  readonly chainPem: string;
+  /** PKCS#8 or SEC1 PEM. Never logged, never served. */
+  readonly keyPem: string;
+  /** Trust bundle of our trust domain: one PEM a root. */
+  readonly rootsPem: readonly string[];
+  /** Milliseconds since the epoch: when the chain (all of it) starts and stops being valid. */
+  readonly notBefore: number;
+  readonly notAfter: number;
+  /** Leaf's serial number, hex; for logs and `/certs`. */
+  readonly serial: string;
+  /** Where it came from, for people: `ca 127.0.0.1:15012`, `files /etc/certs`. */
+  readonly origin: string;
+}

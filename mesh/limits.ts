@@ -1,0 +1,97 @@
+/** Every bound and time-out of the data path in one table: value, unit, reason. Each has a flag of `oarlock run`. */
+
+export interface LimitRow {
+  readonly unit: 'ms' | 'bytes' | 'count';
+  readonly value: number;
+  /** Flag of `oarlock run`, without dashes; its environment name is OARLOCK_ and the flag in capitals. */
+  readonly flag: string;
+  readonly why: string;
+}
+
+export const limitTable = {
+  drain: {
+    unit: 'ms',
+    value: 5_000,
+    flag: 'drain',
+    why: 'how long running requests may finish after SIGTERM',
+  },
+  handshakeTimeout: {
+    unit: 'ms',
+    value: 10_000,
+    flag: 'handshake-timeout',
+    why: 'first byte, ClientHello and TLS handshake together; a silent peer must not hold a socket',
+  },
+  connectTimeout: {
+    unit: 'ms',
+    value: 10_000,
+    flag: 'connect-timeout',
+    why: "TCP and TLS to an upstream; Istio's default",
+  },
+  requestHeadTimeout: {
+    unit: 'ms',
+    value: 10_000,
+    flag: 'request-head-timeout',
+    why: 'a request head must be complete by then: slow-loris bound',
+  },
+  idleTimeout: {
+    unit: 'ms',
+    value: 3_600_000,
+    flag: 'idle-timeout',
+    why: "no byte either way; Envoy's default for HTTP and TCP",
+  },
+  poolIdleTimeout: {
+    unit: 'ms',
+    value: 4_000,
+    flag: 'pool-idle-timeout',
+    why: 'an idle upstream connection is retired before a 5 s keep-alive server closes it under a request',
+  },
+  poolSize: {
+    unit: 'count',
+    value: 256,
+    flag: 'pool-size',
+    why: 'idle upstream connections kept an endpoint',
+  },
+  maxConnections: {
+    unit: 'count',
+    value: 20_000,
+    flag: 'max-connections',
+    why: 'open downstream connections, all listeners together',
+  },
+  maxHeadBytes: {
+    unit: 'bytes',
+    value: 61_440,
+    flag: 'max-head-bytes',
+    why: "request or answer head; Envoy's default of 60 KiB",
+  },
+  maxHeadFields: {
+    unit: 'count',
+    value: 100,
+    flag: 'max-head-fields',
+    why: "header fields; Envoy's default",
+  },
+  maxClientHello: {
+    unit: 'bytes',
+    value: 16_384,
+    flag: 'max-client-hello',
+    why: 'bytes looked at before the ClientHello must be complete',
+  },
+  resumableSessions: {
+    unit: 'count',
+    value: 1_024,
+    flag: 'resumable-sessions',
+    why: 'TLS sessions and verified peers remembered, each side',
+  },
+} as const satisfies Record<string, LimitRow>;
+
+export type LimitName = keyof typeof limitTable;
+/** The limits in force: milliseconds, bytes, counts. */
+export type Limits = Readonly<Record<LimitName, number>>;
+
+/** The table's values, with some replaced. */
+export function limitsWith(overrides: Partial<Record<LimitName, number>>): Limits {
+  const limits = {} as Record<LimitName, number>;
+  for (const name of Object.keys(limitTable) as LimitName[]) {
+    limits[name] = overrides[name] ?? limitTable[name].value;
+  }
+  return Object.freeze(limits);
+}

@@ -1,0 +1,166 @@
+/** The one table of reasons for refusing or failing: it serves log lines, metrics and answers alike. */
+
+export interface Reason {
+  /** What happened, one sentence without its subject. */
+  readonly sentence: string;
+  /** Envoy's response flag (`%RESPONSE_FLAGS%`), or `-`. */
+  readonly flag: string;
+  /** What would have to change. */
+  readonly hint: string;
+}
+
+const table = {
+  // inbound, before a request is read
+  plaintext_to_strict: {
+    sentence: 'plaintext arrived on a port whose mode is STRICT',
+    flag: '-',
+    hint: 'give the client a sidecar, or set this port to PERMISSIVE while migrating',
+  },
+  tls_not_istio: {
+    sentence: 'TLS without an Istio ALPN arrived on a PERMISSIVE port declared HTTP',
+    flag: '-',
+    hint: "declare the port TCP if the app itself speaks TLS, or let the client's sidecar originate mTLS",
+  },
+  no_first_byte: {
+    sentence: 'the peer connected and sent nothing in time',
+    flag: 'DT',
+    hint: 'a server-first protocol needs its port declared TCP with mode DISABLE, or the client is gone',
+  },
+  bad_client_hello: {
+    sentence: 'the first bytes are neither a TLS ClientHello nor plaintext this port takes',
+    flag: '-',
+    hint: 'check what the client speaks',
+  },
+  tls_handshake_timeout: {
+    sentence: 'TLS: the handshake did not finish in time',
+    flag: '-',
+    hint: 'check the network between the peers, or raise --handshake-timeout',
+  },
+  tls_handshake_failed: {
+    sentence: 'TLS: the handshake failed',
+    flag: '-',
+    hint: "see detail for OpenSSL's reason",
+  },
+  no_peer_certificate: {
+    sentence: 'TLS: the peer presented no certificate',
+    flag: '-',
+    hint: 'the client must speak mutual TLS with a SPIFFE certificate',
+  },
+  untrusted_issuer: {
+    sentence: "TLS: the peer's certificate was not issued by a CA of our trust bundle",
+    flag: '-',
+    hint: 'both sidecars must share a root, see GET /certs on each admin port',
+  },
+  expired: {
+    sentence: "TLS: the peer's certificate has expired or is not yet valid",
+    flag: '-',
+    hint: "check the peer's renewal and both clocks",
+  },
+  bad_spiffe_id: {
+    sentence: "TLS: the peer's certificate does not carry exactly one valid SPIFFE URI",
+    flag: '-',
+    hint: 'issue the certificate with one spiffe:// URI SAN and no other URI',
+  },
+  untrusted_trust_domain: {
+    sentence: "TLS: the peer's trust domain is neither ours nor an alias of it",
+    flag: '-',
+    hint: 'add it to trustDomainAliases in the mesh config if it should be trusted',
+  },
+  resumption_refused: {
+    sentence: 'TLS: a resumed session could not be verified again',
+    flag: '-',
+    hint: 'the peer will make a full handshake on its next connection',
+  },
+  too_many_connections: {
+    sentence: 'the limit of open connections is reached',
+    flag: 'UO',
+    hint: 'raise --max-connections or look for a client that leaks them',
+  },
+  draining: {
+    sentence: 'the sidecar is stopping',
+    flag: '-',
+    hint: 'retry on another endpoint',
+  },
+  no_credentials: {
+    sentence: 'we have no valid certificate of our own',
+    flag: 'UF',
+    hint: 'see the CA lines in the log and GET /certs',
+  },
+  // decisions
+  policy_denied: {
+    sentence: 'an AuthorizationPolicy denied it',
+    flag: '-',
+    hint: 'see policy and detail',
+  },
+  // requests
+  bad_request: {
+    sentence: 'the request is not valid HTTP/1.1',
+    flag: 'DPE',
+    hint: 'see detail for what the parser refused',
+  },
+  head_too_large: {
+    sentence: 'the request head exceeds the limit',
+    flag: 'DPE',
+    hint: 'send fewer or smaller header fields, or raise --max-head-bytes',
+  },
+  request_timeout: {
+    sentence: 'the request head did not arrive in time',
+    flag: 'DT',
+    hint: 'raise --request-head-timeout if the client is honest and slow',
+  },
+  downstream_closed: {
+    sentence: 'the downstream closed before the answer was complete',
+    flag: 'DC',
+    hint: 'the caller gave up or died',
+  },
+  idle_timeout: {
+    sentence: 'no byte moved either way for too long',
+    flag: 'SI',
+    hint: 'raise --idle-timeout',
+  },
+  // outbound
+  no_route: {
+    sentence: 'no service of that host and port is known',
+    flag: 'NR',
+    hint: 'add a ServiceEntry, or list the host in the Sidecar egress listener',
+  },
+  no_endpoint: {
+    sentence: 'the service has no endpoint',
+    flag: 'UH',
+    hint: 'add a WorkloadEntry whose labels the ServiceEntry selects',
+  },
+  connect_failed: {
+    sentence: 'the upstream could not be connected',
+    flag: 'UF',
+    hint: 'is it running, and is the address right?',
+  },
+  identity_mismatch: {
+    sentence: 'TLS: secure naming: the server is not who it should be',
+    flag: 'UF',
+    hint: 'the certificate is valid but its identity is none of the expected ones: a wrong endpoint, a wrong service account, or an impostor',
+  },
+  bad_tls_files: {
+    sentence: "TLS: the DestinationRule's certificate files could not be used",
+    flag: 'UF',
+    hint: 'check clientCertificate, privateKey and caCertificates',
+  },
+  upstream_closed: {
+    sentence: 'the upstream closed before its answer was complete',
+    flag: 'UC',
+    hint: 'see the upstream app or sidecar',
+  },
+  bad_response: {
+    sentence: "the upstream's answer is not valid HTTP/1.1",
+    flag: 'UPE',
+    hint: 'see detail for what the parser refused',
+  },
+  app_unreachable: {
+    sentence: 'the app behind this sidecar did not accept the connection',
+    flag: 'UF',
+    hint: "is it listening where the Sidecar ingress entry's defaultEndpoint says?",
+  },
+} as const satisfies Record<string, Reason>;
+
+export type ReasonCode = keyof typeof table;
+export const reasons: Readonly<Record<ReasonCode, Reason>> = table;
+export const reasonCodes = Object.keys(table) as readonly ReasonCode[];

@@ -1,0 +1,43 @@
+/** How the outbound side reaches a host: its endpoints and the TLS spoken to each. */
+import type { Protocol, ServiceName, Workload } from './workload.ts';
+
+/** DestinationRule `tls.mode`. */
+export type TlsMode = 'DISABLE' | 'SIMPLE' | 'MUTUAL' | 'ISTIO_MUTUAL';
+
+export interface RouteTls {
+  /** The DestinationRule's mode, else what auto mTLS gives (ISTIO_MUTUAL if any endpoint is in the mesh). */
+  readonly mode: TlsMode;
+  /** True where no DestinationRule set the mode. */
+  readonly auto: boolean;
+  /** Server name sent; null where none is. ISTIO_MUTUAL: `outbound_.PORT_._.HOST` or `outbound_.PORT_.SUBSET_.HOST`. */
+  readonly sni: string | null;
+  /** Secure naming's list of SPIFFE URIs (ISTIO_MUTUAL) or SANs (SIMPLE, MUTUAL). Empty: any, with a warning. */
+  readonly expectedIdentities: readonly string[];
+  /** `NS/NAME` of the DestinationRule that decided; null for auto mTLS. */
+  readonly source: string | null;
+  /** File paths, MUTUAL and SIMPLE only. */
+  readonly clientCertificate: string | null;
+  readonly privateKey: string | null;
+  readonly caCertificates: string | null;
+  readonly insecureSkipVerify: boolean;
+}
+
+export interface Endpoint {
+  readonly address: string;
+  readonly port: number;
+  /** The mode spoken to this endpoint. */
+  readonly tls: TlsMode;
+  readonly weight: number;
+  /** The workload behind it, where the registry knows one. */
+  readonly workload: Workload | null;
+}
+
+export interface Route {
+  readonly service: ServiceName;
+  /** The service's port. */
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly tls: RouteTls;
+  readonly endpoints: readonly Endpoint[];
+  readonly warnings: readonly string[];
+}

@@ -1,0 +1,72 @@
+/** The compiled set of resources as one workload sees it: what config hands to the data path, swapped whole. */
+import type { Authorization } from './decision.ts';
+import type { Identity } from './identity.ts';
+import type { Route } from './route.ts';
+import type { Protocol, ServiceName, Workload } from './workload.ts';
+
+export type Mode = 'STRICT' | 'PERMISSIVE' | 'DISABLE';
+
+export interface EffectiveMode {
+  readonly mode: Mode;
+  /** `NS/NAME` of the PeerAuthentication that set it; null for the default. */
+  readonly source: string | null;
+}
+
+/** How paths are normalized before matching and forwarding (MeshConfig `pathNormalization`). */
+export type PathNormalization = 'NONE' | 'BASE' | 'MERGE_SLASHES' | 'DECODE_AND_MERGE_SLASHES';
+
+/** The MeshConfig fields in force. */
+export interface MeshSettings {
+  readonly rootNamespace: string;
+  readonly trustDomain: string;
+  readonly trustDomainAliases: readonly string[];
+  /** `ALLOW_ANY` passes unknown hosts through, `REGISTRY_ONLY` refuses them. */
+  readonly outboundTrafficPolicy: 'ALLOW_ANY' | 'REGISTRY_ONLY';
+  readonly pathNormalization: PathNormalization;
+}
+
+/** A socket address of an app; `path` for a Unix socket. */
+export type AppAddress = { readonly host: string; readonly port: number } | { readonly path: string };
+
+/** `Sidecar` `ingress` entry: a local port of ours in front of the app. */
+export interface IngressListener {
+  /** Null: bind where `--bind` says. */
+  readonly bind: string | null;
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly defaultEndpoint: AppAddress;
+}
+
+/** `Sidecar` `egress` entry with a port: a local port of ours that reaches the hosts it lists. */
+export interface EgressListener {
+  readonly bind: string;
+  readonly port: number;
+  readonly protocol: Protocol;
+  /** Fully qualified service hosts this listener reaches, in the Sidecar's order. */
+  readonly hosts: readonly string[];
+}
+
+export interface Snapshot {
+  /** Counts up with each swap. */
+  readonly generation: number;
+  readonly mesh: MeshSettings;
+  readonly workload: Workload;
+  readonly identity: Identity;
+  readonly ingress: readonly IngressListener[];
+  readonly egress: readonly EgressListener[];
+  readonly authorization: Authorization;
+  /** Mode of one inbound port of this workload. Constant time. */
+  modeOf(port: number): EffectiveMode;
+  /** The service an inbound port serves, for metrics; null where no service claims it. */
+  serviceOf(port: number): ServiceName | null;
+  /** Declared protocol of an inbound port; `auto` where nobody declared one. */
+  protocolOf(port: number): Protocol;
+  /** The route to a service host and port; null: unknown. Cached, constant time after the first call. */
+  route(host: string, port: number): Route | null;
+  /** The workload behind a verified identity where exactly one has it; else null. For metrics only. */
+  workloadByIdentity(identity: Identity): Workload | null;
+  /** The workload at an address where exactly one has it; else null. For metrics of plaintext peers only. */
+  workloadByAddress(ip: string): Workload | null;
+  /** Warnings of the whole set (fields accepted but not honoured …), for log and `/snapshot`. */
+  readonly warnings: readonly string[];
+}
