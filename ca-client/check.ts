@@ -1,0 +1,159 @@
+/** Decides whether a key, a chain and roots make usable credentials: the same checks for every source. */
+import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { type CertificateFacts, readCertificate, spiffeIdentity } from '../mesh/certificates.ts';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Identity } from '../mesh/identity.ts';
+import { CredentialsError } from './source.ts';
+
+export interface OfferedCredentials {
+  /** Leaf first, one PEM a certificate. */
+  readonly chain: readonly string[];
+  readonly keyPem: string;
+  /** One PEM a root. */
+  readonly roots: readonly string[];
+  readonly origin: string;
+  /** Who the leaf must be; null adopts whoever it is. */
+  readonly expected: Identity | null;
+  /** Milliseconds since the epoch. */
+  readonly now: number;
+}
+
+/** Longer chains are refused; OpenSSL's own default depth is 100, real meshes have two or three. */
+const MAX_CHAIN = 10;
+
+interface Certificate {
+  readonly pem: string;
+  readonly x509: X509Certificate;
+  readonly facts: CertificateFacts;
+}
+
+/**
+ * Checks that the key is the leaf's, that the leaf carries exactly one SPIFFE identity and the expected one, that
+ * each certificate is signed by the next and the last by one of the roots, and that all of them are valid now.
+ * @returns the set as the data path takes it: duplicates among the roots gone, a root at the chain's end cut off.
+ * @throws CredentialsError, one sentence naming what is wrong.
+ */
+export function checkCredentials(offered: OfferedCredentials): Credentials {
+  const roots = uniqueCertificates(offered.roots, 'a root');
+  const rootPrints = new Set(roots.map((root) => root.x509.fingerprint256));
+  if (offered.chain.length > MAX_CHAIN)
+    throw new CredentialsError(`the chain is longer than ${MAX_CHAIN} certificates`);
+  const chain = offered.chain.map((pem) => readPem(pem, 'a certificate of the chain'));
+  while (chain.length > 1 && rootPrints.has(chain.at(-1)?.x509.fingerprint256 ?? '')) chain.pop();
+  const leaf = chain[0];
+  if (leaf === undefined) throw new CredentialsError('the chain is empty');
+
+  const identity = checkIdentity(leaf, offered.expected);
+  if (!leaf.x509.checkPrivateKey(readKey(offered.keyPem))) {
+    throw new CredentialsError("the private key is not the certificate's: they are of two different sets");
+  }
+  const path = [...chain, findRoot(chain, roots, offered.now)];
+  for (const [i, certificate] of path.entries())
+    checkTimes(certificate, placeName(i, path.length), offered.now);
+  return {
+    identity,
+    chainPem: chain.map((certificate) => certificate.pem).join(''),
+    keyPem: offered.keyPem,
+    rootsPem: roots.map((root) => root.pem),
+    notBefore: Math.max(...path.map(({ facts }) => facts.notBefore)),
+    notAfter: Math.min(...path.map(({ facts }) => facts.notAfter)),
+    serial: leaf.facts.serial,
+    origin: offered.origin,
+  };
+}
+
+/** True for a certificate that names and signs itself: the only kind a bundle may end in. */
+export function isSelfSigned(pem: string): boolean {
+  const { x509 } = readPem(pem, 'a certificate');
+  return x509.ca && x509.checkIssued(x509) && x509.verify(x509.publicKey);
+}
+
+function checkIdentity(leaf: Certificate, expected: Identity | null): Identity {
+  const identity = spiffeIdentity(leaf.x509.raw);
+  if (identity === null) {
+    const { uris, ca } = leaf.facts;
+    const found = ca ? "is a CA's" : uris.length === 1 ? `carries ${uris[0]?.slice(0, 256)}` : `carries ${uris.length} URIs`;
+    throw new CredentialsError(
+      `the certificate ${found}; it must carry exactly one spiffe:// URI and be no CA's`,
+    );
+  }
+  if (expected !== null && identity.uri !== expected.uri) {
+    throw new CredentialsError(
+      `the certificate is for ${identity.uri}, but this workload is ${expected.uri}; ` +
+        'check the trust domain, namespace and service account, and whose token was sent',
+    );
+  }
+  return identity;
+}
+
+/** Follows the signatures up the chain to the root that ends it. */
+function findRoot(chain: readonly Certificate[], roots: readonly Certificate[], now: number): Certificate {
+  for (let i = 0; i + 1 < chain.length; i++) {
+    const [subject, issuer] = [chain[i], chain[i + 1]];
+    if (subject !== undefined && issuer !== undefined && !issued(issuer, subject)) {
+      throw new CredentialsError(`${placeName(i, 0)} is not signed by the certificate after it`);
+    }
+  }
+  const last = chain.at(-1);
+  const able = last === undefined ? [] : roots.filter((candidate) => issued(candidate, last));
+  // a renewed root has the name and key of the one it replaces: take the one that holds now
+  const root = able.find(({ facts }) => facts.notBefore <= now && now < facts.notAfter) ?? able[0];
+  if (root === undefined)
+    throw new CredentialsError('the chain does not lead to any of the roots given with it');
+  return root;
+}
+
+function issued(issuer: Certificate, subject: Certificate): boolean {
+  return (
+    issuer.x509.ca && subject.x509.checkIssued(issuer.x509) && subject.x509.verify(issuer.x509.publicKey)
+  );
+}
+
+function placeName(index: number, pathLength: number): string {
+  if (index === 0) return 'the certificate';
+  return index === pathLength - 1 ? 'the root' : `intermediate ${index}`;
+}
+
+function checkTimes({ facts }: Certificate, what: string, now: number): void {
+  if (now >= facts.notAfter) {
+    throw new CredentialsError(
+      `${what} expired at ${iso(facts.notAfter)} and it is ${iso(now)}: renew it, or check this machine's clock`,
+    );
+  }
+  if (now < facts.notBefore) {
+    throw new CredentialsError(
+      `${what} is not valid before ${iso(facts.notBefore)} and it is ${iso(now)}: compare both clocks`,
+    );
+  }
+}
+
+function iso(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function uniqueCertificates(pems: readonly string[], what: string): readonly Certificate[] {
+  const byPrint = new Map<string, Certificate>();
+  for (const pem of pems) {
+    const certificate = readPem(pem, what);
+    byPrint.set(certificate.x509.fingerprint256, certificate);
+  }
+  return [...byPrint.values()];
+}
+
+function readPem(pem: string, what: string): Certificate {
+  try {
+    const x509 = new X509Certificate(pem);
+    return { pem, x509, facts: readCertificate(x509.raw) };
+  } catch (error) {
+    throw new CredentialsError(`${what} cannot be read: ${(error as Error).message}`);
+  }
+}
+
+function readKey(pem: string): KeyObject {
+  try {
+    return createPrivateKey(pem);
+  } catch {
+    // OpenSSL's words might quote the input
+    throw new CredentialsError('the private key cannot be read: it must be one unencrypted PEM key');
+  }
+}
