@@ -9,8 +9,10 @@ export interface OfferedCredentials {
   /** Leaf first, one PEM a certificate. */
   readonly chain: readonly string[];
   readonly keyPem: string;
-  /** One PEM a root. */
+  /** One PEM a root; the chain must lead to one of them. */
   readonly roots: readonly string[];
+  /** Roots to be trusted in peers as well. */
+  readonly moreRoots?: readonly string[];
   readonly origin: string;
   /** Who the leaf must be; null adopts whoever it is. */
   readonly expected: Identity | null;
@@ -34,7 +36,7 @@ interface Certificate {
  * @throws CredentialsError, one sentence naming what is wrong.
  */
 export function checkCredentials(offered: OfferedCredentials): Credentials {
-  const roots = uniqueCertificates(offered.roots, 'a root');
+  const roots = readRoots(offered.roots);
   const rootPrints = new Set(roots.map((root) => root.x509.fingerprint256));
   if (offered.chain.length > MAX_CHAIN)
     throw new CredentialsError(`the chain is longer than ${MAX_CHAIN} certificates`);
@@ -47,6 +49,7 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
   if (!leaf.x509.checkPrivateKey(readKey(offered.keyPem))) {
     throw new CredentialsError("the private key is not the certificate's: they are of two different sets");
   }
+  const trusted = readRoots([...offered.roots, ...(offered.moreRoots ?? [])]);
   const path = [...chain, findRoot(chain, roots, offered.now)];
   for (const [i, certificate] of path.entries())
     checkTimes(certificate, placeName(i, path.length), offered.now);
@@ -54,7 +57,7 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
     identity,
     chainPem: chain.map((certificate) => certificate.pem).join(''),
     keyPem: offered.keyPem,
-    rootsPem: roots.map((root) => root.pem),
+    rootsPem: trusted.map((root) => root.pem),
     notBefore: Math.max(...path.map(({ facts }) => facts.notBefore)),
     notAfter: Math.min(...path.map(({ facts }) => facts.notAfter)),
     serial: leaf.facts.serial,
@@ -72,7 +75,11 @@ function checkIdentity(leaf: Certificate, expected: Identity | null): Identity {
   const identity = spiffeIdentity(leaf.x509.raw);
   if (identity === null) {
     const { uris, ca } = leaf.facts;
-    const found = ca ? "is a CA's" : uris.length === 1 ? `carries ${uris[0]?.slice(0, 256)}` : `carries ${uris.length} URIs`;
+    const found = ca
+      ? "is a CA's"
+      : uris.length === 1
+        ? `carries ${uris[0]?.slice(0, 256)}`
+        : `carries ${uris.length} URIs`;
     throw new CredentialsError(
       `the certificate ${found}; it must carry exactly one spiffe:// URI and be no CA's`,
     );
@@ -131,11 +138,12 @@ function iso(ms: number): string {
   return new Date(ms).toISOString();
 }
 
-function uniqueCertificates(pems: readonly string[], what: string): readonly Certificate[] {
+/** Each root once. What is no CA's certificate, such as a pinned server's, vouches for nobody and is left out. */
+function readRoots(pems: readonly string[]): readonly Certificate[] {
   const byPrint = new Map<string, Certificate>();
   for (const pem of pems) {
-    const certificate = readPem(pem, what);
-    byPrint.set(certificate.x509.fingerprint256, certificate);
+    const certificate = readPem(pem, 'a root');
+    if (certificate.facts.ca) byPrint.set(certificate.x509.fingerprint256, certificate);
   }
   return [...byPrint.values()];
 }
