@@ -1,6 +1,6 @@
 /** Makes a workload's private key and the certificate request that goes with it, in memory. */
-import { webcrypto } from 'node:crypto';
 import type { Identity } from '../mesh/identity.ts';
+import { EC_P256, newKeys, privateKeyPem } from './keys.ts';
 import { loadX509 } from './x509.ts';
 
 export interface CertificateRequest {
@@ -16,19 +16,11 @@ export interface CertificateRequest {
  */
 export async function makeRequest(identity: Identity): Promise<CertificateRequest> {
   const { Pkcs10CertificateRequestGenerator, SubjectAlternativeNameExtension } = await loadX509();
-  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
-  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const keys = await newKeys();
   const csr = await Pkcs10CertificateRequestGenerator.create({
     keys,
-    signingAlgorithm: algorithm,
+    signingAlgorithm: EC_P256,
     extensions: [new SubjectAlternativeNameExtension([{ type: 'url', value: identity.uri }], true)],
   });
-  return { csrPem: `${csr.toString('pem')}\n`, keyPem: await privateKeyPem(keys.privateKey) };
-}
-
-/** PKCS#8 PEM of an extractable key. */
-export async function privateKeyPem(key: webcrypto.CryptoKey): Promise<string> {
-  const base64 = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key)).toString('base64');
-  const lines = base64.match(/.{1,64}/g) ?? [];
-  return `-----BEGIN PRIVATE KEY-----\n${lines.join('\n')}\n-----END PRIVATE KEY-----\n`;
+  return { csrPem: `${csr.toString('pem')}\n`, keyPem: await privateKeyPem(keys) };
 }
