@@ -77,7 +77,7 @@ export const limitTable = {
   },
   resumableSessions: {
     unit: 'count',
-    value: 1_024,
+    value: 10_000,
     flag: 'resumable-sessions',
     why: 'TLS sessions and verified peers remembered, each side',
   },

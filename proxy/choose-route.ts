@@ -1,0 +1,114 @@
+/** Which service an outbound connection or request is for, and which of its endpoints gets it. */
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { Endpoint, Route } from '../mesh/route.ts';
+import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
+import type { DataPath } from './data-path.ts';
+import { addressText, dial, poolKey, type Upstream } from './dial.ts';
+
+/**
+ * The route an egress listener gives. One host: that, whatever the app asks for (CLI.md). Several: the one
+ * that the Host header or SNI names, fully or by its Kubernetes short forms.
+ * @param asked Host header with or without a port, SNI, or null
+ */
+export function chooseRoute(
+  snapshot: Snapshot | null,
+  listener: EgressListener,
+  asked: string | null,
+): Route | null {
+  if (snapshot === null) return null;
+  const [only] = listener.hosts;
+  if (listener.hosts.length === 1 && only !== undefined) return snapshot.route(only, listener.port);
+  if (asked === null) return null;
+  const wanted = asked.replace(/:[0-9]+$/, '').toLowerCase();
+  for (const host of listener.hosts) {
+    if (host === wanted || isShortForm(host, wanted)) return snapshot.route(host, listener.port);
+  }
+  return null;
+}
+
+/** Istio's name of the route, as logs show it. */
+export function clusterName(route: Route): string {
+  return `outbound|${route.port}||${route.service.host}`;
+}
+
+/** `orders`, `orders.shop`, `orders.shop.svc` for `orders.shop.svc.cluster.local`. */
+function isShortForm(host: string, wanted: string): boolean {
+  if (!host.startsWith(`${wanted}.`)) return false;
+  const labels = wanted.split('.').length;
+  return host.split('.')[2] === 'svc' && labels <= 3;
+}
+
+/** At most so many endpoints are tried for one request. */
+const MAX_ATTEMPTS = 3;
+
+export interface ReachDone {
+  connected(upstream: Upstream, endpoint: Endpoint): void;
+  failed(reason: ReasonCode, detail: string): void;
+}
+
+export interface ReachTarget {
+  readonly route: Route;
+  readonly http: boolean;
+  /** Take no connection from the pool. */
+  readonly fresh: boolean;
+}
+
+/** Connects to an endpoint of the route; the next one when one does not accept the connection. */
+export function reachEndpoint(path: DataPath, target: ReachTarget, done: ReachDone): void {
+  if (target.route.endpoints.length === 0) {
+    done.failed('no_endpoint', `${target.route.service.host} port ${target.route.port}`);
+    return;
+  }
+  attempt(path, target, [], done);
+}
+
+function attempt(path: DataPath, target: ReachTarget, tried: readonly Endpoint[], done: ReachDone): void {
+  const { route, http } = target;
+  const endpoint = pickEndpoint(path, route.endpoints, tried);
+  const dialTarget = { kind: 'peer', endpoint, tls: route.tls, http, host: route.service.host } as const;
+  const pooled = target.fresh ? null : path.pool.take(poolKey(dialTarget));
+  if (pooled !== null) {
+    done.connected(pooled, endpoint);
+    return;
+  }
+  dial(path, dialTarget, {
+    connected: (upstream) => done.connected(upstream, endpoint),
+    failed: (reason, detail) => {
+      const next = [...tried, endpoint];
+      if (reason === 'connect_failed' && next.length < Math.min(route.endpoints.length, MAX_ATTEMPTS)) {
+        path.metrics.refused(reason, 'outbound');
+        attempt(path, target, next, done);
+      } else done.failed(reason, detail);
+    },
+  });
+}
+
+/** Least requests of two random ones, drawn by weight (SEMANTICS, Endpoints). */
+export function pickEndpoint(
+  path: DataPath,
+  endpoints: readonly Endpoint[],
+  tried: readonly Endpoint[],
+): Endpoint {
+  const left = tried.length === 0 ? endpoints : endpoints.filter((endpoint) => !tried.includes(endpoint));
+  const first = draw(left);
+  if (left.length === 1) return first;
+  const second = draw(left.filter((endpoint) => endpoint !== first));
+  return load(path, second) < load(path, first) ? second : first;
+}
+
+function load(path: DataPath, endpoint: Endpoint): number {
+  return path.loadOf(addressText({ host: endpoint.address, port: endpoint.port })) / endpoint.weight;
+}
+
+function draw(endpoints: readonly Endpoint[]): Endpoint {
+  let total = 0;
+  for (const endpoint of endpoints) total += endpoint.weight;
+  let at = Math.random() * total;
+  for (const endpoint of endpoints) {
+    at -= endpoint.weight;
+    if (at < 0) return endpoint;
+  }
+  const last = endpoints[endpoints.length - 1];
+  if (last === undefined) throw new RangeError('no endpoint to choose from');
+  return last;
+}

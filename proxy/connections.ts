@@ -1,0 +1,182 @@
+/** The record of a downstream connection, and the set of all of them: registered before judged, swept for deadlines. */
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import type { ConnectionFacts } from '../mesh/facts.ts';
+import type { Identity } from '../mesh/identity.ts';
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
+
+export type Direction = 'inbound' | 'outbound';
+
+/** What carries a connection's bytes once it is known; the set's owner steers it through this. */
+export interface Carrier {
+  /** Finish what runs, take nothing new, then close. */
+  drain(): void;
+  /** Close now, both sides, as an abort. */
+  abort(): void;
+}
+
+/** One downstream connection. All fields are set at birth; the data path fills them in as it learns. */
+export class Connection {
+  readonly id: number;
+  readonly direction: Direction;
+  /** The accepted socket. Its TLS, where there is any, is `stream`. */
+  readonly socket: Socket;
+  /** Plaintext both ways: the socket itself, or its TLS. */
+  stream: Duplex;
+  /** Inbound: the workload's port. Outbound: the egress listener's port. */
+  readonly port: number;
+  readonly remoteAddress: string;
+  readonly remotePort: number;
+  readonly localAddress: string;
+  /** Wall clock for the log (ms since the epoch), monotonic for durations (ms). */
+  readonly startedAt: number = Date.now();
+  readonly startedTick: number = performance.now();
+  /** Verified peer; null for plaintext and for the app's own connections. */
+  peer: Identity | null = null;
+  facts: ConnectionFacts | null = null;
+  sni: string | null = null;
+  tls = false;
+  series: PeerSeries | null = null;
+  /** Istio's cluster name, for the log: `outbound|9080||host`, `inbound|8080||`. */
+  cluster = '';
+  /** Host and port of our end, for the log. */
+  readonly localPort: number;
+  /** Held while the connection lives; null before detection ended. */
+  carrier: Carrier | null = null;
+  /** Bytes of plaintext from and to the downstream. */
+  bytesReceived = 0;
+  bytesSent = 0;
+  /** `performance.now()` at which `deadlineReason` holds; Infinity: none. */
+  deadline: number = Number.POSITIVE_INFINITY;
+  deadlineReason: ReasonCode = 'idle_timeout';
+  /** Called once by the sweep when the deadline passes. */
+  onDeadline: ((connection: Connection) => void) | null = null;
+  /** Judges this connection by the snapshot in force; closes it where that refuses it. Set once it is admitted. */
+  rejudge: (() => void) | null = null;
+  /** Bytes moved since the sweep last looked: an idle deadline is then put off. */
+  active = false;
+  /** Set while an idle deadline runs: activity moves it on instead of ending the connection. */
+  idleMs = 0;
+  closed = false;
+
+  constructor(id: number, direction: Direction, socket: Socket, port: number) {
+    this.id = id;
+    this.direction = direction;
+    this.socket = socket;
+    this.stream = socket;
+    this.port = port;
+    this.remoteAddress = unmapped(socket.remoteAddress ?? '');
+    this.remotePort = socket.remotePort ?? 0;
+    this.localAddress = unmapped(socket.localAddress ?? '');
+    this.localPort = socket.localPort ?? port;
+  }
+
+  /** Gives the connection a fixed deadline. */
+  expire(ms: number, reason: ReasonCode, onDeadline: (connection: Connection) => void): void {
+    this.idleMs = 0;
+    this.deadline = performance.now() + ms;
+    this.deadlineReason = reason;
+    this.onDeadline = onDeadline;
+  }
+
+  /** Lets the connection live while bytes move: it ends after `ms` to twice `ms` without any. */
+  expireIdle(ms: number, onDeadline: (connection: Connection) => void): void {
+    this.expire(ms, 'idle_timeout', onDeadline);
+    this.idleMs = ms;
+  }
+
+  /** Closes so that the peer sees an abort, never a clean end. */
+  abort(): void {
+    abortStream(this.stream, this.socket);
+  }
+}
+
+/** IPv4-mapped IPv6 (`::ffff:10.0.0.1`, what a dual-stack listener reports) as plain IPv4. */
+export function unmapped(address: string): string {
+  return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address;
+}
+
+/** Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike. */
+export function abortStream(stream: Duplex, socket: Socket): void {
+  if (!socket.destroyed) socket.resetAndDestroy();
+  if (stream !== socket && !stream.destroyed) stream.destroy();
+}
+
+/** A sweep costs one comparison a connection; half a second is exact enough for every time-out we have. */
+const SWEEP_MS = 500;
+
+/** All downstream connections of this process. */
+export class Connections {
+  readonly #all = new Set<Connection>();
+  readonly #max: number;
+  readonly #sweeper: NodeJS.Timeout;
+  #nextId = 1;
+  #onEmpty: (() => void) | null = null;
+
+  constructor(max: number) {
+    this.#max = max;
+    this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+    this.#sweeper.unref();
+  }
+
+  get size(): number {
+    return this.#all.size;
+  }
+
+  /** Registers an accepted socket; null where the limit is reached. */
+  open(direction: Direction, socket: Socket, port: number): Connection | null {
+    if (this.#all.size >= this.#max) return null;
+    const connection = new Connection(this.#nextId++, direction, socket, port);
+    this.#all.add(connection);
+    return connection;
+  }
+
+  /** Forgets a connection; safe to call twice. */
+  close(connection: Connection): boolean {
+    if (!this.#all.delete(connection)) return false;
+    connection.closed = true;
+    connection.onDeadline = null;
+    if (this.#all.size === 0) this.#onEmpty?.();
+    return true;
+  }
+
+  /** The live connections; safe against closing while walking. */
+  list(): Iterable<Connection> {
+    return [...this.#all];
+  }
+
+  /** Resolves when none is left. */
+  emptied(): Promise<void> {
+    if (this.#all.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#onEmpty = resolve;
+    });
+  }
+
+  stop(): void {
+    clearInterval(this.#sweeper);
+  }
+
+  #sweep(): void {
+    const now = performance.now();
+    for (const connection of this.#all) {
+      if (connection.deadline > now) continue;
+      if (connection.idleMs > 0 && connection.active) {
+        connection.active = false;
+        connection.deadline = now + connection.idleMs;
+        continue;
+      }
+      const expired = connection.onDeadline;
+      connection.deadline = Number.POSITIVE_INFINITY;
+      expired?.(connection);
+    }
+  }
+}
+
+/** The TLS socket's accepted socket. Node keeps it under a name of its own; hidden here, null where it is gone. */
+export function socketUnder(stream: TLSSocket): Socket | null {
+  const parent: unknown = Reflect.get(stream, '_parent');
+  return parent !== null && typeof parent === 'object' ? (parent as Socket) : null;
+}

@@ -1,0 +1,130 @@
+/** What both sides of the data path share: the snapshot and credentials in force, the live connections, one way to refuse. */
+import type { Logger } from 'pino';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Limits } from '../mesh/limits.ts';
+import { type ReasonCode, reasons } from '../mesh/reasons.ts';
+import type { RouteTls } from '../mesh/route.ts';
+import type { Snapshot } from '../mesh/snapshot.ts';
+import type { AccessLog } from '../telemetry/access-log.ts';
+import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
+import { RefusalLimit } from '../telemetry/refusal-limit.ts';
+import { type Connection, Connections } from './connections.ts';
+import { type DialContext, UpstreamPool } from './dial.ts';
+import { InboundTls } from './tls-inbound.ts';
+import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
+
+export interface DataPathOptions {
+  readonly limits: Limits;
+  readonly log: Logger;
+  readonly accessLog: AccessLog | null;
+  readonly metrics: MeshMetrics;
+  /** Reads a DestinationRule's certificate files; throws where it cannot. */
+  readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
+}
+
+/** What can be said of a refusal beyond its reason. */
+export interface RefusalFacts {
+  readonly detail?: string;
+  readonly policy?: string | null;
+  readonly peer?: string | null;
+}
+
+export class DataPath implements DialContext {
+  readonly limits: Limits;
+  readonly log: Logger;
+  readonly accessLog: AccessLog | null;
+  readonly metrics: MeshMetrics;
+  readonly connections: Connections;
+  /** A flood of refusals gets few lines; counters stay exact. */
+  readonly refusalLines: RefusalLimit;
+  readonly pool: UpstreamPool;
+  readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
+  /** Null until the first set arrived. */
+  snapshot: Snapshot | null = null;
+  inboundTls: InboundTls | null = null;
+  outboundTls: OutboundTls | null = null;
+  draining = false;
+  /** Exchanges and connections under way by endpoint, `address:port`: what "least requests" compares. */
+  readonly loads = new Map<string, number>();
+
+  constructor(options: DataPathOptions) {
+    this.limits = options.limits;
+    this.log = options.log;
+    this.accessLog = options.accessLog;
+    this.metrics = options.metrics;
+    this.readTlsFiles = options.readTlsFiles;
+    this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
+    this.connections = new Connections(options.limits.maxConnections);
+    this.pool = new UpstreamPool(options.limits);
+  }
+
+  /**
+   * Puts a new set of credentials in force: new handshakes use it at once, live connections stay.
+   * @throws where OpenSSL cannot use it; the old set stays then
+   */
+  applyCredentials(credentials: Credentials): void {
+    const outbound = new OutboundTls(credentials, this.limits);
+    const inbound = new InboundTls(credentials, this.#trustDomains(), this.limits);
+    this.outboundTls = outbound;
+    this.inboundTls = inbound;
+    // A pooled connection was made under the old set: let new requests meet the new one.
+    this.pool.clear();
+  }
+
+  /** Puts a new snapshot in force and judges the live connections again by it. */
+  applySnapshot(snapshot: Snapshot): void {
+    const before = this.#trustDomains().join(' ');
+    this.snapshot = snapshot;
+    const credentials = this.inboundTls?.credentials;
+    // Sessions made under another trust must not be resumed.
+    if (credentials !== undefined && before !== this.#trustDomains().join(' '))
+      this.applyCredentials(credentials);
+    this.pool.clear();
+    for (const connection of this.connections.list()) connection.rejudge?.();
+  }
+
+  /** One way to report a refusal: one counter, one line naming reason, peer, policy and what would have to change. */
+  refused(connection: Connection, reason: ReasonCode, facts: RefusalFacts = {}): void {
+    const { sentence, hint } = reasons[reason];
+    this.metrics.refused(reason, connection.direction);
+    // The caller gave up: the access log has it, there is nothing to mend.
+    if (reason === 'downstream_closed') return;
+    if (!this.refusalLines.admits(reason, connection.peer?.uri ?? connection.remoteAddress)) return;
+    this.log.info(
+      {
+        reason,
+        direction: connection.direction,
+        port: connection.port,
+        peer: facts.peer ?? connection.peer?.uri ?? null,
+        remote: `${connection.remoteAddress}:${connection.remotePort}`,
+        sni: connection.sni,
+        policy: facts.policy ?? null,
+        detail: facts.detail ?? '',
+        hint,
+      },
+      sentence,
+    );
+  }
+
+  loadOf(address: string): number {
+    return this.loads.get(address) ?? 0;
+  }
+
+  /** Counts an exchange or connection of an endpoint as begun (+1) or over (-1). */
+  addLoad(address: string, step: 1 | -1): void {
+    const load = this.loadOf(address) + step;
+    if (load > 0) this.loads.set(address, load);
+    else this.loads.delete(address);
+  }
+
+  stop(): void {
+    this.refusalLines.flush();
+    this.connections.stop();
+    this.pool.stop();
+  }
+
+  #trustDomains(): readonly string[] {
+    const mesh = this.snapshot?.mesh;
+    return mesh === undefined ? [] : [mesh.trustDomain, ...mesh.trustDomainAliases];
+  }
+}

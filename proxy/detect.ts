@@ -1,0 +1,143 @@
+/** What an inbound connection speaks, read from its first bytes without consuming any. */
+
+/** What the first bytes say. `more`: too few to tell. */
+export type Detected =
+  | { readonly kind: 'more' }
+  | { readonly kind: 'plaintext' }
+  | { readonly kind: 'tls'; readonly sni: string | null; readonly alpn: readonly string[] };
+
+const MORE: Detected = { kind: 'more' };
+const PLAINTEXT: Detected = { kind: 'plaintext' };
+
+const HANDSHAKE_RECORD = 0x16;
+const CLIENT_HELLO = 1;
+const SERVER_NAME = 0;
+const ALPN = 16;
+/** RFC 8446 §5.1: a record's payload is at most 2^14 bytes. */
+const MAX_RECORD = 16_384;
+
+/** ALPNs that mean "an Istio sidecar's mTLS" (SEMANTICS: Istio's ALPNs). */
+const ISTIO_ALPNS = new Set(['istio', 'istio-http/1.0', 'istio-http/1.1', 'istio-h2', 'istio-peer-exchange']);
+
+/** True where the ClientHello comes from a mesh peer rather than from the app's own TLS client. */
+export function offersIstio(alpn: readonly string[]): boolean {
+  for (const name of alpn) if (ISTIO_ALPNS.has(name)) return true;
+  return false;
+}
+
+/**
+ * Tells TLS from plaintext and reads SNI and ALPN of a ClientHello (RFC 8446 §4.1.2), however it is cut
+ * into records and reads.
+ * @param bytes everything received so far, from the first byte on
+ * @returns `plaintext` as soon as no ClientHello can come of it, even where it begins like one
+ */
+export function detect(bytes: Buffer): Detected {
+  if (bytes.length === 0) return MORE;
+  if (bytes[0] !== HANDSHAKE_RECORD) return PLAINTEXT;
+  if (bytes.length > 1 && bytes[1] !== 3) return PLAINTEXT;
+  const hello = handshakeBytes(bytes);
+  if (hello === null) return PLAINTEXT;
+  if (hello.length > 0 && hello[0] !== CLIENT_HELLO) return PLAINTEXT;
+  if (hello.length < 4) return MORE;
+  const length = hello.readUIntBE(1, 3);
+  if (length < 42) return PLAINTEXT;
+  if (hello.length < 4 + length) return MORE;
+  return readExtensions(hello.subarray(4, 4 + length));
+}
+
+/** The handshake message's bytes so far, joined over records; null where they are no handshake records. */
+function handshakeBytes(bytes: Buffer): Buffer | null {
+  if (bytes.length < 5) return bytes.subarray(0, 0);
+  const first = bytes.readUInt16BE(3);
+  if (first === 0 || first > MAX_RECORD) return null;
+  // Nearly always the whole ClientHello is one record: no copy then.
+  if (bytes.length <= 5 + first) return bytes.subarray(5);
+  const parts: Buffer[] = [];
+  let at = 0;
+  while (at + 5 <= bytes.length) {
+    const length = bytes.readUInt16BE(at + 3);
+    if (bytes[at] !== HANDSHAKE_RECORD || bytes[at + 1] !== 3 || length === 0 || length > MAX_RECORD) {
+      // Bytes after a complete ClientHello (early data) are not ours to judge.
+      if (parts.length > 0) break;
+      return null;
+    }
+    parts.push(bytes.subarray(at + 5, at + 5 + length));
+    at += 5 + length;
+  }
+  return Buffer.concat(parts);
+}
+
+/** Walks `legacy_version … extensions` of a complete ClientHello; a length that lies makes it plaintext. */
+function readExtensions(body: Buffer): Detected {
+  let at = 2 + 32;
+  const skip = (sizeBytes: 1 | 2): boolean => {
+    if (at + sizeBytes > body.length) return false;
+    at += sizeBytes + body.readUIntBE(at, sizeBytes);
+    return at <= body.length;
+  };
+  // legacy_session_id, cipher_suites, legacy_compression_methods
+  if (!skip(1) || !skip(2) || !skip(1)) return PLAINTEXT;
+  let sni: string | null = null;
+  let alpn: readonly string[] = [];
+  if (at === body.length) return { kind: 'tls', sni, alpn };
+  if (at + 2 > body.length) return PLAINTEXT;
+  const end = at + 2 + body.readUInt16BE(at);
+  at += 2;
+  if (end !== body.length) return PLAINTEXT;
+  while (at + 4 <= end) {
+    const type = body.readUInt16BE(at);
+    const length = body.readUInt16BE(at + 2);
+    at += 4;
+    if (at + length > end) return PLAINTEXT;
+    const value = body.subarray(at, at + length);
+    if (type === SERVER_NAME) sni = readServerName(value);
+    else if (type === ALPN) alpn = readAlpn(value);
+    at += length;
+  }
+  return at === end ? { kind: 'tls', sni, alpn } : PLAINTEXT;
+}
+
+/** RFC 6066 §3: the first host_name entry. */
+function readServerName(value: Buffer): string | null {
+  if (value.length < 5 || value[2] !== 0) return null;
+  const length = value.readUInt16BE(3);
+  return 5 + length <= value.length ? value.toString('latin1', 5, 5 + length) : null;
+}
+
+/** RFC 7301 §3.1. */
+function readAlpn(value: Buffer): readonly string[] {
+  const names: string[] = [];
+  let at = 2;
+  while (at < value.length) {
+    const length = value[at] ?? 0;
+    if (length === 0 || at + 1 + length > value.length) return names;
+    names.push(value.toString('latin1', at + 1, at + 1 + length));
+    at += 1 + length;
+  }
+  return names;
+}
+
+/** What undeclared plaintext looks like: `more` while it may still become an HTTP/1 request line. */
+export function looksLikeHttp(bytes: Buffer): 'more' | 'http' | 'tcp' {
+  // RFC 9112 §3: method SP request-target SP HTTP-version. Methods in use are upper-case letters.
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i] ?? 0;
+    if (byte >= 0x41 && byte <= 0x5a) continue;
+    if ((byte === 0x2d || byte === 0x5f) && i > 0) continue;
+    if (byte !== 0x20 || i < 3) return 'tcp';
+    const target = bytes[i + 1];
+    if (target === undefined) return 'more';
+    // origin-form, asterisk-form or absolute-form
+    return target === 0x2f || target === 0x2a || target === 0x68 ? 'http' : 'tcp';
+  }
+  return bytes.length > 24 ? 'tcp' : 'more';
+}
+
+/** Class of the first bytes, for the line that explains a refusal. */
+export function firstByteClass(bytes: Buffer): 'HTTP' | 'TLS' | 'binary' | 'text' | 'none' {
+  const first = bytes[0];
+  if (first === undefined) return 'none';
+  if (first === HANDSHAKE_RECORD) return 'TLS';
+  if (looksLikeHttp(bytes) === 'http') return 'HTTP';
+  return first >= 0x20 && first < 0x7f ? 'text' : 'binary';
+}

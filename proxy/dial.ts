@@ -1,0 +1,286 @@
+/** Reaching an upstream: the app beside us, or a peer over mTLS; a pool keeps what can be used again. */
+import { connect, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { Limits } from '../mesh/limits.ts';
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { Endpoint, RouteTls } from '../mesh/route.ts';
+import type { AppAddress } from '../mesh/snapshot.ts';
+import { abortStream } from './connections.ts';
+import { type OriginateDone, type OutboundTls, originateExternal, type TlsFiles } from './tls-outbound.ts';
+import type { VerifiedPeer } from './verify-peer.ts';
+
+/** A live upstream connection. */
+export class Upstream {
+  readonly stream: Duplex;
+  readonly socket: Socket;
+  /** Pool key; connections of one key are interchangeable. */
+  readonly key: string;
+  readonly peer: VerifiedPeer | null;
+  readonly tls: boolean;
+  /** `host:port` for the log. */
+  readonly address: string;
+  /** Our end, `host:port`, for the log. */
+  readonly localAddress: string;
+  /** Exchanges served before this one. */
+  uses = 0;
+  idleSince = 0;
+  /** Set while pooled: any event then retires it, through this one listener. */
+  pooled = false;
+  onIdleEvent: (() => void) | null = null;
+
+  constructor(fields: {
+    stream: Duplex;
+    socket: Socket;
+    key: string;
+    peer: VerifiedPeer | null;
+    tls: boolean;
+    address: string;
+  }) {
+    this.stream = fields.stream;
+    this.socket = fields.socket;
+    this.key = fields.key;
+    this.peer = fields.peer;
+    this.tls = fields.tls;
+    this.address = fields.address;
+    const { localAddress, localPort } = fields.socket;
+    this.localAddress =
+      localPort === undefined ? '' : addressText({ host: localAddress ?? '', port: localPort });
+  }
+
+  abort(): void {
+    abortStream(this.stream, this.socket);
+  }
+}
+
+export interface DialDone {
+  connected(upstream: Upstream): void;
+  failed(reason: ReasonCode, detail: string): void;
+}
+
+/** What is dialled and how. */
+export type DialTarget =
+  | { readonly kind: 'app'; readonly address: AppAddress }
+  | {
+      readonly kind: 'peer';
+      readonly endpoint: Endpoint;
+      readonly tls: RouteTls;
+      readonly http: boolean;
+      /** The host asked for: names an external server. */
+      readonly host: string;
+    };
+
+export interface DialContext {
+  readonly limits: Limits;
+  /** Null while we have no credentials. */
+  readonly outboundTls: OutboundTls | null;
+  readTlsFiles(tls: RouteTls): TlsFiles;
+}
+
+/** Interchangeable connections have one key: same address, same TLS, same expectations. */
+export function poolKey(target: DialTarget): string {
+  if (target.kind === 'app') return `app ${addressText(target.address)}`;
+  const { endpoint, tls, http } = target;
+  const names = endpoint.tls === 'DISABLE' ? '' : `${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
+  return `${endpoint.tls} ${http ? 'http' : 'tcp'} ${endpoint.address}:${endpoint.port} ${names}`;
+}
+
+export function addressText(address: AppAddress): string {
+  if ('path' in address) return `unix://${address.path}`;
+  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
+/** Connects, speaks TLS where the endpoint asks for it, and verifies who answered; one call back, within the connect time-out. */
+export function dial(context: DialContext, target: DialTarget, done: DialDone): void {
+  const address: AppAddress =
+    target.kind === 'app' ? target.address : { host: target.endpoint.address, port: target.endpoint.port };
+  const attempt = new Attempt(context, target, address, done);
+  attempt.start();
+}
+
+class Attempt implements OriginateDone {
+  readonly #context: DialContext;
+  readonly #target: DialTarget;
+  readonly #address: AppAddress;
+  readonly #done: DialDone;
+  readonly #timer: NodeJS.Timeout;
+  readonly #socket: Socket;
+  #settled = false;
+  readonly #onClose = (): void => this.#fail(this.#connectReason(), 'closed during the handshake');
+
+  constructor(context: DialContext, target: DialTarget, address: AppAddress, done: DialDone) {
+    this.#context = context;
+    this.#target = target;
+    this.#address = address;
+    this.#done = done;
+    this.#socket = connect({ ...address, allowHalfOpen: true, noDelay: true });
+    this.#timer = setTimeout(() => this.#timedOut(), context.limits.connectTimeout);
+  }
+
+  start(): void {
+    this.#socket.once('connect', () => this.#connected());
+    this.#socket.on('error', (error: NodeJS.ErrnoException) =>
+      this.#fail(this.#connectReason(), describe(error)),
+    );
+    this.#socket.once('close', this.#onClose);
+  }
+
+  originated(stream: Duplex, peer: VerifiedPeer | null): void {
+    this.#succeed(stream, peer, true);
+  }
+
+  refused(reason: ReasonCode, detail: string): void {
+    this.#fail(reason, detail);
+  }
+
+  #connectReason(): ReasonCode {
+    return this.#target.kind === 'app' ? 'app_unreachable' : 'connect_failed';
+  }
+
+  #timedOut(): void {
+    const reason = this.#socket.connecting ? this.#connectReason() : 'tls_handshake_timeout';
+    this.#fail(reason, `no answer within ${this.#context.limits.connectTimeout} ms`);
+  }
+
+  #connected(): void {
+    const target = this.#target;
+    if (target.kind === 'app' || target.endpoint.tls === 'DISABLE') {
+      this.#succeed(this.#socket, null, false);
+      return;
+    }
+    const { tls, http, host, endpoint } = target;
+    if (endpoint.tls === 'ISTIO_MUTUAL') {
+      const outbound = this.#context.outboundTls;
+      if (outbound === null) this.#fail('no_credentials', '');
+      else outbound.originate(this.#socket, { tls, http, address: addressText(this.#address) }, this);
+      return;
+    }
+    try {
+      const files = this.#context.readTlsFiles(tls);
+      originateExternal(this.#socket, { tls, host, http, files }, this);
+    } catch (error) {
+      this.#fail('bad_tls_files', (error as Error).message);
+    }
+  }
+
+  #succeed(stream: Duplex, peer: VerifiedPeer | null, tls: boolean): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    clearTimeout(this.#timer);
+    this.#socket.off('close', this.#onClose);
+    this.#done.connected(
+      new Upstream({
+        stream,
+        socket: this.#socket,
+        key: poolKey(this.#target),
+        peer,
+        tls,
+        address: addressText(this.#address),
+      }),
+    );
+  }
+
+  #fail(reason: ReasonCode, detail: string): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    clearTimeout(this.#timer);
+    this.#socket.destroy();
+    this.#done.failed(
+      reason,
+      detail === '' ? addressText(this.#address) : `${addressText(this.#address)}: ${detail}`,
+    );
+  }
+}
+
+function describe(error: NodeJS.ErrnoException): string {
+  return error.code ?? error.message;
+}
+
+const IDLE_EVENTS = ['data', 'end', 'error', 'close'] as const;
+
+function unpool(upstream: Upstream): void {
+  upstream.pooled = false;
+  const listener = upstream.onIdleEvent;
+  if (listener !== null) for (const event of IDLE_EVENTS) upstream.stream.off(event, listener);
+}
+
+/** Idle upstream connections, newest first out; each retired before a usual app would close it. */
+export class UpstreamPool {
+  readonly #idle = new Map<string, Upstream[]>();
+  readonly #limits: Limits;
+  readonly #sweeper: NodeJS.Timeout;
+
+  constructor(limits: Limits) {
+    this.#limits = limits;
+    this.#sweeper = setInterval(() => this.#sweep(), 500);
+    this.#sweeper.unref();
+  }
+
+  /** An idle connection of that key, or null. */
+  take(key: string): Upstream | null {
+    const list = this.#idle.get(key);
+    while (list !== undefined) {
+      const upstream = list.pop();
+      if (upstream === undefined) break;
+      if (!upstream.pooled || upstream.stream.destroyed) continue;
+      if (performance.now() - upstream.idleSince > this.#limits.poolIdleTimeout) {
+        this.#retire(upstream);
+        continue;
+      }
+      unpool(upstream);
+      return upstream;
+    }
+    return null;
+  }
+
+  /** Keeps a connection between exchanges. Any byte, end or error on it meanwhile retires it. */
+  put(upstream: Upstream): void {
+    let list = this.#idle.get(upstream.key);
+    if (list === undefined) {
+      list = [];
+      this.#idle.set(upstream.key, list);
+    }
+    if (list.length >= this.#limits.poolSize) {
+      upstream.stream.destroy();
+      return;
+    }
+    upstream.pooled = true;
+    upstream.uses++;
+    upstream.idleSince = performance.now();
+    upstream.onIdleEvent ??= () => this.#retire(upstream);
+    const retire = upstream.onIdleEvent;
+    for (const event of IDLE_EVENTS) upstream.stream.on(event, retire);
+    upstream.stream.resume();
+    list.push(upstream);
+  }
+
+  /** Closes all idle connections: new credentials or a drain must not meet old ones. */
+  clear(): void {
+    for (const list of this.#idle.values()) for (const upstream of list) this.#retire(upstream);
+    this.#idle.clear();
+  }
+
+  stop(): void {
+    clearInterval(this.#sweeper);
+    this.clear();
+  }
+
+  #retire(upstream: Upstream): void {
+    if (!upstream.pooled) return;
+    // The listener stays: an error that comes while it closes has to be heard by someone.
+    upstream.pooled = false;
+    upstream.stream.end();
+    upstream.stream.destroy();
+  }
+
+  #sweep(): void {
+    const oldest = performance.now() - this.#limits.poolIdleTimeout;
+    for (const [key, list] of this.#idle) {
+      const kept = list.filter((upstream) => {
+        if (upstream.pooled && upstream.idleSince < oldest) this.#retire(upstream);
+        return upstream.pooled;
+      });
+      if (kept.length === 0) this.#idle.delete(key);
+      else if (kept.length < list.length) this.#idle.set(key, kept);
+    }
+  }
+}

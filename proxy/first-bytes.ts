@@ -1,0 +1,45 @@
+/** Looks at a stream's first bytes until somebody has seen enough, and puts them all back. */
+import type { Duplex } from 'node:stream';
+
+export class FirstBytes {
+  readonly #stream: Duplex;
+  readonly #enough: (bytes: Buffer) => boolean;
+  readonly #ended: (bytes: Buffer) => void;
+  #bytes: Buffer = Buffer.alloc(0);
+  readonly #onData = (chunk: Buffer): void => this.#data(chunk);
+  readonly #onEnd = (): void => {
+    this.#leave();
+    this.#ended(this.#bytes);
+  };
+
+  /**
+   * @param enough sees all bytes so far; true ends the looking. What it wants done with the stream it must
+   *   put off until the bytes are back (a microtask).
+   * @param ended the stream ended first
+   */
+  constructor(stream: Duplex, enough: (bytes: Buffer) => boolean, ended: (bytes: Buffer) => void) {
+    this.#stream = stream;
+    this.#enough = enough;
+    this.#ended = ended;
+  }
+
+  start(): void {
+    this.#stream.on('data', this.#onData);
+    this.#stream.on('end', this.#onEnd);
+    this.#stream.on('close', this.#onEnd);
+  }
+
+  #data(chunk: Buffer): void {
+    this.#bytes = this.#bytes.length === 0 ? chunk : Buffer.concat([this.#bytes, chunk]);
+    if (!this.#enough(this.#bytes)) return;
+    this.#leave();
+    this.#stream.pause();
+    if (!this.#stream.destroyed) this.#stream.unshift(this.#bytes);
+  }
+
+  #leave(): void {
+    this.#stream.off('data', this.#onData);
+    this.#stream.off('end', this.#onEnd);
+    this.#stream.off('close', this.#onEnd);
+  }
+}

@@ -1,0 +1,65 @@
+/** What both HTTP sides share: limits, deadlines, the pool, and the report of each exchange. */
+import type { Limits } from '../mesh/limits.ts';
+import { normalizeTarget } from '../policy/path.ts';
+import type { Connection } from './connections.ts';
+import type { DataPath } from './data-path.ts';
+import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from './dial.ts';
+import type { Exchange } from './http1/exchange.ts';
+import type { HttpForwarder, HttpSide, LocalAnswer } from './http1/forward.ts';
+import type { RequestHead } from './http1/head.ts';
+import { reportExchange } from './report.ts';
+
+export abstract class HttpSideBase implements HttpSide {
+  readonly path: DataPath;
+  readonly connection: Connection;
+  /** Set right after birth: side and forwarder need each other. */
+  forwarder: HttpForwarder | null = null;
+
+  constructor(path: DataPath, connection: Connection) {
+    this.path = path;
+    this.connection = connection;
+  }
+
+  abstract judge(head: RequestHead, exchange: Exchange): LocalAnswer | null;
+  abstract reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
+  abstract fieldsFor(head: RequestHead): string;
+  abstract dropped(upstream: Upstream): void;
+
+  get limits(): Limits {
+    return this.path.limits;
+  }
+
+  get draining(): boolean {
+    return this.path.draining;
+  }
+
+  readonly normalize = (target: string): string | null =>
+    normalizeTarget(target, this.path.snapshot?.mesh.pathNormalization ?? 'BASE');
+
+  release(upstream: Upstream): void {
+    if (this.path.draining) {
+      upstream.stream.end();
+      upstream.stream.destroy();
+    } else this.path.pool.put(upstream);
+  }
+
+  expectHead(waiting: boolean): void {
+    const { limits } = this.path;
+    const expired = (): void => this.forwarder?.timedOut();
+    if (waiting) this.connection.expire(limits.requestHeadTimeout, 'request_timeout', expired);
+    else this.connection.expireIdle(limits.idleTimeout, expired);
+  }
+
+  finished(exchange: Exchange): void {
+    reportExchange(this.path, this.connection, exchange);
+  }
+
+  closed(): void {}
+
+  /** An idle connection to the same place, else a new one. */
+  protected connect(target: DialTarget, fresh: boolean, done: DialDone): void {
+    const pooled = fresh ? null : this.path.pool.take(poolKey(target));
+    if (pooled !== null) done.connected(pooled);
+    else dial(this.path, target, done);
+  }
+}

@@ -1,0 +1,37 @@
+/** What is known of one request and its answer: the record that metrics and the access log are written from. */
+import type { Decision } from '../../mesh/decision.ts';
+import type { ReasonCode } from '../../mesh/reasons.ts';
+import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
+
+/** One request with its answer. All fields set at birth. */
+export class Exchange {
+  readonly startedAt: number = Date.now();
+  readonly startedTick: number = performance.now();
+  method = '';
+  path = '';
+  authority = '';
+  protocol = 'HTTP/1.1';
+  userAgent = '';
+  requestId = '';
+  forwardedFor = '';
+  /** Bodies and heads as they crossed the downstream, bytes. */
+  requestHeadBytes = 0;
+  requestBodyBytes = 0;
+  responseHeadBytes = 0;
+  responseBodyBytes = 0;
+  /** 0: no answer was sent (the downstream left first). */
+  status = 0;
+  reason: ReasonCode | null = null;
+  detail = '';
+  decision: Decision | null = null;
+  upstreamAddress = '';
+  upstreamLocalAddress = '';
+  /** SPIFFE URI of whoever answered over mTLS. */
+  upstreamPrincipal = '';
+  /** Istio's cluster name: `outbound|9080||host`, `inbound|8080||`. */
+  cluster = '';
+  /** `performance.now()` when the upstream's answer began; 0: never. */
+  upstreamFirstByte = 0;
+  /** Outbound: the labels' record of whoever answered, set by the side; inbound: the connection's. */
+  series: PeerSeries | null = null;
+}

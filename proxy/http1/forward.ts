@@ -1,0 +1,619 @@
+/** Carries HTTP/1.1 between two byte streams: reads heads, asks its side to judge, passes bodies on. */
+import type { Duplex } from 'node:stream';
+import type { Limits } from '../../mesh/limits.ts';
+import type { ReasonCode } from '../../mesh/reasons.ts';
+import type { Carrier, Connection } from '../connections.ts';
+import type { DialDone, Upstream } from '../dial.ts';
+import { BodyError, type BodyReader, bodyReader } from './body.ts';
+import { Exchange } from './exchange.ts';
+import {
+  HeadError,
+  type NormalizeTarget,
+  parseRequest,
+  parseResponse,
+  type RequestHead,
+  type ResponseHead,
+  valuesOf,
+  writeRequest,
+  writeResponse,
+} from './head.ts';
+
+/** An answer of our own instead of the upstream's. */
+export interface LocalAnswer {
+  readonly status: number;
+  readonly body: string;
+  readonly reason: ReasonCode;
+  readonly detail: string;
+}
+
+/** What differs between the two sides of the data path: everything but HTTP itself. */
+export interface HttpSide {
+  readonly limits: Limits;
+  readonly normalize: NormalizeTarget;
+  /** Judges a request; null lets it pass. May set `exchange`'s fields. */
+  judge(head: RequestHead, exchange: Exchange): LocalAnswer | null;
+  /**
+   * Finds an upstream for a judged request: one of the pool, or a new one where `fresh`.
+   * Calls back once, maybe at once.
+   */
+  reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
+  /** Takes back an upstream that can serve another exchange. */
+  release(upstream: Upstream): void;
+  /** The upstream of an exchange will not serve another. */
+  dropped(upstream: Upstream): void;
+  /** Header lines of ours for the upstream, each ended by CRLF. */
+  fieldsFor(head: RequestHead): string;
+  /** An exchange is over, answered or not. */
+  finished(exchange: Exchange): void;
+  /** The stop is under way: answers say so, and the connection ends with the one at hand. */
+  readonly draining: boolean;
+  /** True while a request head is half there: it has a shorter deadline than an idle or busy connection. */
+  expectHead(waiting: boolean): void;
+  /** The connection is over. */
+  closed(): void;
+}
+
+type Phase = 'idle' | 'head' | 'dialling' | 'exchange' | 'closed';
+
+const EMPTY = Buffer.alloc(0);
+const HEAD_END = Buffer.from('\r\n\r\n');
+/** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
+const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
+/** Bytes of a refused request's body that are read past before the connection is given up. */
+const MAX_DISCARD = 65_536;
+/** Bytes taken in advance of the request they belong to (pipelining); then reading stops. */
+const MAX_AHEAD = 65_536;
+/** Interim answers passed on for one request. */
+const MAX_INTERIM = 10;
+
+/** One downstream connection that speaks HTTP/1.1, from its first byte to its last. */
+export class HttpForwarder implements Carrier {
+  readonly #stream: Duplex;
+  readonly #connection: Connection;
+  readonly #side: HttpSide;
+  #phase: Phase = 'idle';
+  #draining = false;
+  /** Received and not yet consumed. */
+  #pending: Buffer = EMPTY;
+  #downstreamEnded = false;
+  #exchange: Exchange | null = null;
+  #head: RequestHead | null = null;
+  #requestBody: BodyReader = bodyReader({ kind: 'none' });
+  #requestDone = true;
+  #upstream: Upstream | null = null;
+  #answer: ResponseHead | null = null;
+  #answerBody: BodyReader | null = null;
+  #answerPending: Buffer = EMPTY;
+  #answerStarted = false;
+  #interim = 0;
+  #discarded = 0;
+  #closeAfter = false;
+  #replayed = false;
+
+  readonly #onUpstreamData = (chunk: Buffer): void => this.#fromUpstream(chunk);
+  readonly #onUpstreamEnd = (): void => this.#upstreamEnded(null);
+  readonly #onUpstreamError = (error: Error): void => this.#upstreamEnded(error);
+  readonly #onUpstreamClose = (): void => this.#upstreamEnded(new Error('closed'));
+  readonly #onUpstreamDrain = (): void => {
+    if (!this.#requestDone) this.#stream.resume();
+  };
+
+  constructor(connection: Connection, side: HttpSide) {
+    const { stream } = connection;
+    this.#stream = stream;
+    this.#connection = connection;
+    this.#side = side;
+    stream.on('data', (chunk: Buffer) => this.#fromDownstream(chunk));
+    stream.on('end', () => this.#downstreamEnd());
+    stream.on('error', () => this.#downstreamGone());
+    stream.on('close', () => this.#downstreamGone());
+    stream.on('drain', () => this.#upstream?.stream.resume());
+    side.expectHead(false);
+  }
+
+  drain(): void {
+    this.#draining = true;
+    if (this.#phase === 'idle') this.#closeGently();
+  }
+
+  abort(): void {
+    this.#end(true);
+  }
+
+  /** The connection's deadline passed: a head came too slowly, or nothing moved for too long. */
+  timedOut(): void {
+    if (this.#phase === 'head') {
+      this.#exchange = new Exchange();
+      this.#refuse(
+        { status: 408, body: 'request head too slow', reason: 'request_timeout', detail: '' },
+        true,
+      );
+    } else if (this.#phase === 'idle') {
+      this.#closeGently();
+    } else {
+      this.#fail('idle_timeout', '');
+    }
+  }
+
+  // ---- the request's way
+
+  #fromDownstream(chunk: Buffer): void {
+    if (this.#phase === 'closed') return;
+    this.#connection.active = true;
+    this.#connection.bytesReceived += chunk.length;
+    this.#pending = this.#pending.length === 0 ? chunk : Buffer.concat([this.#pending, chunk]);
+    this.#advance();
+  }
+
+  /** Consumes what it can of the received bytes, request by request. */
+  #advance(): void {
+    while (this.#pending.length > 0) {
+      if (this.#phase === 'idle' || this.#phase === 'head') {
+        if (!this.#readHead()) return;
+      } else if (!this.#requestDone && this.#phase === 'exchange') {
+        if (!this.#readBody()) return;
+      } else {
+        if (this.#pending.length > MAX_AHEAD) this.#stream.pause();
+        return;
+      }
+    }
+  }
+
+  /** @returns false when it needs more bytes or the connection is over */
+  #readHead(): boolean {
+    const { limits } = this.#side;
+    // RFC 9112 §2.2: an empty line before the request line is passed over; more than that is refused.
+    if (this.#phase === 'idle') {
+      this.#phase = 'head';
+      this.#side.expectHead(true);
+      if (this.#pending.length >= 2 && this.#pending[0] === 0x0d && this.#pending[1] === 0x0a) {
+        this.#pending = this.#pending.subarray(2);
+        if (this.#pending.length === 0) return false;
+      }
+    }
+    const end = this.#pending.indexOf(HEAD_END);
+    if (end < 0 || end > limits.maxHeadBytes) {
+      if (end > limits.maxHeadBytes || this.#pending.length > limits.maxHeadBytes) {
+        this.#exchange = new Exchange();
+        this.#refuse(
+          { status: 431, body: 'request head too large', reason: 'head_too_large', detail: '' },
+          true,
+        );
+      } else if (hasBareLf(this.#pending)) {
+        // Without this a client that ends its lines with LF alone would wait for the time-out.
+        this.#exchange = new Exchange();
+        this.#refuse(
+          { status: 400, body: 'bad request', reason: 'bad_request', detail: 'bare LF in the head' },
+          true,
+        );
+      }
+      return false;
+    }
+    const exchange = new Exchange();
+    this.#exchange = exchange;
+    const text = this.#pending.toString('latin1', 0, end);
+    this.#pending = this.#pending.subarray(end + 4);
+    let head: RequestHead;
+    try {
+      head = parseRequest(text, { maxFields: limits.maxHeadFields }, this.#side.normalize);
+    } catch (error) {
+      if (!(error instanceof HeadError)) throw error;
+      const reason = error.status === 431 ? 'head_too_large' : 'bad_request';
+      this.#refuse({ status: error.status, body: error.message, reason, detail: error.message }, true);
+      return false;
+    }
+    exchange.requestHeadBytes = end + 4;
+    this.#begin(head, exchange);
+    return this.#phase !== ('closed' as Phase);
+  }
+
+  #begin(head: RequestHead, exchange: Exchange): void {
+    this.#side.expectHead(false);
+    this.#head = head;
+    exchange.method = head.method;
+    exchange.path = head.path;
+    exchange.authority = head.host;
+    exchange.protocol = `HTTP/1.${head.minor}`;
+    exchange.userAgent = valuesOf(head.fields, 'user-agent')[0] ?? '';
+    exchange.requestId = valuesOf(head.fields, 'x-request-id')[0] ?? '';
+    exchange.forwardedFor = valuesOf(head.fields, 'x-forwarded-for')[0] ?? '';
+    this.#requestBody = bodyReader(head.framing);
+    this.#requestDone = this.#requestBody.done;
+    this.#answer = null;
+    this.#answerBody = null;
+    this.#answerPending = EMPTY;
+    this.#answerStarted = false;
+    this.#interim = 0;
+    this.#discarded = 0;
+    this.#replayed = false;
+    this.#closeAfter = !head.keepAlive || this.#draining || this.#side.draining;
+    const refusal = this.#side.judge(head, exchange);
+    if (refusal !== null) {
+      // A client that waits for 100 (Continue) may never send the body: the connection cannot be kept.
+      this.#refuse(refusal, head.expectsContinue && !this.#requestDone);
+      return;
+    }
+    this.#phase = 'dialling';
+    if (!this.#requestDone) this.#stream.pause();
+    this.#reach(head, exchange, false);
+  }
+
+  #reach(head: RequestHead, exchange: Exchange, fresh: boolean): void {
+    this.#side.reach(head, exchange, fresh, {
+      connected: (upstream) => this.#connected(upstream, head, exchange),
+      failed: (reason, detail) => {
+        if (this.#exchange !== exchange || this.#phase === 'closed') return;
+        const body = 'upstream connect error';
+        this.#refuse({ status: 503, body, reason, detail }, !this.#requestDone && head.expectsContinue);
+      },
+    });
+  }
+
+  #connected(upstream: Upstream, head: RequestHead, exchange: Exchange): void {
+    if (this.#exchange !== exchange || this.#phase === 'closed') {
+      // The downstream left meanwhile: nothing was sent, so the connection is as good as new.
+      this.#side.release(upstream);
+      return;
+    }
+    this.#upstream = upstream;
+    this.#phase = 'exchange';
+    exchange.upstreamAddress = upstream.address;
+    exchange.upstreamLocalAddress = upstream.localAddress;
+    exchange.upstreamPrincipal = upstream.peer?.identity.uri ?? '';
+    const { stream } = upstream;
+    stream.on('data', this.#onUpstreamData);
+    stream.on('end', this.#onUpstreamEnd);
+    stream.on('error', this.#onUpstreamError);
+    stream.on('close', this.#onUpstreamClose);
+    stream.on('drain', this.#onUpstreamDrain);
+    stream.resume();
+    // Head and the part of the body that came with it leave as one write.
+    stream.cork();
+    stream.write(writeRequest(head, this.#side.fieldsFor(head)), 'latin1');
+    this.#stream.resume();
+    this.#advance();
+    stream.uncork();
+  }
+
+  /** @returns false when it needs more bytes or the connection is over */
+  #readBody(): boolean {
+    const exchange = this.#exchange;
+    const bytes = this.#pending;
+    let taken: number;
+    try {
+      taken = this.#requestBody.feed(bytes, (piece) => this.#passOn(piece));
+    } catch (error) {
+      if (!(error instanceof BodyError)) throw error;
+      // Nothing more of this request may go on, and the upstream must not take it for complete.
+      this.#dropUpstream();
+      const answer = {
+        status: 400,
+        body: error.message,
+        reason: 'bad_request',
+        detail: error.message,
+      } as const;
+      if (this.#answerStarted) this.#fail('bad_request', error.message);
+      else this.#refuse(answer, true);
+      return false;
+    }
+    this.#pending = taken === bytes.length ? EMPTY : bytes.subarray(taken);
+    if (exchange !== null) exchange.requestBodyBytes += taken;
+    if (this.#upstream === null) {
+      this.#discarded += taken;
+      if (this.#discarded > MAX_DISCARD) {
+        this.#closeAfter = true;
+        this.#exchangeOver();
+        return false;
+      }
+    }
+    if (this.#requestBody.done) {
+      this.#requestDone = true;
+      this.#exchangeOver();
+    }
+    return this.#phase !== 'closed';
+  }
+
+  #passOn(piece: Buffer): void {
+    const upstream = this.#upstream;
+    if (upstream !== null && !upstream.stream.write(piece)) this.#stream.pause();
+  }
+
+  #downstreamEnd(): void {
+    this.#downstreamEnded = true;
+    if (this.#phase === 'idle') this.#end(false);
+    else if (this.#phase === 'head') this.#end(true);
+    // A request cut short is aborted; one that is complete still gets its answer (half-close).
+    else if (!this.#requestDone) this.#fail('downstream_closed', 'request body cut short');
+  }
+
+  #downstreamGone(): void {
+    if (this.#phase === 'closed') return;
+    if (this.#exchange !== null) this.#fail('downstream_closed', '');
+    else this.#end(true);
+  }
+
+  // ---- the answer's way
+
+  #fromUpstream(chunk: Buffer): void {
+    const exchange = this.#exchange;
+    if (exchange === null) return;
+    this.#connection.active = true;
+    if (exchange.upstreamFirstByte === 0) exchange.upstreamFirstByte = performance.now();
+    let bytes = this.#answerPending.length === 0 ? chunk : Buffer.concat([this.#answerPending, chunk]);
+    this.#answerPending = EMPTY;
+    while (this.#answerBody === null) {
+      const rest = this.#readAnswerHead(bytes);
+      if (rest === null) return;
+      bytes = rest;
+    }
+    this.#answerBytes(bytes);
+  }
+
+  /** @returns the bytes after the head; null when it needs more or gave up */
+  #readAnswerHead(bytes: Buffer): Buffer | null {
+    const { limits } = this.#side;
+    const head = this.#head;
+    if (head === null) return null;
+    const end = bytes.indexOf(HEAD_END);
+    if (end < 0 || end > limits.maxHeadBytes) {
+      if (bytes.length > limits.maxHeadBytes) this.#badAnswer('answer head too large');
+      else this.#answerPending = bytes;
+      return null;
+    }
+    let answer: ResponseHead;
+    try {
+      answer = parseResponse(
+        bytes.toString('latin1', 0, end),
+        { maxFields: limits.maxHeadFields },
+        head.method,
+      );
+    } catch (error) {
+      if (!(error instanceof HeadError)) throw error;
+      this.#badAnswer(error.message);
+      return null;
+    }
+    const rest = bytes.subarray(end + 4);
+    if (answer.status < 200) {
+      // Nobody asked for an upgrade: it was stripped from the request.
+      if (answer.status === 101) this.#badAnswer('101 without an upgrade');
+      else if (++this.#interim > MAX_INTERIM) this.#badAnswer('too many interim answers');
+      else {
+        if (head.minor === 1) this.#stream.write(writeResponse(answer, false), 'latin1');
+        return rest;
+      }
+      return null;
+    }
+    this.#startAnswer(answer);
+    return rest;
+  }
+
+  #startAnswer(answer: ResponseHead): void {
+    // HTTP/1.0 downstreams do not know chunks: their answer ends with the connection, as an undelimited one does.
+    const plain = this.#head?.minor === 0 && answer.framing.kind === 'chunked';
+    this.#answer = answer;
+    this.#answerBody = bodyReader(answer.framing, plain);
+    this.#answerStarted = true;
+    if (answer.framing.kind === 'close' || plain || this.#draining || this.#side.draining)
+      this.#closeAfter = true;
+    const text = writeResponse(answer, this.#closeAfter, plain);
+    const exchange = this.#exchange;
+    if (exchange !== null) {
+      exchange.status = answer.status;
+      exchange.responseHeadBytes = text.length;
+    }
+    this.#connection.bytesSent += text.length;
+    this.#stream.cork();
+    this.#stream.write(text, 'latin1');
+  }
+
+  #answerBytes(bytes: Buffer): void {
+    const body = this.#answerBody;
+    const exchange = this.#exchange;
+    if (body === null || exchange === null) return;
+    let taken: number;
+    try {
+      taken = body.feed(bytes, (piece) => {
+        this.#connection.bytesSent += piece.length;
+        if (!this.#stream.write(piece)) this.#upstream?.stream.pause();
+      });
+    } catch (error) {
+      if (!(error instanceof BodyError)) throw error;
+      this.#stream.uncork();
+      this.#fail('bad_response', error.message);
+      return;
+    }
+    exchange.responseBodyBytes += taken;
+    this.#stream.uncork();
+    if (!body.done) return;
+    // Bytes after an answer belong to nothing we asked for: such a connection is not used again.
+    this.#answerOver(taken === bytes.length);
+  }
+
+  #answerOver(clean: boolean): void {
+    const upstream = this.#upstream;
+    if (upstream !== null && this.#requestDone && clean && this.#answer?.keepAlive === true) {
+      this.#detach(upstream);
+      this.#upstream = null;
+      this.#side.release(upstream);
+    } else {
+      // Answered before the request was complete, or not to be kept.
+      this.#dropUpstream(this.#requestDone);
+    }
+    this.#answerBody = DONE;
+    this.#exchangeOver();
+  }
+
+  #upstreamEnded(error: Error | null): void {
+    const head = this.#head;
+    const exchange = this.#exchange;
+    const upstream = this.#upstream;
+    if (upstream === null || exchange === null || head === null) return;
+    if (this.#answerBody !== null) {
+      if (error === null && this.#answerBody.ended()) this.#answerOver(false);
+      else this.#fail('upstream_closed', error?.message ?? 'answer cut short');
+      return;
+    }
+    this.#dropUpstream();
+    // A kept connection may have died while idle: a request that changes nothing goes again, on a fresh one.
+    const unused = exchange.upstreamFirstByte === 0 && this.#interim === 0 && head.framing.kind === 'none';
+    if (upstream.uses > 0 && unused && !this.#replayed && REPLAYABLE.has(head.method)) {
+      this.#replayed = true;
+      this.#phase = 'dialling';
+      this.#reach(head, exchange, true);
+      return;
+    }
+    const detail = error?.message ?? 'closed without an answer';
+    this.#refuse(
+      { status: 503, body: 'upstream closed without an answer', reason: 'upstream_closed', detail },
+      false,
+    );
+  }
+
+  #badAnswer(detail: string): void {
+    this.#dropUpstream();
+    this.#refuse({ status: 502, body: 'bad answer from upstream', reason: 'bad_response', detail }, false);
+  }
+
+  // ---- endings
+
+  /** Answers ourselves. `close`: what follows on this connection cannot be trusted or is not wanted. */
+  #refuse(answer: LocalAnswer, close: boolean): void {
+    const exchange = this.#exchange;
+    if (exchange === null || this.#phase === 'closed') return;
+    exchange.status = answer.status;
+    exchange.reason = answer.reason;
+    exchange.detail = answer.detail;
+    if (close || this.#draining) this.#closeAfter = true;
+    const body = this.#head?.method === 'HEAD' ? '' : answer.body;
+    exchange.responseBodyBytes = body.length;
+    const phrase = PHRASES.get(answer.status) ?? '';
+    const text =
+      `HTTP/1.1 ${answer.status} ${phrase}\r\ncontent-length: ${Buffer.byteLength(answer.body)}\r\n` +
+      `content-type: text/plain\r\n${this.#closeAfter ? 'connection: close\r\n' : ''}\r\n${body}`;
+    this.#stream.write(text, 'latin1');
+    exchange.responseHeadBytes = text.length - body.length;
+    this.#connection.bytesSent += text.length;
+    this.#answerStarted = true;
+    this.#answerBody = DONE;
+    this.#phase = 'exchange';
+    if (close) this.#requestDone = true;
+    this.#stream.resume();
+    this.#exchangeOver();
+  }
+
+  /** Request and answer both over: log, and go on to the next request or close. */
+  #exchangeOver(): void {
+    const exchange = this.#exchange;
+    if (exchange === null || this.#answerBody?.done !== true) return;
+    if (!this.#requestDone) {
+      // Answered early. What is announced of the body is read past (bounded), or the connection closes.
+      if (this.#closeAfter) this.#requestDone = true;
+      else return;
+    }
+    this.#exchange = null;
+    this.#head = null;
+    this.#answerBody = null;
+    this.#phase = 'idle';
+    this.#side.finished(exchange);
+    if (this.#closeAfter || this.#downstreamEnded) {
+      this.#closeGently();
+      return;
+    }
+    this.#side.expectHead(false);
+    this.#stream.resume();
+    if (this.#pending.length > 0) this.#advance();
+  }
+
+  /** Gives an exchange up after its answer began, or without any: the downstream sees a cut. */
+  #fail(reason: ReasonCode, detail: string): void {
+    const exchange = this.#exchange;
+    if (exchange !== null) {
+      exchange.reason = reason;
+      exchange.detail = detail;
+    }
+    this.#end(true);
+  }
+
+  /** Sends FIN and reads on for a moment, so that the answer is not lost to a reset (RFC 9112 §9.6). */
+  #closeGently(): void {
+    if (this.#phase === 'closed') return;
+    const stream = this.#stream;
+    this.#phase = 'closed';
+    this.#pending = EMPTY;
+    stream.end();
+    stream.resume();
+    lingerThenDestroy(stream);
+    this.#side.closed();
+  }
+
+  #end(abort: boolean): void {
+    if (this.#phase === 'closed') return;
+    this.#phase = 'closed';
+    const exchange = this.#exchange;
+    this.#exchange = null;
+    this.#dropUpstream();
+    if (abort) this.#connection.abort();
+    else {
+      this.#stream.end();
+      lingerThenDestroy(this.#stream);
+    }
+    if (exchange !== null) this.#side.finished(exchange);
+    this.#side.closed();
+  }
+
+  #detach(upstream: Upstream): void {
+    const { stream } = upstream;
+    stream.off('data', this.#onUpstreamData);
+    stream.off('end', this.#onUpstreamEnd);
+    stream.off('error', this.#onUpstreamError);
+    stream.off('close', this.#onUpstreamClose);
+    stream.off('drain', this.#onUpstreamDrain);
+  }
+
+  /** @param gently with a FIN: all that was to be said was said */
+  #dropUpstream(gently = false): void {
+    const upstream = this.#upstream;
+    if (upstream === null) return;
+    this.#upstream = null;
+    this.#detach(upstream);
+    // Someone has to hear what a dying socket still says.
+    upstream.stream.on('error', ignore);
+    if (gently) {
+      upstream.stream.end();
+      upstream.stream.destroy();
+    } else upstream.abort();
+    this.#side.dropped(upstream);
+  }
+}
+
+const DONE: BodyReader = { done: true, feed: () => 0, ended: () => true };
+
+const LINGER_MS = 1_000;
+
+function lingerThenDestroy(stream: Duplex): void {
+  const timer = setTimeout(() => stream.destroy(), LINGER_MS);
+  stream.once('close', () => clearTimeout(timer));
+}
+
+function ignore(): void {}
+
+/** True where an LF stands without its CR: such a head never ends by our rules. */
+function hasBareLf(bytes: Buffer): boolean {
+  for (let at = bytes.indexOf(0x0a); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
+    if (at === 0 || bytes[at - 1] !== 0x0d) return true;
+  }
+  return false;
+}
+
+const PHRASES: ReadonlyMap<number, string> = new Map([
+  [400, 'Bad Request'],
+  [403, 'Forbidden'],
+  [404, 'Not Found'],
+  [405, 'Method Not Allowed'],
+  [408, 'Request Timeout'],
+  [414, 'URI Too Long'],
+  [431, 'Request Header Fields Too Large'],
+  [502, 'Bad Gateway'],
+  [503, 'Service Unavailable'],
+  [505, 'HTTP Version Not Supported'],
+]);

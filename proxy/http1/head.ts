@@ -1,0 +1,302 @@
+/** Strict reading and canonical writing of HTTP/1.1 heads (RFC 9112), requests and answers. */
+import type { RequestFacts } from '../../mesh/facts.ts';
+
+/** One header field as it will be passed on; `key` is the name in lower case. */
+export interface Field {
+  readonly name: string;
+  readonly key: string;
+  readonly value: string;
+}
+
+/** How a body's end is found (RFC 9112 §6.3). */
+export type Framing =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'length'; readonly length: number }
+  | { readonly kind: 'chunked' }
+  | { readonly kind: 'close' };
+
+export interface RequestHead extends RequestFacts {
+  readonly minor: 0 | 1;
+  readonly fields: readonly Field[];
+  readonly framing: Framing;
+  /** The downstream wants the connection kept after the answer. */
+  readonly keepAlive: boolean;
+  readonly expectsContinue: boolean;
+}
+
+export interface ResponseHead {
+  readonly minor: 0 | 1;
+  readonly status: number;
+  readonly phrase: string;
+  readonly fields: readonly Field[];
+  readonly framing: Framing;
+  readonly keepAlive: boolean;
+}
+
+/** Why a head was refused: the status to answer with (requests), and what was wrong. */
+export class HeadError extends Error {
+  readonly status: 400 | 405 | 414 | 431 | 505;
+  constructor(status: 400 | 405 | 414 | 431 | 505, message: string) {
+    super(message);
+    this.status = status;
+  }
+}
+
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 9110 §5.5 forbids exactly these in a value
+const BAD_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: bytes that no target may carry
+const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
+const HOST = /^(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
+const DIGITS = /^[0-9]{1,16}$/;
+const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
+
+/** Fields that end at each hop (RFC 9110 §7.6.1) besides those that Connection nominates. */
+const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-connection', 'te', 'upgrade', 'trailer']);
+/** Nomination never removes these: the message would change its meaning or its author. */
+const NEVER_NOMINATED = new Set(['host', 'content-length', 'transfer-encoding', 'authorization']);
+/** The identity header is ours alone; apps that map `_` to `-` must not be fooled either. */
+const XFCC = /^x[-_]forwarded[-_]client[-_]cert$/;
+
+interface HeadBounds {
+  readonly maxFields: number;
+}
+
+/** Normalizes a request target to what is matched and forwarded; null refuses it. */
+export type NormalizeTarget = (target: string) => string | null;
+
+/**
+ * Parses a request head, without its final empty line.
+ * @param text the head as latin1, CRLF between lines
+ * @throws HeadError naming what was wrong
+ */
+export function parseRequest(text: string, bounds: HeadBounds, normalize: NormalizeTarget): RequestHead {
+  const lines = text.split('\r\n');
+  const parts = (lines[0] ?? '').split(' ');
+  const [method = '', target = '', version = ''] = parts;
+  if (parts.length !== 3 || !TOKEN.test(method)) throw new HeadError(400, 'malformed request line');
+  const minor = minorVersion(version);
+  const fields = parseFields(lines, bounds);
+  const host = single(fields, 'host', 'Host');
+  if (host === null) throw new HeadError(400, 'no Host field');
+  if (!HOST.test(host)) throw new HeadError(400, 'bad Host field');
+  if (method === 'CONNECT') throw new HeadError(405, 'CONNECT is not served here');
+  const { path, authority } = readTarget(method, target, normalize);
+  const framing = requestFraming(fields, minor);
+  const connection = listOfValues(fields, 'connection');
+  const forwarded = passedOn(fields, connection);
+  const effectiveHost = authority ?? host;
+  return {
+    method,
+    minor,
+    path,
+    host: effectiveHost,
+    fields: authority === null ? forwarded : withHost(forwarded, authority),
+    framing,
+    keepAlive: minor === 1 ? !connection.includes('close') : connection.includes('keep-alive'),
+    expectsContinue:
+      minor === 1 && (single(fields, 'expect', 'Expect') ?? '').toLowerCase() === '100-continue',
+    headerValues: (name) => valuesOf(forwarded, name),
+  };
+}
+
+/**
+ * Parses an answer's head, without its final empty line.
+ * @param method the request's method: HEAD has no body
+ * @throws HeadError naming what was wrong
+ */
+export function parseResponse(text: string, bounds: HeadBounds, method: string): ResponseHead {
+  const lines = text.split('\r\n');
+  const match = STATUS_LINE.exec(lines[0] ?? '');
+  if (match === null) throw new HeadError(400, 'malformed status line');
+  const minor = match[1] === '1' ? 1 : 0;
+  const status = Number(match[2]);
+  const fields = parseFields(lines, bounds);
+  const connection = listOfValues(fields, 'connection');
+  const framing = responseFraming(fields, { minor, status, method });
+  const kept = minor === 1 ? !connection.includes('close') : connection.includes('keep-alive');
+  return {
+    minor,
+    status,
+    phrase: match[3] ?? '',
+    fields: passedOn(fields, connection),
+    framing,
+    keepAlive: kept && framing.kind !== 'close',
+  };
+}
+
+function minorVersion(version: string): 0 | 1 {
+  if (version === 'HTTP/1.1') return 1;
+  if (version === 'HTTP/1.0') return 0;
+  throw new HeadError(
+    /^HTTP\/[0-9.]+$/.test(version) ? 505 : 400,
+    'only HTTP/1.0 and HTTP/1.1 are spoken here',
+  );
+}
+
+function parseFields(lines: readonly string[], bounds: HeadBounds): readonly Field[] {
+  if (lines.length - 1 > bounds.maxFields) throw new HeadError(431, 'too many header fields');
+  const fields: Field[] = [];
+  for (let i = 1; i < lines.length; i++) {
+    const line = lines[i] ?? '';
+    const colon = line.indexOf(':');
+    // A space before the colon or at the line's start (obs-fold) makes the name no token.
+    const name = line.slice(0, Math.max(colon, 0));
+    if (!TOKEN.test(name)) throw new HeadError(400, 'malformed header field name');
+    const value = trim(line, colon + 1);
+    if (BAD_VALUE.test(value)) throw new HeadError(400, `control byte in the value of ${name}`);
+    fields.push({ name, key: name.toLowerCase(), value });
+  }
+  return fields;
+}
+
+/** Strips optional white space (SP, HTAB) only: String.trim would also take NBSP, which latin1 heads may carry. */
+function trim(line: string, from: number): string {
+  let start = from;
+  let end = line.length;
+  while (start < end && (line[start] === ' ' || line[start] === '\t')) start++;
+  while (end > start && (line[end - 1] === ' ' || line[end - 1] === '\t')) end--;
+  return line.slice(start, end);
+}
+
+function readTarget(
+  method: string,
+  target: string,
+  normalize: NormalizeTarget,
+): { path: string; authority: string | null } {
+  if (target === '' || BAD_TARGET.test(target)) throw new HeadError(400, 'bad request target');
+  let authority: string | null = null;
+  let origin = target;
+  if (!target.startsWith('/') && target !== '*') {
+    // RFC 9112 §3.2.2: an absolute-form authority beats Host, and Host is rewritten to it.
+    const match = /^http:\/\/([^/?]*)(.*)$/i.exec(target);
+    authority = match?.[1] ?? '';
+    if (!HOST.test(authority)) throw new HeadError(400, 'bad request target');
+    const rest = match?.[2] ?? '';
+    origin = rest.startsWith('/') ? rest : `/${rest}`;
+  }
+  if (origin === '*') {
+    if (method !== 'OPTIONS') throw new HeadError(400, 'bad request target');
+    return { path: '*', authority };
+  }
+  const path = normalize(origin);
+  if (path === null) throw new HeadError(400, 'the path cannot be normalized');
+  return { path, authority };
+}
+
+/** RFC 9112 §6: exactly one way to tell where the body ends, or the message is refused. */
+function requestFraming(fields: readonly Field[], minor: 0 | 1): Framing {
+  const coding = transferCoding(fields);
+  const length = contentLength(fields);
+  if (coding === null) return length === null || length === 0 ? { kind: 'none' } : { kind: 'length', length };
+  if (length !== null) throw new HeadError(400, 'both Content-Length and Transfer-Encoding');
+  if (minor === 0) throw new HeadError(400, 'Transfer-Encoding in HTTP/1.0');
+  return { kind: 'chunked' };
+}
+
+interface AnswerKind {
+  readonly minor: 0 | 1;
+  readonly status: number;
+  readonly method: string;
+}
+
+function responseFraming(fields: readonly Field[], { minor, status, method }: AnswerKind): Framing {
+  const coding = transferCoding(fields);
+  const length = contentLength(fields);
+  if (coding !== null && (length !== null || minor === 0)) throw new HeadError(400, 'ambiguous body length');
+  if (method === 'HEAD' || status < 200 || status === 204 || status === 304) return { kind: 'none' };
+  if (coding !== null) return { kind: 'chunked' };
+  if (length === null) return { kind: 'close' };
+  return length === 0 ? { kind: 'none' } : { kind: 'length', length };
+}
+
+function transferCoding(fields: readonly Field[]): 'chunked' | null {
+  const value = single(fields, 'transfer-encoding', 'Transfer-Encoding');
+  if (value === null) return null;
+  if (value.toLowerCase() !== 'chunked') throw new HeadError(400, 'Transfer-Encoding other than chunked');
+  return 'chunked';
+}
+
+function contentLength(fields: readonly Field[]): number | null {
+  let found: string | null = null;
+  for (const field of fields) {
+    if (field.key !== 'content-length') continue;
+    if (!DIGITS.test(field.value)) throw new HeadError(400, 'bad Content-Length');
+    if (found !== null && found !== field.value) throw new HeadError(400, 'differing Content-Length');
+    found = field.value;
+  }
+  if (found === null) return null;
+  const length = Number(found);
+  if (!Number.isSafeInteger(length)) throw new HeadError(400, 'bad Content-Length');
+  return length;
+}
+
+/** The value of a field that may stand once; null where it is absent. */
+function single(fields: readonly Field[], key: string, name: string): string | null {
+  let value: string | null = null;
+  for (const field of fields) {
+    if (field.key !== key) continue;
+    if (value !== null) throw new HeadError(400, `more than one ${name} field`);
+    value = field.value;
+  }
+  return value;
+}
+
+function listOfValues(fields: readonly Field[], key: string): readonly string[] {
+  const list: string[] = [];
+  for (const field of fields) {
+    if (field.key === key) for (const part of field.value.split(',')) list.push(part.trim().toLowerCase());
+  }
+  return list;
+}
+
+/** All values of a field, each alone, in order. */
+export function valuesOf(fields: readonly Field[], key: string): readonly string[] {
+  const values: string[] = [];
+  for (const field of fields) if (field.key === key) values.push(field.value);
+  return values;
+}
+
+/** The fields that go on to the other side: no hop-by-hop field, no XFCC, framing once. */
+function passedOn(fields: readonly Field[], nominated: readonly string[]): readonly Field[] {
+  const kept: Field[] = [];
+  let framed = false;
+  for (const field of fields) {
+    const { key } = field;
+    if (HOP_BY_HOP.has(key) || XFCC.test(key)) continue;
+    if (nominated.includes(key) && !NEVER_NOMINATED.has(key)) continue;
+    if (key === 'content-length') {
+      if (framed) continue;
+      framed = true;
+    }
+    kept.push(field);
+  }
+  return kept;
+}
+
+function withHost(fields: readonly Field[], authority: string): readonly Field[] {
+  return fields.map((field) => (field.key === 'host' ? { ...field, value: authority } : field));
+}
+
+/**
+ * Writes a request head in canonical form.
+ * @param extra whole field lines of ours, each ended by CRLF
+ */
+export function writeRequest(head: RequestHead, extra: string): string {
+  let text = `${head.method} ${head.path} HTTP/1.1\r\n`;
+  for (const { name, value } of head.fields) text += `${name}: ${value}\r\n`;
+  return `${text + extra}\r\n`;
+}
+
+/**
+ * Writes an answer's head in canonical form.
+ * @param close tell the downstream that this connection ends with the answer
+ * @param plain the body goes on without its chunk framing (HTTP/1.0 downstream)
+ */
+export function writeResponse(head: ResponseHead, close: boolean, plain = false): string {
+  let text = `HTTP/1.1 ${head.status} ${head.phrase}\r\n`;
+  for (const { name, key, value } of head.fields) {
+    if (!plain || key !== 'transfer-encoding') text += `${name}: ${value}\r\n`;
+  }
+  return close ? `${text}connection: close\r\n\r\n` : `${text}\r\n`;
+}

@@ -1,0 +1,284 @@
+/** The inbound side: serveInbound → detect → terminate → decide → forward. */
+import type { Socket } from 'node:net';
+import type { ConnectionFacts } from '../mesh/facts.ts';
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { AppAddress, Mode, Snapshot } from '../mesh/snapshot.ts';
+import type { Protocol } from '../mesh/workload.ts';
+import { type Connection, unmapped } from './connections.ts';
+import type { DataPath } from './data-path.ts';
+import { type Detected, detect, firstByteClass, looksLikeHttp, offersIstio } from './detect.ts';
+import { dial } from './dial.ts';
+import { FirstBytes } from './first-bytes.ts';
+import { HttpForwarder } from './http1/forward.ts';
+import { InboundHttp } from './inbound-http.ts';
+import { peerLabels } from './labels.ts';
+import { deniedBy } from './report.ts';
+import { pipeConnection, refuseConnection } from './tcp.ts';
+import type { VerifiedPeer } from './verify-peer.ts';
+
+/** Where inbound connections of one port arrive and go. */
+export interface InboundListener {
+  /** The workload's port: what mode and policy are looked up by. */
+  readonly port: number;
+  readonly protocol: Protocol;
+  readonly app: AppAddress;
+}
+
+/** Takes an accepted socket to its end. */
+export function serveInbound(path: DataPath, listener: InboundListener, socket: Socket): void {
+  const { snapshot } = path;
+  const connection = path.connections.open('inbound', socket, listener.port);
+  if (connection === null || snapshot === null) {
+    path.metrics.refused('too_many_connections', 'inbound');
+    socket.resetAndDestroy();
+    return;
+  }
+  new InboundConnection(path, listener, connection, snapshot).start();
+}
+
+/** What to do with a connection, once its first bytes are known. */
+type Admission = 'terminate' | 'plaintext' | 'app-tls' | { readonly refused: ReasonCode };
+
+/** PeerAuthentication's modes (SEMANTICS, Modes). Pure. */
+export function admit(mode: Mode, protocol: Protocol, detected: Detected): Admission {
+  // DISABLE: no TLS is terminated, ours or theirs.
+  if (mode === 'DISABLE') return detected.kind === 'tls' ? 'app-tls' : 'plaintext';
+  if (detected.kind === 'tls') {
+    // ALPN is not asked for on a STRICT port.
+    if (mode === 'STRICT' || offersIstio(detected.alpn)) return 'terminate';
+    // PERMISSIVE: TLS without an Istio ALPN is the app's own.
+    return protocol === 'http' ? { refused: 'tls_not_istio' } : 'app-tls';
+  }
+  return mode === 'STRICT' ? { refused: 'plaintext_to_strict' } : 'plaintext';
+}
+
+class InboundConnection {
+  readonly #path: DataPath;
+  readonly #listener: InboundListener;
+  readonly #connection: Connection;
+  readonly #snapshot: Snapshot;
+  #peer: VerifiedPeer | null = null;
+
+  constructor(path: DataPath, listener: InboundListener, connection: Connection, snapshot: Snapshot) {
+    this.#path = path;
+    this.#listener = listener;
+    this.#connection = connection;
+    this.#snapshot = snapshot;
+  }
+
+  start(): void {
+    const connection = this.#connection;
+    const { socket } = connection;
+    socket.on('error', ignore);
+    socket.once('close', () => this.#closed());
+    const { mode } = this.#snapshot.modeOf(this.#listener.port);
+    // Nothing to tell apart: a server-first protocol must not wait for the client's first byte.
+    if (mode === 'DISABLE' && this.#listener.protocol !== 'auto') this.#plaintext(this.#listener.protocol);
+    else
+      new FirstBytes(
+        socket,
+        (bytes) => this.#detect(bytes),
+        (bytes) => this.#cut(bytes),
+      ).start();
+    if (connection.onDeadline === null) {
+      connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => this.#silent());
+    }
+  }
+
+  /** @returns true once the bytes say enough */
+  #detect(bytes: Buffer): boolean {
+    const detected = detect(bytes);
+    if (detected.kind === 'more') {
+      if (bytes.length <= this.#path.limits.maxClientHello) return false;
+      this.#refuse('bad_client_hello', 'ClientHello too long');
+      return true;
+    }
+    const { mode, source } = this.#snapshot.modeOf(this.#listener.port);
+    const { protocol } = this.#listener;
+    if (detected.kind === 'plaintext' && mode !== 'STRICT' && protocol === 'auto') {
+      if (looksLikeHttp(bytes) === 'more') return false;
+    }
+    const admission = admit(mode, protocol, detected);
+    if (detected.kind === 'tls') this.#connection.sni = detected.sni;
+    if (admission === 'terminate') {
+      // The caller puts the bytes back first.
+      queueMicrotask(() => this.#terminate(detected.kind === 'tls' ? detected.alpn : []));
+    } else if (admission === 'plaintext') {
+      const http = protocol === 'http' || (protocol === 'auto' && looksLikeHttp(bytes) === 'http');
+      queueMicrotask(() => this.#plaintext(http ? 'http' : 'tcp'));
+    } else if (admission === 'app-tls') {
+      queueMicrotask(() => this.#plaintext(protocol === 'http' ? 'http' : 'tcp'));
+    } else {
+      const detail = `first bytes: ${firstByteClass(bytes)}; mode ${mode} set by ${source ?? 'default'}`;
+      this.#refuse(admission.refused, detail, source);
+    }
+    return true;
+  }
+
+  /** The peer closed before its bytes told anything. */
+  #cut(bytes: Buffer): void {
+    if (bytes.length > 0) this.#refuse('bad_client_hello', `closed after ${bytes.length} bytes`);
+    else this.#connection.socket.end();
+  }
+
+  #silent(): void {
+    const reason = this.#connection.sni === null ? 'no_first_byte' : 'tls_handshake_timeout';
+    this.#refuse(reason, '');
+  }
+
+  #refuse(reason: ReasonCode, detail: string, policy: string | null = null): void {
+    refuseConnection(this.#path, this.#connection, reason, { detail, policy });
+  }
+
+  #terminate(alpn: readonly string[]): void {
+    const { inboundTls } = this.#path;
+    const connection = this.#connection;
+    if (connection.closed) return;
+    // The terminator has its own time-out from here on.
+    connection.deadline = Number.POSITIVE_INFINITY;
+    if (inboundTls === null) {
+      this.#refuse('no_credentials', '');
+      return;
+    }
+    inboundTls.terminate(connection.socket, alpn, {
+      terminated: (stream, peer) => {
+        if (connection.closed) return;
+        stream.on('error', ignore);
+        connection.stream = stream;
+        connection.tls = true;
+        connection.peer = peer.identity;
+        this.#peer = peer;
+        this.#carry(this.#protocolOf(stream.alpnProtocol));
+      },
+      refused: (reason, detail) => this.#refuse(reason, detail),
+    });
+  }
+
+  /** Declared protocol, else what the peer's sidecar says of it in ALPN, else the first bytes. */
+  #protocolOf(alpn: string | false | null): Protocol {
+    const { protocol } = this.#listener;
+    if (protocol !== 'auto' || !alpn) return protocol;
+    return alpn.startsWith('istio-http/') ? 'http' : 'tcp';
+  }
+
+  #plaintext(protocol: Protocol): void {
+    if (!this.#connection.closed) this.#carry(protocol);
+  }
+
+  /** Facts are complete: registers the labels, then judges and forwards as the protocol has it. */
+  #carry(protocol: Protocol): void {
+    const connection = this.#connection;
+    connection.facts = this.#facts();
+    connection.cluster = `inbound|${this.#listener.port}||`;
+    this.#label();
+    if (protocol === 'auto') {
+      const { stream } = connection;
+      const ends = (): void => this.#refuse('downstream_closed', '');
+      new FirstBytes(stream, (bytes) => this.#sniff(bytes), ends).start();
+      connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => this.#silent());
+    } else if (protocol === 'http') this.#serveHttp();
+    else this.#serveTcp();
+  }
+
+  #sniff(bytes: Buffer): boolean {
+    const said = looksLikeHttp(bytes);
+    if (said === 'more') return false;
+    queueMicrotask(() => {
+      if (this.#connection.closed) return;
+      if (said === 'http') this.#serveHttp();
+      else this.#serveTcp();
+    });
+    return true;
+  }
+
+  #serveHttp(): void {
+    const connection = this.#connection;
+    const side = new InboundHttp(this.#path, connection, this.#listener.app, this.#peer);
+    const forwarder = new HttpForwarder(connection, side);
+    side.forwarder = forwarder;
+    connection.carrier = forwarder;
+    connection.rejudge = () => this.#rejudge(false);
+  }
+
+  #serveTcp(): void {
+    const connection = this.#connection;
+    connection.stream.pause();
+    if (!this.#decideTcp()) return;
+    connection.rejudge = () => this.#rejudge(true);
+    connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
+    dial(
+      this.#path,
+      { kind: 'app', address: this.#listener.app },
+      {
+        connected: (upstream) => pipeConnection(this.#path, connection, upstream),
+        failed: (reason, detail) => this.#refuse(reason, detail),
+      },
+    );
+  }
+
+  #decideTcp(): boolean {
+    const { snapshot } = this.#path;
+    const { facts } = this.#connection;
+    if (snapshot === null || facts === null) return false;
+    const decision = snapshot.authorization.decideConnection(facts);
+    if (decision.allowed) return true;
+    this.#refuse('policy_denied', decision.detail, deniedBy(decision.policy, decision.missed));
+    return false;
+  }
+
+  /** Modes, trust and policy may have changed since this connection was admitted. */
+  #rejudge(tcp: boolean): void {
+    const { snapshot } = this.#path;
+    const connection = this.#connection;
+    if (connection.closed || snapshot === null) return;
+    const { mode, source } = snapshot.modeOf(this.#listener.port);
+    const { mesh } = snapshot;
+    const trusted = [mesh.trustDomain, ...mesh.trustDomainAliases];
+    if (connection.peer === null && mode === 'STRICT') {
+      this.#refuse('plaintext_to_strict', `mode STRICT set by ${source ?? 'default'}`, source);
+    } else if (connection.peer !== null && !trusted.includes(connection.peer.trustDomain)) {
+      this.#refuse('untrusted_trust_domain', connection.peer.uri);
+    } else if (tcp) this.#decideTcp();
+  }
+
+  #facts(): ConnectionFacts {
+    const { peer, remoteAddress, localAddress, sni } = this.#connection;
+    return {
+      peer,
+      sourceIp: remoteAddress,
+      remoteIp: remoteAddress,
+      destinationIp: unmapped(localAddress),
+      destinationPort: this.#listener.port,
+      sni,
+    };
+  }
+
+  #label(): void {
+    const connection = this.#connection;
+    const snapshot = this.#path.snapshot ?? this.#snapshot;
+    const { peer } = connection;
+    const source =
+      peer === null
+        ? snapshot.workloadByAddress(connection.remoteAddress)
+        : snapshot.workloadByIdentity(peer);
+    const series = this.#path.metrics.peer(
+      peerLabels({
+        reporter: 'destination',
+        source: { workload: source, identity: peer },
+        destination: { workload: snapshot.workload, identity: connection.tls ? snapshot.identity : null },
+        service: snapshot.serviceOf(this.#listener.port),
+        fallback: 'InboundPassthroughCluster',
+        mutualTls: connection.tls,
+      }),
+    );
+    series.retain();
+    series.connectionsOpened++;
+    connection.series = series;
+  }
+
+  #closed(): void {
+    if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
+  }
+}
+
+function ignore(): void {}

@@ -1,0 +1,116 @@
+/** The outbound side: serveOutbound → chooseRoute → dial → forward. */
+import type { Socket } from 'node:net';
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { EgressListener } from '../mesh/snapshot.ts';
+import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
+import type { Connection } from './connections.ts';
+import type { DataPath } from './data-path.ts';
+import { detect, looksLikeHttp } from './detect.ts';
+import { FirstBytes } from './first-bytes.ts';
+import { HttpForwarder } from './http1/forward.ts';
+import { OutboundHttp, outboundSeries } from './outbound-http.ts';
+import { pipeConnection, refuseConnection } from './tcp.ts';
+
+/** Takes a socket the app opened to its end. */
+export function serveOutbound(path: DataPath, listener: EgressListener, socket: Socket): void {
+  const connection = path.connections.open('outbound', socket, listener.port);
+  if (connection === null) {
+    path.metrics.refused('too_many_connections', 'outbound');
+    socket.resetAndDestroy();
+    return;
+  }
+  new OutboundConnection(path, listener, connection).start();
+}
+
+class OutboundConnection {
+  readonly #path: DataPath;
+  readonly #listener: EgressListener;
+  readonly #connection: Connection;
+
+  constructor(path: DataPath, listener: EgressListener, connection: Connection) {
+    this.#path = path;
+    this.#listener = listener;
+    this.#connection = connection;
+  }
+
+  start(): void {
+    const { socket } = this.#connection;
+    socket.on('error', ignore);
+    socket.once('close', () => this.#closed());
+    const { protocol, hosts } = this.#listener;
+    if (protocol === 'http') this.#serveHttp();
+    // One host and no HTTP: a server-first protocol must not wait for the app's first byte.
+    else if (protocol === 'tcp' && hosts.length === 1) this.#serveTcp(null);
+    else {
+      const ended = (): void => void socket.end();
+      new FirstBytes(socket, (bytes) => this.#detect(bytes), ended).start();
+      this.#connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () =>
+        this.#serveTcp(null),
+      );
+    }
+  }
+
+  #detect(bytes: Buffer): boolean {
+    const detected = detect(bytes);
+    const { maxClientHello } = this.#path.limits;
+    if (detected.kind === 'more' && bytes.length <= maxClientHello) return false;
+    if (detected.kind === 'plaintext' && this.#listener.protocol === 'auto') {
+      const said = looksLikeHttp(bytes);
+      if (said === 'more') return false;
+      if (said === 'http') {
+        queueMicrotask(() => this.#serveHttp());
+        return true;
+      }
+    }
+    const sni = detected.kind === 'tls' ? detected.sni : null;
+    queueMicrotask(() => this.#serveTcp(sni));
+    return true;
+  }
+
+  #serveHttp(): void {
+    const connection = this.#connection;
+    if (connection.closed) return;
+    const side = new OutboundHttp(this.#path, connection, this.#listener);
+    const forwarder = new HttpForwarder(connection, side);
+    side.forwarder = forwarder;
+    connection.carrier = forwarder;
+  }
+
+  #serveTcp(sni: string | null): void {
+    const connection = this.#connection;
+    if (connection.closed) return;
+    connection.sni = sni;
+    connection.socket.pause();
+    connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
+    const route = chooseRoute(this.#path.snapshot, this.#listener, sni);
+    if (route === null) {
+      this.#refuse('no_route', `${sni ?? this.#listener.hosts.join(', ')} port ${this.#listener.port}`);
+      return;
+    }
+    connection.cluster = clusterName(route);
+    reachEndpoint(
+      this.#path,
+      { route, http: false, fresh: true },
+      {
+        connected: (upstream, endpoint) => {
+          const series = outboundSeries(this.#path, route, endpoint.workload, upstream);
+          series.retain();
+          series.connectionsOpened++;
+          connection.series = series;
+          pipeConnection(this.#path, connection, upstream);
+        },
+        failed: (reason, detail) => this.#refuse(reason, detail),
+      },
+    );
+  }
+
+  #refuse(reason: ReasonCode, detail: string): void {
+    refuseConnection(this.#path, this.#connection, reason, { detail });
+  }
+
+  #closed(): void {
+    if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
+  }
+}
+
+function ignore(): void {}

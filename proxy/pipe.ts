@@ -1,0 +1,71 @@
+/** A byte pipe between two streams: half-close kept, abort passed on as abort, back-pressure both ways. */
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { abortStream, type Carrier } from './connections.ts';
+
+/** One end: the stream that carries plaintext and the socket under it. */
+export interface PipeEnd {
+  readonly stream: Duplex;
+  readonly socket: Socket;
+}
+
+/** Told about what moves. `fromDownstream` says which way. */
+export interface PipeObserver {
+  moved(fromDownstream: boolean, bytes: number): void;
+  /** Both directions are over. `error` is the first failure, null after two clean ends. */
+  finished(error: Error | null, fromDownstream: boolean): void;
+}
+
+/** Joins two streams until both directions have ended. */
+export class Pipe implements Carrier {
+  readonly #downstream: PipeEnd;
+  readonly #upstream: PipeEnd;
+  readonly #observer: PipeObserver;
+  #ends = 0;
+  #over = false;
+
+  constructor(downstream: PipeEnd, upstream: PipeEnd, observer: PipeObserver) {
+    this.#downstream = downstream;
+    this.#upstream = upstream;
+    this.#observer = observer;
+    this.#join(downstream, upstream, true);
+    this.#join(upstream, downstream, false);
+  }
+
+  drain(): void {
+    // A TCP stream has no boundary to stop at: it runs until its ends or the drain deadline.
+  }
+
+  abort(): void {
+    this.#finish(new Error('aborted'), true);
+  }
+
+  #join(from: PipeEnd, to: PipeEnd, fromDownstream: boolean): void {
+    from.stream.on('data', (chunk: Buffer) => {
+      this.#observer.moved(fromDownstream, chunk.length);
+      if (!to.stream.write(chunk)) from.stream.pause();
+    });
+    to.stream.on('drain', () => from.stream.resume());
+    from.stream.on('end', () => {
+      if (this.#over) return;
+      to.stream.end();
+      if (++this.#ends === 2) this.#finish(null, fromDownstream);
+    });
+    from.stream.on('error', (error: Error) => this.#finish(error, fromDownstream));
+    from.stream.on('close', () => {
+      // Closed without an end: the other side must not take what came so far for all of it.
+      if (!from.stream.readableEnded) this.#finish(new Error('closed before its end'), fromDownstream);
+    });
+    from.stream.resume();
+  }
+
+  #finish(error: Error | null, fromDownstream: boolean): void {
+    if (this.#over) return;
+    this.#over = true;
+    if (error !== null) {
+      abortStream(this.#downstream.stream, this.#downstream.socket);
+      abortStream(this.#upstream.stream, this.#upstream.socket);
+    }
+    this.#observer.finished(error, fromDownstream);
+  }
+}

@@ -1,0 +1,136 @@
+/** What is over goes here: one access log line, the metrics, and the refusal where there was one. */
+import { type ReasonCode, reasons } from '../mesh/reasons.ts';
+import type { ConnectionEntry } from '../telemetry/access-log.ts';
+import type { Connection } from './connections.ts';
+import type { DataPath, RefusalFacts } from './data-path.ts';
+import type { Upstream } from './dial.ts';
+import type { Exchange } from './http1/exchange.ts';
+
+/** Reports a finished request. */
+export function reportExchange(path: DataPath, connection: Connection, exchange: Exchange): void {
+  const { reason, decision } = exchange;
+  const durationMs = performance.now() - exchange.startedTick;
+  const flags = reason === null ? '-' : reasons[reason].flag;
+  const policy = decision === null || decision.allowed ? null : deniedBy(decision.policy, decision.missed);
+  exchange.series?.request(
+    'http',
+    exchange.status,
+    flags,
+    durationMs,
+    exchange.requestHeadBytes + exchange.requestBodyBytes,
+    exchange.responseHeadBytes + exchange.responseBodyBytes,
+  );
+  if (reason !== null) path.refused(connection, reason, { detail: exchange.detail, policy });
+  if (path.accessLog === null) return;
+  const served = exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
+  path.accessLog.request({
+    ...connectionEntry(path, connection),
+    startTime: exchange.startedAt,
+    durationMs: Math.round(durationMs),
+    bytesReceived: exchange.requestBodyBytes,
+    bytesSent: exchange.responseBodyBytes,
+    responseFlags: flags,
+    upstreamTransportFailureReason: transportFailure(reason, exchange.detail),
+    upstreamHost: exchange.upstreamAddress || null,
+    upstreamLocalAddress: exchange.upstreamLocalAddress || null,
+    upstreamCluster: exchange.cluster || null,
+    destinationPrincipal: destination(path, connection, exchange.upstreamPrincipal),
+    policy: decision === null ? null : decision.allowed ? decision.policy : policy,
+    reason,
+    method: exchange.method || null,
+    path: exchange.path || null,
+    protocol: exchange.protocol,
+    responseCode: exchange.status,
+    responseCodeDetails: details(exchange),
+    upstreamServiceTime: served === null ? null : Math.round(served),
+    xForwardedFor: exchange.forwardedFor || null,
+    userAgent: exchange.userAgent || null,
+    requestId: exchange.requestId || null,
+    authority: exchange.authority || null,
+  });
+}
+
+/** Reports a connection that carried TCP, or that ended before anything could be carried. */
+export function reportConnection(
+  path: DataPath,
+  connection: Connection,
+  upstream: Upstream | null,
+  reason: ReasonCode | null,
+  facts: RefusalFacts,
+): void {
+  path.accessLog?.connection({
+    ...connectionEntry(path, connection),
+    responseFlags: reason === null ? '-' : reasons[reason].flag,
+    connectionTerminationDetails: reason === null ? null : (facts.detail ?? null) || reason,
+    upstreamTransportFailureReason: transportFailure(reason, facts.detail ?? ''),
+    upstreamHost: upstream?.address ?? null,
+    upstreamLocalAddress: upstream?.localAddress ?? null,
+    destinationPrincipal: destination(path, connection, upstream?.peer?.identity.uri ?? ''),
+    policy: facts.policy ?? null,
+    reason,
+  });
+}
+
+/** What a line says whatever the connection carries. */
+function connectionEntry(path: DataPath, connection: Connection): ConnectionEntry {
+  const inbound = connection.direction === 'inbound';
+  return {
+    direction: connection.direction,
+    startTime: connection.startedAt,
+    durationMs: Math.round(performance.now() - connection.startedTick),
+    bytesReceived: connection.bytesReceived,
+    bytesSent: connection.bytesSent,
+    responseFlags: '-',
+    connectionTerminationDetails: null,
+    upstreamTransportFailureReason: null,
+    upstreamHost: null,
+    upstreamCluster: connection.cluster || null,
+    upstreamLocalAddress: null,
+    downstreamLocalAddress: `${connection.localAddress}:${connection.localPort}`,
+    downstreamRemoteAddress: `${connection.remoteAddress}:${connection.remotePort}`,
+    requestedServerName: connection.sni,
+    routeName: inbound ? 'default' : null,
+    sourcePrincipal: inbound ? (connection.peer?.uri ?? null) : (path.snapshot?.identity.uri ?? null),
+    destinationPrincipal: null,
+    policy: null,
+    reason: null,
+    connectionSecurityPolicy: inbound ? (connection.tls ? 'mutual_tls' : 'none') : 'unknown',
+  };
+}
+
+function destination(path: DataPath, connection: Connection, upstreamUri: string): string | null {
+  if (connection.direction === 'outbound') return upstreamUri || null;
+  return connection.tls ? (path.snapshot?.identity.uri ?? null) : null;
+}
+
+/** The policy to name in a denial: the one that denied, else those that could have allowed it and did not. */
+export function deniedBy(policy: string | null, missed: readonly string[]): string | null {
+  return policy ?? (missed.length === 0 ? null : missed.join(','));
+}
+
+/** Envoy's `%RESPONSE_CODE_DETAILS%`. */
+function details(exchange: Exchange): string | null {
+  if (exchange.decision !== null && !exchange.decision.allowed) return exchange.decision.detail;
+  if (exchange.reason !== null)
+    return exchange.detail === '' ? exchange.reason : `${exchange.reason}{${exchange.detail}}`;
+  return exchange.status === 0 ? null : 'via_upstream';
+}
+
+const TRANSPORT: ReadonlySet<ReasonCode> = new Set([
+  'connect_failed',
+  'app_unreachable',
+  'identity_mismatch',
+  'untrusted_issuer',
+  'untrusted_trust_domain',
+  'expired',
+  'bad_spiffe_id',
+  'tls_handshake_failed',
+  'tls_handshake_timeout',
+  'resumption_refused',
+  'bad_tls_files',
+  'no_credentials',
+]);
+
+function transportFailure(reason: ReasonCode | null, detail: string): string | null {
+  return reason !== null && TRANSPORT.has(reason) ? detail || reason : null;
+}

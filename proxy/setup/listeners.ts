@@ -1,0 +1,132 @@
+/** The ports we accept on: opened and closed as snapshots ask, all or none. */
+import { createServer, type Server, type Socket } from 'node:net';
+import type { EgressListener, IngressListener, Snapshot } from '../../mesh/snapshot.ts';
+import type { DataPath } from '../data-path.ts';
+import { serveInbound } from '../inbound.ts';
+import { serveOutbound } from '../outbound.ts';
+
+/** A port that could not be opened: names it and what to do. */
+export class ListenError extends Error {}
+
+type Wanted =
+  | {
+      readonly kind: 'ingress';
+      readonly entry: IngressListener;
+      readonly bind: string;
+      readonly port: number;
+    }
+  | { readonly kind: 'egress'; readonly entry: EgressListener; readonly bind: string; readonly port: number };
+
+/** An open port. What it serves may change with a snapshot; the port itself stays open. */
+interface Open {
+  readonly server: Server;
+  wanted: Wanted;
+}
+
+/** Pending connections the kernel keeps for us: a burst must not meet a full queue. */
+const BACKLOG = 1_024;
+
+export class Listeners {
+  readonly #path: DataPath;
+  readonly #bind: string;
+  readonly #open = new Map<string, Open>();
+
+  /** @param bind address of ingress entries that name none; `''` means all addresses, both families */
+  constructor(path: DataPath, bind: string) {
+    this.#path = path;
+    this.#bind = bind;
+  }
+
+  /** Open ports by name, for the ready line: `ingress:8080`, `egress:127.0.0.1:9080`. */
+  ports(): Record<string, number> {
+    const ports: Record<string, number> = {};
+    for (const { wanted } of this.#open.values()) {
+      const where = wanted.bind === '' ? '' : `${wanted.bind}:`;
+      ports[`${wanted.kind}:${where}${wanted.port}`] = wanted.port;
+    }
+    return ports;
+  }
+
+  /**
+   * Opens what the snapshot asks for and is not open, then closes what it no longer asks for. Live
+   * connections of a closed port stay.
+   * @throws ListenError; nothing has changed then
+   */
+  async apply(snapshot: Snapshot): Promise<void> {
+    const wanted = this.#wanted(snapshot);
+    const opened: [string, Open][] = [];
+    try {
+      for (const [key, want] of wanted) {
+        if (!this.#open.has(key)) opened.push([key, await this.#listen(want)]);
+      }
+    } catch (error) {
+      for (const [, { server }] of opened) server.close();
+      throw error;
+    }
+    for (const [key, open] of opened) this.#open.set(key, open);
+    for (const [key, open] of this.#open) {
+      const want = wanted.get(key);
+      if (want !== undefined) {
+        open.wanted = want;
+        continue;
+      }
+      open.server.close();
+      this.#open.delete(key);
+    }
+  }
+
+  /** Stops accepting. */
+  close(): void {
+    for (const { server } of this.#open.values()) server.close();
+    this.#open.clear();
+  }
+
+  #wanted(snapshot: Snapshot): Map<string, Wanted> {
+    const wanted = new Map<string, Wanted>();
+    for (const entry of snapshot.ingress) {
+      const bind = entry.bind ?? this.#bind;
+      wanted.set(`${bind} ${entry.port}`, { kind: 'ingress', entry, bind, port: entry.port });
+    }
+    for (const entry of snapshot.egress) {
+      const key = `${entry.bind} ${entry.port}`;
+      if (wanted.has(key))
+        throw new ListenError(`Sidecar: ingress and egress both ask for ${key.replace(' ', ':')}`);
+      wanted.set(key, { kind: 'egress', entry, bind: entry.bind, port: entry.port });
+    }
+    return wanted;
+  }
+
+  #listen(wanted: Wanted): Promise<Open> {
+    const { bind, port } = wanted;
+    const open: Open = {
+      server: createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: false }),
+      wanted,
+    };
+    open.server.on('connection', (socket: Socket) => this.#accepted(open.wanted, socket));
+    return new Promise((resolve, reject) => {
+      open.server.once('error', (error: NodeJS.ErrnoException) => {
+        const where = bind === '' ? `port ${port}` : `${bind}:${port}`;
+        const why =
+          error.code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be opened: ${error.code}`;
+        reject(new ListenError(`${where} ${why}; the Sidecar resource's ${wanted.kind} entry asks for it`));
+      });
+      open.server.listen({ port, backlog: BACKLOG, ...(bind === '' ? {} : { host: bind }) }, () => {
+        // Running out of descriptors must not end the process; the kernel's queue holds the rest.
+        open.server.removeAllListeners('error');
+        open.server.on('error', (error) =>
+          this.#path.log.error({ error: error.message, port }, 'accept failed'),
+        );
+        resolve(open);
+      });
+    });
+  }
+
+  #accepted(wanted: Wanted, socket: Socket): void {
+    if (wanted.kind === 'egress') {
+      serveOutbound(this.#path, wanted.entry, socket);
+      return;
+    }
+    const { port, protocol, defaultEndpoint } = wanted.entry;
+    serveInbound(this.#path, { port, protocol, app: defaultEndpoint }, socket);
+  }
+}

@@ -1,0 +1,53 @@
+/** Carries a connection as plain TCP, and ends one that is refused; both sides use it. */
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { Connection } from './connections.ts';
+import type { DataPath, RefusalFacts } from './data-path.ts';
+import type { Upstream } from './dial.ts';
+import { Pipe } from './pipe.ts';
+import { reportConnection } from './report.ts';
+
+/** Refuses a connection: counter, log line, access log, reset. */
+export function refuseConnection(
+  path: DataPath,
+  connection: Connection,
+  reason: ReasonCode,
+  facts: RefusalFacts = {},
+): void {
+  if (connection.closed) return;
+  connection.rejudge = null;
+  const { carrier } = connection;
+  connection.carrier = null;
+  path.refused(connection, reason, facts);
+  if (carrier === null) reportConnection(path, connection, null, reason, facts);
+  else carrier.abort();
+  connection.abort();
+}
+
+/** Joins a downstream to its upstream until both ends are through, and reports it. */
+export function pipeConnection(path: DataPath, connection: Connection, upstream: Upstream): void {
+  if (connection.closed) {
+    upstream.abort();
+    return;
+  }
+  const { series } = connection;
+  path.addLoad(upstream.address, 1);
+  if (series !== null) series.tcpOpened++;
+  connection.carrier = new Pipe(connection, upstream, {
+    moved(fromDownstream, bytes) {
+      connection.active = true;
+      if (fromDownstream) {
+        connection.bytesReceived += bytes;
+        if (series !== null) series.tcpReceivedBytes += bytes;
+      } else {
+        connection.bytesSent += bytes;
+        if (series !== null) series.tcpSentBytes += bytes;
+      }
+    },
+    finished(error, fromDownstream) {
+      path.addLoad(upstream.address, -1);
+      if (series !== null) series.tcpClosed++;
+      const reason = error === null ? null : fromDownstream ? 'downstream_closed' : 'upstream_closed';
+      reportConnection(path, connection, upstream, reason, { detail: error?.message ?? '' });
+    },
+  });
+}

@@ -1,0 +1,237 @@
+/** TLS of the outbound side: mesh mTLS with secure naming and resumption, and the TLS a DestinationRule asks for. */
+import type { Socket } from 'node:net';
+import {
+  checkServerIdentity,
+  connect,
+  createSecureContext,
+  type SecureContext,
+  type SecureContextOptions,
+  type TLSSocket,
+} from 'node:tls';
+import { readCertificate } from '../mesh/certificates.ts';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Limits } from '../mesh/limits.ts';
+import type { ReasonCode } from '../mesh/reasons.ts';
+import type { RouteTls } from '../mesh/route.ts';
+import { KEY_EXCHANGE_GROUPS, opensslReason } from './tls-inbound.ts';
+import {
+  PeerCache,
+  readPeer,
+  reasonOfTlsError,
+  type VerifiedPeer,
+  verifyServerIdentity,
+} from './verify-peer.ts';
+
+/** Istio's ALPNs of a client sidecar; the second tells old peers that this is mesh mTLS. */
+const HTTP_ALPN = ['istio-http/1.1', 'istio', 'http/1.1'];
+const TCP_ALPN = ['istio'];
+
+export interface OriginateDone {
+  /** `peer` is null outside the mesh (SIMPLE, MUTUAL). */
+  originated(stream: TLSSocket, peer: VerifiedPeer | null): void;
+  refused(reason: ReasonCode, detail: string): void;
+}
+
+interface Resumable {
+  readonly session: Buffer;
+  /** Who the session was made with: a resumed handshake shows no certificate to the client. */
+  readonly peer: VerifiedPeer;
+}
+
+/** One outbound TLS connection: the record its listeners work on. */
+class Handshake {
+  readonly owner: OutboundTls;
+  readonly tls: RouteTls;
+  readonly key: string;
+  readonly resumed: Resumable | null;
+  readonly done: OriginateDone;
+  peer: VerifiedPeer | null = null;
+  settled = false;
+
+  constructor(owner: OutboundTls, tls: RouteTls, key: string, done: OriginateDone) {
+    this.owner = owner;
+    this.tls = tls;
+    this.key = key;
+    this.resumed = owner.sessions.get(key) ?? null;
+    this.done = done;
+  }
+
+  secured(stream: TLSSocket): void {
+    if (this.settled) return;
+    this.settled = true;
+    const verdict = this.owner.judge(this, stream);
+    if (verdict.ok) {
+      this.peer = verdict.peer;
+      this.done.originated(stream, verdict.peer);
+      return;
+    }
+    this.owner.sessions.delete(this.key);
+    this.done.refused(verdict.reason, verdict.detail);
+  }
+
+  failed(error: NodeJS.ErrnoException): void {
+    this.owner.sessions.delete(this.key);
+    if (this.settled) return;
+    this.settled = true;
+    const code = error.code ?? '';
+    this.done.refused(reasonOfTlsError(code), `${code} ${opensslReason(error)}`.trim());
+  }
+
+  /** Tickets come after the handshake (RFC 8446 §4.6.1): only a verified peer's is kept. */
+  ticket(session: Buffer): void {
+    if (this.peer !== null) this.owner.keep(this.key, { session, peer: this.peer });
+  }
+}
+
+/** Mesh mTLS under one set of credentials. Its sessions die with it. */
+export class OutboundTls {
+  readonly credentials: Credentials;
+  /** Resumable sessions by address and expected identities. */
+  readonly sessions = new Map<string, Resumable>();
+  readonly #context: SecureContext;
+  readonly #peers: PeerCache;
+  readonly #maxSessions: number;
+
+  /** @throws where OpenSSL cannot use the credentials */
+  constructor(credentials: Credentials, limits: Limits) {
+    this.credentials = credentials;
+    this.#peers = new PeerCache(limits.resumableSessions);
+    this.#maxSessions = limits.resumableSessions;
+    this.#context = createSecureContext({
+      cert: credentials.chainPem,
+      key: credentials.keyPem,
+      ca: [...credentials.rootsPem],
+      minVersion: 'TLSv1.3',
+      ecdhCurve: KEY_EXCHANGE_GROUPS,
+    });
+  }
+
+  /**
+   * Speaks ISTIO_MUTUAL on a connected socket: our SVID, Istio's SNI and ALPN, secure naming on the answer.
+   * @param address the peer's `host:port`, part of the session cache's key
+   */
+  originate(
+    socket: Socket,
+    target: { tls: RouteTls; http: boolean; address: string },
+    done: OriginateDone,
+  ): void {
+    const { tls, http, address } = target;
+    const key = `${address} ${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
+    const handshake = new Handshake(this, tls, key, done);
+    const stream = connect({
+      socket,
+      secureContext: this.#context,
+      ...(tls.sni === null ? {} : { servername: tls.sni }),
+      ALPNProtocols: http ? HTTP_ALPN : TCP_ALPN,
+      // Names are judged from the certificate's own bytes, resumed or not, in `judge`.
+      checkServerIdentity: () => undefined,
+      rejectUnauthorized: true,
+      ...(handshake.resumed === null ? {} : { session: handshake.resumed.session }),
+    });
+    stream.on('session', (session) => handshake.ticket(session));
+    stream.once('secureConnect', () => handshake.secured(stream));
+    stream.on('error', (error) => handshake.failed(error));
+  }
+
+  keep(key: string, resumable: Resumable): void {
+    this.sessions.delete(key);
+    if (this.sessions.size >= this.#maxSessions) {
+      const oldest = this.sessions.keys().next().value;
+      if (oldest !== undefined) this.sessions.delete(oldest);
+    }
+    this.sessions.set(key, resumable);
+  }
+
+  judge(
+    handshake: Handshake,
+    stream: TLSSocket,
+  ): { ok: true; peer: VerifiedPeer } | { ok: false; reason: ReasonCode; detail: string } {
+    const now = Date.now();
+    let peer: VerifiedPeer;
+    if (stream.isSessionReused()) {
+      // OpenSSL skips the chain and Node the names on resumption: judge the peer the session was made with.
+      if (handshake.resumed === null) return { ok: false, reason: 'resumption_refused', detail: '' };
+      peer = handshake.resumed.peer;
+      if (now > peer.notAfter) return { ok: false, reason: 'expired', detail: peer.identity.uri };
+    } else {
+      const leaf = stream.getPeerX509Certificate();
+      if (leaf === undefined || !stream.authorized) {
+        return { ok: false, reason: 'untrusted_issuer', detail: String(stream.authorizationError ?? '') };
+      }
+      const verdict = readPeer(leaf, this.#peers, now);
+      if (!verdict.ok) return verdict;
+      peer = verdict.peer;
+    }
+    const mismatch = verifyServerIdentity(peer.identity, handshake.tls.expectedIdentities);
+    return mismatch !== null && !mismatch.ok ? mismatch : { ok: true, peer };
+  }
+}
+
+/** Files of a DestinationRule's SIMPLE or MUTUAL TLS, read when dialled; the caller caches. */
+export interface TlsFiles {
+  readonly cert: Buffer | null;
+  readonly key: Buffer | null;
+  readonly ca: Buffer | null;
+}
+
+/**
+ * Speaks SIMPLE or MUTUAL on a connected socket, as a DestinationRule asks: the server's names are
+ * `subjectAltNames` where given, else the host asked for.
+ */
+export function originateExternal(
+  socket: Socket,
+  target: { tls: RouteTls; host: string; http: boolean; files: TlsFiles },
+  done: OriginateDone,
+): void {
+  const { tls, host, http, files } = target;
+  const options: SecureContextOptions = {
+    ...(files.cert === null ? {} : { cert: files.cert }),
+    ...(files.key === null ? {} : { key: files.key }),
+    ...(files.ca === null ? {} : { ca: files.ca }),
+    minVersion: 'TLSv1.2',
+  };
+  let settled = false;
+  const settle = (act: () => void): void => {
+    if (settled) return;
+    settled = true;
+    act();
+  };
+  let stream: TLSSocket;
+  try {
+    stream = connect({
+      socket,
+      ...options,
+      ...(tls.sni === null ? {} : { servername: tls.sni }),
+      ...(http ? { ALPNProtocols: ['http/1.1'] } : {}),
+      rejectUnauthorized: !tls.insecureSkipVerify,
+      checkServerIdentity: (_name, certificate) => {
+        if (tls.expectedIdentities.length === 0) return checkServerIdentity(tls.sni ?? host, certificate);
+        const names = subjectAltNames(certificate.raw, certificate.subjectaltname ?? '');
+        if (tls.expectedIdentities.some((name) => names.includes(name))) return undefined;
+        const error = new Error(`expected ${tls.expectedIdentities.join(' or ')}, got ${names.join(', ')}`);
+        return Object.assign(error, { code: 'ERR_TLS_CERT_ALTNAME_INVALID' });
+      },
+    });
+  } catch (error) {
+    done.refused('bad_tls_files', (error as Error).message);
+    return;
+  }
+  stream.once('secureConnect', () => settle(() => done.originated(stream, null)));
+  stream.on('error', (error: NodeJS.ErrnoException) =>
+    settle(() => {
+      const code = error.code ?? '';
+      const reason = code === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'identity_mismatch' : reasonOfTlsError(code);
+      done.refused(reason, `${code} ${opensslReason(error)}`.trim());
+    }),
+  );
+}
+
+/** URIs from the DER; DNS names and addresses as Node lists them (their syntax leaves no room for its quoting). */
+function subjectAltNames(der: Buffer, listed: string): readonly string[] {
+  const names = [...readCertificate(der).uris];
+  for (const entry of listed.split(', ')) {
+    if (entry.startsWith('DNS:')) names.push(entry.slice(4));
+    else if (entry.startsWith('IP Address:')) names.push(entry.slice(11));
+  }
+  return names;
+}

@@ -1,0 +1,120 @@
+/** Who is at the other end of a TLS connection: identity read from the certificate itself, and checked, on every handshake. */
+import type { X509Certificate } from 'node:crypto';
+import { readCertificate } from '../mesh/certificates.ts';
+import { type Identity, parseIdentity } from '../mesh/identity.ts';
+import type { ReasonCode } from '../mesh/reasons.ts';
+
+/** A peer that passed, or why it did not. */
+export type PeerVerdict =
+  | { readonly ok: true; readonly peer: VerifiedPeer }
+  | { readonly ok: false; readonly reason: ReasonCode; readonly detail: string };
+
+export interface VerifiedPeer {
+  readonly identity: Identity;
+  /** SHA-256 of the leaf, hex without colons: XFCC's `Hash`. */
+  readonly hash: string;
+  readonly notBefore: number;
+  readonly notAfter: number;
+}
+
+/** The leaf's facts by fingerprint: certificates repeat for hours, their DER needs reading once. */
+export class PeerCache {
+  readonly #peers = new Map<string, VerifiedPeer>();
+  readonly #max: number;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  get(fingerprint: string): VerifiedPeer | null {
+    return this.#peers.get(fingerprint) ?? null;
+  }
+
+  /** Adds or renews an entry; the oldest goes when the cache is full. */
+  set(fingerprint: string, peer: VerifiedPeer): void {
+    this.#peers.delete(fingerprint);
+    if (this.#peers.size >= this.#max) {
+      const oldest = this.#peers.keys().next().value;
+      if (oldest !== undefined) this.#peers.delete(oldest);
+    }
+    this.#peers.set(fingerprint, peer);
+  }
+}
+
+/**
+ * Reads the one SPIFFE identity of a leaf certificate and checks its validity now. The chain is OpenSSL's
+ * business and must have been verified (now, or when the session being resumed was made).
+ * X.509-SVID §2: exactly one URI SAN.
+ */
+export function readPeer(leaf: X509Certificate, cache: PeerCache, now: number): PeerVerdict {
+  const fingerprint = leaf.fingerprint256;
+  const known = cache.get(fingerprint);
+  if (known !== null) return stillValid(known, now);
+  let read: ReturnType<typeof readCertificate>;
+  try {
+    read = readCertificate(leaf.raw);
+  } catch (error) {
+    return { ok: false, reason: 'bad_spiffe_id', detail: (error as Error).message };
+  }
+  const [uri] = read.uris;
+  if (uri === undefined || read.uris.length !== 1) {
+    return { ok: false, reason: 'bad_spiffe_id', detail: `${read.uris.length} URI SANs` };
+  }
+  const identity = parseIdentity(uri);
+  if (identity === null)
+    return { ok: false, reason: 'bad_spiffe_id', detail: JSON.stringify(uri.slice(0, 256)) };
+  const peer: VerifiedPeer = {
+    identity,
+    hash: fingerprint.replaceAll(':', '').toLowerCase(),
+    notBefore: read.notBefore,
+    notAfter: read.notAfter,
+  };
+  cache.set(fingerprint, peer);
+  return stillValid(peer, now);
+}
+
+function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {
+  if (now <= peer.notAfter && now >= peer.notBefore) return { ok: true, peer };
+  const detail = `valid ${new Date(peer.notBefore).toISOString()} to ${new Date(peer.notAfter).toISOString()}`;
+  return { ok: false, reason: 'expired', detail };
+}
+
+/**
+ * Secure naming: the server must be one of those the registry expects (SEMANTICS, Outbound).
+ * @param expected SPIFFE URIs; empty means any verified identity, as in Istio
+ */
+export function verifyServerIdentity(server: Identity, expected: readonly string[]): PeerVerdict | null {
+  if (expected.length === 0 || expected.includes(server.uri)) return null;
+  return {
+    ok: false,
+    reason: 'identity_mismatch',
+    detail: `expected ${expected.join(' or ')}, got ${server.uri}`,
+  };
+}
+
+/** OpenSSL's verification codes and Node's error codes → our reasons. */
+export function reasonOfTlsError(code: string): ReasonCode {
+  switch (code) {
+    case 'CERT_HAS_EXPIRED':
+    case 'CERT_NOT_YET_VALID':
+      return 'expired';
+    case 'UNABLE_TO_VERIFY_LEAF_SIGNATURE':
+    case 'UNABLE_TO_GET_ISSUER_CERT':
+    case 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY':
+    case 'SELF_SIGNED_CERT_IN_CHAIN':
+    case 'DEPTH_ZERO_SELF_SIGNED_CERT':
+    case 'CERT_SIGNATURE_FAILURE':
+    case 'CERT_UNTRUSTED':
+    case 'CERT_CHAIN_TOO_LONG':
+    case 'INVALID_CA':
+    case 'INVALID_PURPOSE':
+    case 'PATH_LENGTH_EXCEEDED':
+      return 'untrusted_issuer';
+    case 'ERR_TLS_HANDSHAKE_TIMEOUT':
+      return 'tls_handshake_timeout';
+    case 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE':
+      return 'no_peer_certificate';
+    default:
+      return 'tls_handshake_failed';
+  }
+}
