@@ -1,0 +1,113 @@
+/** Reads every resource under some folders and files. */
+import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { extname, join } from 'node:path';
+import type { Problem, Resource } from '../mesh/resource.ts';
+import { findDuplicates, MAX_FILE_BYTES, parseDocuments } from './documents.ts';
+import { problemOf } from './raw.ts';
+
+export interface ResourceSet {
+  readonly resources: readonly Resource[];
+  readonly problems: readonly Problem[];
+}
+
+/** A file found, and the folders looked into on the way. */
+export interface Listing {
+  readonly files: readonly string[];
+  readonly folders: readonly string[];
+  readonly problems: readonly Problem[];
+}
+
+const EXTENSIONS = new Set(['.yaml', '.yml', '.json']);
+/** Folders inside folders: deeper is a loop of links. */
+const MAX_DEPTH = 32;
+
+/** What to tell of a failed system call: `ENOENT: no such file or directory`. */
+export function systemReason(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.split(', ')[0] ?? text;
+}
+
+/**
+ * Lists the files to read under `paths`, each a folder or one file, in the order given and sorted inside a folder.
+ * Names with a leading dot are left out: in a ConfigMap's mount they are the folders its links point into, so each
+ * file is read once, by its link.
+ */
+export function listFiles(paths: readonly string[]): Listing {
+  const listing = { files: [] as string[], folders: [] as string[], problems: [] as Problem[] };
+  const seen = new Set<string>();
+  for (const path of paths) {
+    try {
+      if (statSync(path).isDirectory()) listFolder(path, listing, seen, 0);
+      else listing.files.push(path);
+    } catch (error) {
+      listing.problems.push(unreadable(path, systemReason(error)));
+    }
+  }
+  return { ...listing, files: [...new Set(listing.files)] };
+}
+
+function listFolder(
+  folder: string,
+  listing: { files: string[]; folders: string[]; problems: Problem[] },
+  seen: Set<string>,
+  depth: number,
+): void {
+  try {
+    const real = realpathSync(folder);
+    // A link back to a parent: read once.
+    if (seen.has(real) || depth > MAX_DEPTH) return;
+    seen.add(real);
+    listing.folders.push(folder);
+    for (const name of readdirSync(folder).sort()) {
+      if (name.startsWith('.')) continue;
+      const path = join(folder, name);
+      const stat = statSync(path, { throwIfNoEntry: false });
+      const wanted = EXTENSIONS.has(extname(name).toLowerCase());
+      if (stat?.isDirectory()) listFolder(path, listing, seen, depth + 1);
+      else if (stat?.isFile() && wanted) listing.files.push(path);
+      // A dangling link with our extension: a file somebody means to be read.
+      else if (stat === undefined && wanted) {
+        listing.problems.push(unreadable(path, 'ENOENT: the link leads nowhere'));
+      }
+    }
+  } catch (error) {
+    listing.problems.push(unreadable(folder, systemReason(error)));
+  }
+}
+
+function unreadable(file: string, message: string): Problem {
+  return problemOf({ file, line: 1, code: 'unreadable', message });
+}
+
+/** A file's text, or why it could not be read. */
+export function readText(file: string): { readonly text: string } | { readonly reason: string } {
+  try {
+    const { size } = statSync(file);
+    if (size > MAX_FILE_BYTES) return { reason: `${size} bytes are more than the ${MAX_FILE_BYTES} allowed` };
+    return { text: new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file)) };
+  } catch (error) {
+    return { reason: systemReason(error) };
+  }
+}
+
+/**
+ * Reads all resources under `paths` (folders or files).
+ * @returns them in a fixed order, with every problem of every file: an unreadable one is an Error, never thrown
+ */
+export function readFolders(paths: readonly string[]): ResourceSet {
+  const listing = listFiles(paths);
+  const resources: Resource[] = [];
+  const problems: Problem[] = [...listing.problems];
+  for (const file of listing.files) {
+    const content = readText(file);
+    if ('reason' in content) {
+      problems.push(unreadable(file, content.reason));
+      continue;
+    }
+    const documents = parseDocuments(content.text, file);
+    resources.push(...documents.resources);
+    problems.push(...documents.problems);
+  }
+  problems.push(...findDuplicates(resources));
+  return { resources, problems };
+}

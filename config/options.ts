@@ -1,0 +1,284 @@
+/** The flags of `oarlock run`: one table of names, environment names and meanings; the only reader of the environment. */
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { parseDuration } from '../mesh/duration.ts';
+import { type LimitName, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
+import { ports } from '../mesh/ports.ts';
+
+/** How the daemon knows which workload it stands beside. */
+export type WorkloadName =
+  | { readonly kind: 'entry'; readonly namespace: string; readonly name: string }
+  | {
+      readonly kind: 'pod';
+      readonly namespace: string;
+      readonly name: string;
+      readonly labels: ReadonlyMap<string, string>;
+      readonly serviceAccount: string;
+      readonly address: string | null;
+    };
+
+/** Everything `oarlock run` was told, checked; handed down frozen. */
+export interface RunOptions {
+  readonly config: readonly string[];
+  readonly workload: WorkloadName;
+  /** Null: mesh config or the default decides. */
+  readonly rootNamespace: string | null;
+  readonly trustDomain: string | null;
+  readonly trustDomainAliases: readonly string[] | null;
+  readonly credentials:
+    | { readonly kind: 'ca'; readonly address: string; readonly rootFile: string; readonly tokenFile: string }
+    | { readonly kind: 'files'; readonly dir: string };
+  readonly intercept: 'none' | 'redirect';
+  /** `''`: all addresses of both families. */
+  readonly bind: string;
+  /** Null: off. */
+  readonly adminPort: number | null;
+  readonly metricsPort: number | null;
+  readonly healthPort: number | null;
+  readonly limits: Limits;
+  readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error';
+  /** A file's path, `stderr` or `off`. */
+  readonly accessLog: string;
+  readonly clusterId: string;
+}
+
+/** A flag that is wrong, or one that lacks its companion: exit status 2. */
+export class UsageError extends Error {}
+
+function collect(value: string, previous: readonly string[] | undefined): readonly string[] {
+  return [...(previous ?? []), ...value.split(',').filter((part) => part !== '')];
+}
+
+function collectPaths(value: string, previous: readonly string[] | undefined): readonly string[] {
+  return [...(previous ?? []), value];
+}
+
+function port(value: string): number | null {
+  if (value === 'off') return null;
+  const number = Number(value);
+  if (/^[0-9]{1,5}$/.test(value) && number <= 65_535) return number;
+  throw new InvalidArgumentError('must be a port number, 0 or off.');
+}
+
+function duration(value: string): number {
+  const ms = parseDuration(value);
+  if (ms === null || ms <= 0) throw new InvalidArgumentError('must be a duration such as 10s, 500ms or 1h.');
+  return ms;
+}
+
+function count(value: string): number {
+  const number = Number(value);
+  if (/^[0-9]{1,9}$/.test(value) && number > 0) return number;
+  throw new InvalidArgumentError('must be a whole number above 0.');
+}
+
+/** `k=v,k2=v2`, or the JSON object that Istio's ISTIO_METAJSON_LABELS and ISTIO_META_LABELS carry. */
+function labels(value: string): ReadonlyMap<string, string> {
+  if (value.startsWith('{')) {
+    try {
+      const entries = Object.entries(JSON.parse(value) as Record<string, unknown>);
+      return new Map(entries.map(([key, text]) => [key, String(text)]));
+    } catch {
+      throw new InvalidArgumentError('must be k=v,k2=v2 or a JSON object.');
+    }
+  }
+  const map = new Map<string, string>();
+  for (const pair of value.split(',').filter((part) => part !== '')) {
+    const at = pair.indexOf('=');
+    if (at < 1) throw new InvalidArgumentError('must be k=v,k2=v2.');
+    map.set(pair.slice(0, at).trim(), pair.slice(at + 1).trim());
+  }
+  return map;
+}
+
+function option(flags: string, text: string, env: string): Option {
+  return new Option(flags, text).env(env);
+}
+
+const DEFAULT_INTERCEPT = process.platform === 'linux' ? 'redirect' : 'none';
+
+/** Adds the flags every command that reads resources shares. */
+export function addConfigOptions(command: Command): Command {
+  return command
+    .addOption(
+      option(
+        '--config <dir|file>',
+        'resources: every *.yaml, *.yml, *.json under it (repeatable)',
+        'OARLOCK_CONFIG',
+      ).argParser(collectPaths),
+    )
+    .addOption(option('--root-namespace <ns>', 'beats mesh config; default istio-system', 'ROOT_NAMESPACE'))
+    .addOption(option('--trust-domain <td>', 'beats mesh config; default cluster.local', 'TRUST_DOMAIN'))
+    .addOption(
+      option(
+        '--trust-domain-alias <td>',
+        'also trusted and matched (repeatable)',
+        'TRUST_DOMAIN_ALIASES',
+      ).argParser(collect),
+    );
+}
+
+/** The `run` command without its action. */
+export function runCommandOptions(): Command {
+  const command = new Command('run').description(
+    'The daemon: stands beside one workload and carries its traffic over mutual TLS.',
+  );
+  addConfigOptions(command)
+    .addOption(
+      option(
+        '--workload <ns/name>',
+        'the WorkloadEntry that gives labels, account, address and ports',
+        'OARLOCK_WORKLOAD',
+      ),
+    )
+    .addOption(option('--namespace <ns>', 'in a pod: its namespace', 'POD_NAMESPACE').default('default'))
+    .addOption(option('--name <name>', 'in a pod: its name', 'POD_NAME').default('unknown'))
+    .addOption(option('--labels <k=v,…>', 'in a pod: its labels', 'ISTIO_META_LABELS').argParser(labels))
+    .addOption(
+      option('--service-account <sa>', 'in a pod: its account', 'SERVICE_ACCOUNT').default('default'),
+    )
+    .addOption(option('--address <ip>', 'in a pod: its address', 'INSTANCE_IP'))
+    .addOption(option('--ca-address <host:port>', "a CA that speaks Istio's CreateCertificate", 'CA_ADDR'))
+    .addOption(option('--ca-root <file>', 'root the CA is checked against', 'CA_ROOT_CA'))
+    .addOption(
+      option('--token <file>', 'bearer token for the CA, read anew for every request', 'OARLOCK_TOKEN'),
+    )
+    .addOption(
+      option(
+        '--cert-dir <dir>',
+        'credentials from cert-chain.pem, key.pem, root-cert.pem; watched',
+        'OARLOCK_CERT_DIR',
+      ),
+    )
+    .addOption(
+      option('--intercept <how>', 'none: Sidecar listeners only', 'OARLOCK_INTERCEPT')
+        .choices(['redirect', 'none'])
+        .default(DEFAULT_INTERCEPT),
+    )
+    .addOption(
+      option('--bind <address>', 'address of ingress listeners that name none', 'OARLOCK_BIND').default(''),
+    )
+    .addOption(portOption('admin', ports.admin))
+    .addOption(portOption('metrics', ports.metrics))
+    .addOption(portOption('health', ports.health))
+    .addOption(portOption('hbone', ports.hbone, 'not served yet: only off is without effect'))
+    .addOption(
+      option('--concurrency <n>', 'data-path threads; 0: one per core', 'OARLOCK_CONCURRENCY').default('1'),
+    )
+    .addOption(option('--allow-root', 'accept uid 0 with --intercept redirect', 'OARLOCK_ALLOW_ROOT'))
+    .addOption(
+      option('--log-level <level>', 'of the daemon log on stderr', 'OARLOCK_LOG_LEVEL')
+        .choices(['trace', 'debug', 'info', 'warn', 'error'])
+        .default('info'),
+    )
+    .addOption(
+      option('--access-log <where>', 'stderr, off, or a file', 'OARLOCK_ACCESS_LOG').default('stderr'),
+    )
+    .addOption(
+      option(
+        '--cluster-id <id>',
+        "this cluster's name, for metrics and the CA",
+        'ISTIO_META_CLUSTER_ID',
+      ).default('Kubernetes'),
+    );
+  for (const name of Object.keys(limitTable) as LimitName[]) {
+    const { flag, unit, value, why } = limitTable[name];
+    const shown = unit === 'ms' ? `${value / 1000}s` : String(value);
+    const limit = option(
+      `--${flag} <${unit === 'ms' ? 'duration' : 'n'}>`,
+      `${why} (default ${shown})`,
+      envOf(flag),
+    );
+    command.addOption(limit.argParser(unit === 'ms' ? duration : count));
+  }
+  return command;
+}
+
+function portOption(name: string, number: number, text = 'port, 0 for any, or off'): Option {
+  return option(`--${name}-port <port>`, text, envOf(`${name}-port`))
+    .argParser(port)
+    .default(number);
+}
+
+function envOf(flag: string): string {
+  return `OARLOCK_${flag.toUpperCase().replaceAll('-', '_')}`;
+}
+
+/**
+ * Checks parsed flags as a whole.
+ * @throws UsageError with one line that says what to give
+ */
+export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
+  const text = (name: string): string | null => {
+    const value = parsed[name];
+    return typeof value === 'string' && value !== '' ? value : null;
+  };
+  const list = (name: string): readonly string[] | null => {
+    const value = parsed[name];
+    return Array.isArray(value) && value.length > 0 ? (value as readonly string[]) : null;
+  };
+  const config = list('config');
+  if (config === null) throw new UsageError('--config is needed: a folder or file of resources');
+  if (parsed.intercept === 'redirect') {
+    throw new UsageError(
+      '--intercept redirect is not in this build yet: give --intercept none and Sidecar listeners',
+    );
+  }
+  if (parsed.concurrency !== '1') throw new UsageError('--concurrency: only 1 is in this build yet');
+  const overrides: Partial<Record<LimitName, number>> = {};
+  for (const name of Object.keys(limitTable) as LimitName[]) {
+    const value = parsed[camel(limitTable[name].flag)];
+    if (typeof value === 'number') overrides[name] = value;
+  }
+  return Object.freeze({
+    config,
+    workload: workloadName(text('workload'), parsed),
+    rootNamespace: text('rootNamespace'),
+    trustDomain: text('trustDomain'),
+    trustDomainAliases: list('trustDomainAlias'),
+    credentials: credentialsOf(text),
+    intercept: 'none',
+    bind: text('bind') ?? '',
+    adminPort: parsed.adminPort as number | null,
+    metricsPort: parsed.metricsPort as number | null,
+    healthPort: parsed.healthPort as number | null,
+    limits: limitsWith(overrides),
+    logLevel: parsed.logLevel as RunOptions['logLevel'],
+    accessLog: text('accessLog') ?? 'stderr',
+    clusterId: text('clusterId') ?? 'Kubernetes',
+  });
+}
+
+function camel(flag: string): string {
+  return flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+function workloadName(entry: string | null, parsed: Record<string, unknown>): WorkloadName {
+  if (entry !== null) {
+    const parts = entry.split('/');
+    const [namespace, name] = parts;
+    if (parts.length !== 2 || !namespace || !name) throw new UsageError('--workload must be NAMESPACE/NAME');
+    return { kind: 'entry', namespace, name };
+  }
+  return {
+    kind: 'pod',
+    namespace: String(parsed.namespace),
+    name: String(parsed.name),
+    labels: (parsed.labels as ReadonlyMap<string, string> | undefined) ?? new Map(),
+    serviceAccount: String(parsed.serviceAccount),
+    address: typeof parsed.address === 'string' ? parsed.address : null,
+  };
+}
+
+function credentialsOf(text: (name: string) => string | null): RunOptions['credentials'] {
+  const dir = text('certDir');
+  const address = text('caAddress');
+  if (dir !== null && address !== null)
+    throw new UsageError('--cert-dir and --ca-address exclude each other');
+  if (dir !== null) return { kind: 'files', dir };
+  if (address === null) throw new UsageError('credentials are needed: --ca-address or --cert-dir');
+  const rootFile = text('caRoot');
+  const tokenFile = text('token');
+  if (rootFile === null || tokenFile === null)
+    throw new UsageError('--ca-address needs --ca-root and --token');
+  return { kind: 'ca', address, rootFile, tokenFile };
+}

@@ -1,0 +1,195 @@
+/** MeshConfig: Istio's mesh-wide settings; the few that hold here, the rest known by name. */
+import { parseIdentity } from '../mesh/identity.ts';
+import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
+import type { Decoder } from '../mesh/schema.ts';
+import {
+  anything,
+  boolean,
+  enumOf,
+  listOf,
+  notHonoured,
+  object,
+  Reporter,
+  string,
+  unsupported,
+} from '../mesh/schema.ts';
+import type { MeshSettings, PathNormalization } from '../mesh/snapshot.ts';
+import { isDnsLabel, stringThat } from './checks.ts';
+
+/** The fields given; undefined where the default holds. */
+export interface MeshConfig {
+  readonly rootNamespace: string | undefined;
+  readonly trustDomain: string | undefined;
+  readonly trustDomainAliases: readonly string[] | undefined;
+  readonly outboundTrafficPolicy: MeshSettings['outboundTrafficPolicy'] | undefined;
+  readonly pathNormalization: PathNormalization | undefined;
+  /** Whether endpoints in the mesh get ISTIO_MUTUAL without being told. Default true. */
+  readonly enableAutoMtls: boolean;
+  /** Who sees a ServiceEntry or DestinationRule without `exportTo`; empty: everyone. */
+  readonly defaultServiceExportTo: readonly string[];
+  readonly defaultDestinationRuleExportTo: readonly string[];
+}
+
+export const emptyMeshConfig: MeshConfig = {
+  rootNamespace: undefined,
+  trustDomain: undefined,
+  trustDomainAliases: undefined,
+  outboundTrafficPolicy: undefined,
+  pathNormalization: undefined,
+  enableAutoMtls: true,
+  defaultServiceExportTo: [],
+  defaultDestinationRuleExportTo: [],
+};
+
+const trustDomain = stringThat(
+  (text) => parseIdentity(`spiffe://${text}/ns/a/sa/a`) !== null,
+  'a trust domain: lower-case letters, digits, dots, dashes',
+);
+const namespace = stringThat(isDnsLabel, 'a namespace');
+
+const control = notHonoured('it concerns the control plane');
+const operational = notHonoured('Oarlock has its own setting or none');
+const routing = notHonoured('endpoints are chosen by least requests of two random ones');
+
+const outboundMode: Decoder<MeshSettings['outboundTrafficPolicy']> = (value, path, reporter) => {
+  if (value !== 'ALLOW_ANY_DYNAMIC_DNS') return enumOf('REGISTRY_ONLY', 'ALLOW_ANY')(value, path, reporter);
+  reporter.report(
+    path,
+    'unsupported',
+    'ALLOW_ANY_DYNAMIC_DNS is not supported; use ALLOW_ANY or REGISTRY_ONLY',
+  );
+  return undefined;
+};
+
+/** We always speak TLS 1.3 in the mesh: stricter than what is asked, which a peer of 1.2 would notice. */
+const minProtocolVersion: Decoder<unknown> = (value, path, reporter) => {
+  const version = enumOf('TLS_AUTO', 'TLSV1_2', 'TLSV1_3')(value, path, reporter);
+  if (version !== 'TLSV1_2') return version;
+  return notHonoured('TLS 1.3 is always spoken in the mesh')(value, path, reporter);
+};
+
+/** Every field of ProxyConfig, Istio's `defaultConfig`. */
+const PROXY_CONFIG =
+  'configPath binaryPath serviceCluster tracingServiceName drainDuration discoveryAddress discoveryRefreshDelay ' +
+  'zipkinAddress statsdUdpAddress envoyMetricsServiceAddress proxyAdminPort availabilityZone ' +
+  'controlPlaneAuthPolicy customConfigFile statNameLength concurrency proxyBootstrapTemplatePath ' +
+  'interceptionMode tracing sds envoyAccessLogService envoyMetricsService proxyMetadata runtimeValues statusPort ' +
+  'extraStatTags gatewayTopology terminationDrainDuration meshId readinessProbe proxyStatsMatcher ' +
+  'holdApplicationUntilProxyStarts image privateKeyProvider fileFlushInterval fileFlushMinSizeKb ' +
+  'statsCompression connectionSettings';
+
+const proxyConfigShape = object({
+  ...named(PROXY_CONFIG, anything),
+  // More roots than the bundle's would widen whom we trust; fewer than asked for is no quiet matter either.
+  caCertificatesPem: unsupported('caCertificatesPem'),
+  proxyHeaders: object({
+    forwardedClientCert: notHonoured('X-Forwarded-Client-Cert from the network is always replaced by ours'),
+    setCurrentClientCertDetails: notHonoured('By, Hash, Subject and URI are always set'),
+    ...named(
+      'requestId server attemptCount envoyDebugHeaders metadataExchangeHeaders preserveHttp1HeaderCase ' +
+        'xForwardedHost xForwardedPort',
+      notHonoured('the header stays as it is'),
+    ),
+  }),
+});
+
+/** One warning for the whole of it: a usual Istio installation sets a dozen of these. */
+const defaultConfig: Decoder<unknown> = (value, path, reporter) => {
+  const decoded = proxyConfigShape(value, path, reporter);
+  const ignored = Object.keys(decoded ?? {}).filter(
+    (key) => key !== 'proxyHeaders' && key !== 'caCertificatesPem',
+  );
+  if (ignored.length > 0) {
+    const why = `accepted but not honoured: ${ignored.join(', ')} concern Envoy or istiod`;
+    reporter.report(path, 'notHonoured', why, 'Warning');
+  }
+  return decoded;
+};
+
+function named(names: string, decoder: Decoder<unknown>): Record<string, Decoder<unknown>> {
+  return Object.fromEntries(names.split(' ').map((name) => [name, decoder]));
+}
+
+const honoured = object({
+  rootNamespace: namespace,
+  trustDomain,
+  trustDomainAliases: listOf(trustDomain),
+  outboundTrafficPolicy: object({ mode: outboundMode, tls: unsupported('outboundTrafficPolicy.tls') }),
+  pathNormalization: object({
+    normalization: enumOf('DEFAULT', 'NONE', 'BASE', 'MERGE_SLASHES', 'DECODE_AND_MERGE_SLASHES'),
+  }),
+  enableAutoMtls: boolean,
+  defaultServiceExportTo: listOf(string),
+  defaultDestinationRuleExportTo: listOf(string),
+});
+
+const HONOURED = new Set([
+  'rootNamespace',
+  'trustDomain',
+  'trustDomainAliases',
+  'outboundTrafficPolicy',
+  'pathNormalization',
+  'enableAutoMtls',
+  'defaultServiceExportTo',
+  'defaultDestinationRuleExportTo',
+]);
+
+/** The other fields of istio.mesh.v1alpha1.MeshConfig. */
+const others = object({
+  ...named([...HONOURED].join(' '), anything),
+  // The document's own, since a MeshConfig document has its fields at top level.
+  ...named('apiVersion kind metadata', anything),
+  ...named(
+    'ingressClass ingressService ingressControllerMode ingressSelector configSources certificates',
+    control,
+  ),
+  ...named(
+    'discoverySelectors serviceSettings serviceScopeConfigs defaultVirtualServiceExportTo ca',
+    control,
+  ),
+  ...named(
+    'proxyListenPort proxyInboundListenPort proxyHttpPort connectTimeout hboneIdleTimeout ' +
+      'protocolDetectionTimeout tcpKeepalive enableTracing accessLogFile accessLogFormat accessLogEncoding ' +
+      'enableEnvoyAccessLogService disableEnvoyListenerLog dnsRefreshRate h2UpgradePolicy ' +
+      'inboundClusterStatName outboundClusterStatName enablePrometheusMerge defaultProviders ' +
+      'defaultHttpRetryPolicy defaultInboundHttpRetryPolicy defaultTrafficPolicy tlsDefaults',
+    operational,
+  ),
+  ...named('localityLbSetting zoneAwareLbSetting', routing),
+  // Only CUSTOM policies and Telemetry use them; the former are refused where they stand.
+  extensionProviders: listOf(anything),
+  inboundTrafficPolicy: object({ mode: enumOf('PASSTHROUGH', 'LOCALHOST') }),
+  serviceEntryVisibility: notHonoured('exportTo alone says who sees a ServiceEntry'),
+  verifyCertificateAtClient: notHonoured('the server is always verified'),
+  caCertificates: unsupported('caCertificates (roots of other trust domains)'),
+  meshMTLS: object({
+    minProtocolVersion,
+    ecdhCurves: notHonoured('X25519MLKEM768 is offered first, then the usual curves'),
+    cipherSuites: notHonoured('TLS 1.3 has its own'),
+  }),
+  defaultConfig,
+});
+
+/**
+ * MeshConfig → the fields given that hold here.
+ * @param resource its `spec` is the whole document, so that paths start at its top level
+ */
+export function decodeMeshConfig(resource: Resource, problems: Problem[]): MeshConfig {
+  const reporter = new Reporter(resource, problems);
+  const path: FieldPath = [];
+  if (others(resource.spec, path, reporter) === undefined) return emptyMeshConfig;
+  const known = Object.entries(resource.spec as object).filter(([key]) => HONOURED.has(key));
+  const config = honoured(Object.fromEntries(known), path, reporter);
+  const normalization = config?.pathNormalization?.normalization;
+  return {
+    rootNamespace: config?.rootNamespace,
+    trustDomain: config?.trustDomain,
+    trustDomainAliases: config?.trustDomainAliases,
+    outboundTrafficPolicy: config?.outboundTrafficPolicy?.mode,
+    // "DEFAULT: Apply default normalizations. Currently, this is BASE."
+    pathNormalization: normalization === 'DEFAULT' ? 'BASE' : normalization,
+    enableAutoMtls: config?.enableAutoMtls ?? true,
+    defaultServiceExportTo: config?.defaultServiceExportTo ?? [],
+    defaultDestinationRuleExportTo: config?.defaultDestinationRuleExportTo ?? [],
+  };
+}

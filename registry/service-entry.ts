@@ -1,0 +1,226 @@
+/** ServiceEntry: the hosts, ports and endpoints of a service, checked as Istio's webhook checks them. */
+import { isIP } from 'node:net';
+import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
+import type { Decoder } from '../mesh/schema.ts';
+import { enumOf, listOf, mapOf, object, portNumber, Reporter, string } from '../mesh/schema.ts';
+import type { Protocol, Workload } from '../mesh/workload.ts';
+import { protocolOf } from '../mesh/workload.ts';
+import {
+  checkExportTo,
+  isHostName,
+  isSubnet,
+  isUnixAddress,
+  isWildcardHostName,
+  portName,
+  protocolName,
+  reportMissing,
+  selectorValue,
+  stringThat,
+  tellsHostsApart,
+} from './checks.ts';
+import type { Aged } from './hosts.ts';
+import { endpointOf } from './workload-entry.ts';
+
+export interface ServicePort {
+  readonly number: number;
+  readonly name: string;
+  readonly protocol: Protocol;
+  /** The endpoints' port where it differs; null: the same number. */
+  readonly targetPort: number | null;
+}
+
+export type Resolution = 'NONE' | 'STATIC' | 'DNS' | 'DNS_ROUND_ROBIN';
+
+export interface ServiceEntry extends Aged {
+  readonly hosts: readonly string[];
+  readonly ports: readonly ServicePort[];
+  readonly location: 'MESH_EXTERNAL' | 'MESH_INTERNAL';
+  readonly resolution: Resolution;
+  /** Null: the endpoints are inline, or the host itself. */
+  readonly workloadSelector: ReadonlyMap<string, string> | null;
+  readonly endpoints: readonly Workload[];
+  /** Empty: the mesh's default. */
+  readonly exportTo: readonly string[];
+  readonly subjectAltNames: readonly string[];
+}
+
+const host = stringThat(
+  (text) => text !== '*' && isWildcardHostName(text),
+  'a host name, its first label perhaps a wildcard (* alone is not allowed)',
+);
+
+const port = object({
+  number: portNumber,
+  protocol: protocolName,
+  name: portName,
+  targetPort: portNumber,
+});
+
+const resolution: Decoder<Resolution> = (value, path, reporter) => {
+  if (value !== 'DYNAMIC_DNS')
+    return enumOf('NONE', 'STATIC', 'DNS', 'DNS_ROUND_ROBIN')(value, path, reporter);
+  reporter.report(path, 'unsupported', 'resolution DYNAMIC_DNS is not supported yet');
+  return undefined;
+};
+
+/** One item at a time, because an inline endpoint is named by its index. */
+function endpointsOf(resource: Resource): Decoder<readonly Workload[]> {
+  const noLabels = new Map<string, string>();
+  return (value, path, reporter) => {
+    // Istio's convertServiceEntryToInstances names an inline endpoint by the entry's name and its index,
+    // and gives it the entry's namespace.
+    const member: Decoder<Workload> = (item, itemPath, itemReporter) =>
+      endpointOf({
+        name: `${resource.name}-${itemPath.at(-1)}`,
+        namespace: resource.namespace,
+        labels: noLabels,
+      })(item, itemPath, itemReporter);
+    return listOf(member)(value, path, reporter);
+  };
+}
+
+/**
+ * ServiceEntry (networking.istio.io) → its decoded form.
+ * @returns null where it cannot be used; all faults are added to `problems`.
+ */
+export function decodeServiceEntry(resource: Resource, problems: Problem[]): ServiceEntry | null {
+  const reporter = new Reporter(resource, problems);
+  const path: FieldPath = ['spec'];
+  const spec = object({
+    hosts: listOf(host),
+    addresses: listOf(stringThat(isSubnet, 'an IP address or CIDR block')),
+    ports: listOf(port),
+    location: enumOf('MESH_EXTERNAL', 'MESH_INTERNAL'),
+    resolution,
+    endpoints: endpointsOf(resource),
+    workloadSelector: object({ labels: mapOf(selectorValue) }),
+    exportTo: listOf(string),
+    subjectAltNames: listOf(string),
+  })(resource.spec, path, reporter);
+  if (spec === undefined) return null;
+
+  if (spec.hosts === undefined) reportMissing(['spec', 'hosts'], reporter, 'at least one host is required');
+  else if (spec.hosts.length === 0 && listIsEmpty(resource.spec, 'hosts')) {
+    reportMissing(['spec', 'hosts'], reporter, 'at least one host is required');
+  }
+  checkExportTo(spec.exportTo ?? [], ['spec', 'exportTo'], reporter, true);
+
+  const ports: ServicePort[] = [];
+  (spec.ports ?? []).forEach((item, i) => {
+    if (item.number === undefined) reportIfAbsent(resource.spec, i, 'number', reporter);
+    if (item.name === undefined) reportIfAbsent(resource.spec, i, 'name', reporter);
+    if (item.number === undefined || item.name === undefined) return;
+    ports.push({
+      number: item.number,
+      name: item.name,
+      protocol: protocolOf(item.protocol === '' ? undefined : item.protocol, item.name),
+      targetPort: item.targetPort ?? null,
+    });
+  });
+  const entry: ServiceEntry = {
+    name: resource.name,
+    namespace: resource.namespace,
+    createdAt: resource.creationTimestamp,
+    hosts: spec.hosts ?? [],
+    ports,
+    location: spec.location ?? 'MESH_EXTERNAL',
+    resolution: spec.resolution ?? 'NONE',
+    workloadSelector:
+      spec.workloadSelector === undefined ? null : (spec.workloadSelector.labels ?? new Map()),
+    endpoints: spec.endpoints ?? [],
+    exportTo: spec.exportTo ?? [],
+    subjectAltNames: spec.subjectAltNames ?? [],
+  };
+  checkPorts(entry, reporter);
+  checkEndpoints(entry, reporter);
+  const cidr = (spec.addresses ?? []).some((text) => text.includes('/'));
+  if (cidr && entry.resolution !== 'NONE' && entry.resolution !== 'STATIC') {
+    reporter.report(['spec', 'addresses'], 'badValue', 'CIDR blocks go with resolution NONE or STATIC only');
+  }
+  const merged = (spec.ports ?? []).some((item) => !tellsHostsApart(item.protocol));
+  if (entry.resolution !== 'NONE' && entry.hosts.length > 1 && merged) {
+    reporter.report(
+      ['spec', 'hosts'],
+      'badValue',
+      'several hosts need HTTP or TLS ports: nothing else tells them apart',
+    );
+  }
+  return entry;
+}
+
+function listIsEmpty(spec: unknown, field: string): boolean {
+  const value = (spec as Record<string, unknown>)[field];
+  return Array.isArray(value) && value.length === 0;
+}
+
+function reportIfAbsent(spec: unknown, i: number, field: string, reporter: Reporter): void {
+  const item = (spec as { ports: Record<string, unknown>[] }).ports[i];
+  if (item?.[field] === undefined || item[field] === null)
+    reportMissing(['spec', 'ports', i, field], reporter);
+}
+
+function checkPorts(entry: ServiceEntry, reporter: Reporter): void {
+  const names = new Set<string>();
+  const numbers = new Set<number>();
+  if (entry.ports.length === 0 && entry.resolution !== 'NONE') {
+    reporter.report(['spec', 'ports'], 'missing', 'without ports nothing can be reached', 'Warning');
+  }
+  entry.ports.forEach((port, i) => {
+    if (names.has(port.name)) {
+      reporter.report(['spec', 'ports', i, 'name'], 'duplicate', `port name ${port.name} is used twice`);
+    }
+    if (numbers.has(port.number)) {
+      reporter.report(['spec', 'ports', i, 'number'], 'duplicate', `port ${port.number} is listed twice`);
+    }
+    names.add(port.name);
+    numbers.add(port.number);
+  });
+}
+
+/** What Istio's ValidateServiceEntry demands of endpoints by `resolution`. */
+function checkEndpoints(entry: ServiceEntry, reporter: Reporter): void {
+  const { endpoints, resolution: how } = entry;
+  const at = ['spec', 'endpoints'];
+  if (entry.workloadSelector !== null && endpoints.length > 0) {
+    reporter.report(['spec', 'workloadSelector'], 'badValue', 'only one of workloadSelector and endpoints');
+  }
+  if (how === 'NONE' && endpoints.length > 0) {
+    reporter.report(at, 'badValue', 'resolution NONE goes without endpoints; use STATIC or DNS');
+  }
+  if (how === 'NONE' && entry.workloadSelector !== null) {
+    const why = 'resolution NONE does not use it; use STATIC or DNS';
+    reporter.report(['spec', 'workloadSelector'], 'badValue', why, 'Warning');
+  }
+  if (how === 'DNS_ROUND_ROBIN' && endpoints.length > 1) {
+    reporter.report(at, 'badValue', 'resolution DNS_ROUND_ROBIN takes at most one endpoint');
+  }
+  const dns = how === 'DNS' || how === 'DNS_ROUND_ROBIN';
+  if (dns && endpoints.length === 0 && !entry.hosts.every(isHostName)) {
+    reporter.report(
+      ['spec', 'hosts'],
+      'badValue',
+      `resolution ${how} without endpoints needs full host names`,
+    );
+  }
+  endpoints.forEach((endpoint, i) => {
+    const address = endpoint.addresses[0] ?? '';
+    const unix = isUnixAddress(address);
+    if (how === 'STATIC' && !unix && isIP(address) === 0) {
+      reporter.report(
+        [...at, i, 'address'],
+        'badValue',
+        `resolution STATIC needs IP addresses, not ${address}`,
+      );
+    }
+    if (dns && unix) {
+      reporter.report([...at, i, 'address'], 'badValue', `resolution ${how} takes no unix address`);
+    }
+    if (unix && entry.ports.length !== 1) {
+      reporter.report([...at, i, 'address'], 'badValue', 'a unix endpoint needs exactly one service port');
+    }
+    for (const name of endpoint.ports.keys()) {
+      if (entry.ports.some((port) => port.name === name)) continue;
+      reporter.report([...at, i, 'ports', name], 'badValue', `no port of this ServiceEntry is named ${name}`);
+    }
+  });
+}

@@ -1,0 +1,213 @@
+/** DestinationRule's trafficPolicy: the TLS settings, decoded, and the shapes of what is accepted without effect. */
+import type { FieldPath } from '../mesh/resource.ts';
+import type { TlsMode } from '../mesh/route.ts';
+import type { Decoder, Reporter } from '../mesh/schema.ts';
+import {
+  anything,
+  boolean,
+  enumOf,
+  listOf,
+  notHonoured,
+  object,
+  portNumber,
+  string,
+  unsupported,
+} from '../mesh/schema.ts';
+import { acceptedOnly, reportMissing } from './checks.ts';
+
+/** ClientTLSSettings. */
+export interface ClientTls {
+  readonly mode: TlsMode;
+  readonly sni: string | null;
+  readonly subjectAltNames: readonly string[];
+  readonly clientCertificate: string | null;
+  readonly privateKey: string | null;
+  readonly caCertificates: string | null;
+  readonly insecureSkipVerify: boolean;
+}
+
+export interface TrafficPolicy {
+  /** Null: auto mTLS decides. */
+  readonly tls: ClientTls | null;
+  /** By service port. An entry replaces the whole policy for its port, so its null means auto mTLS again. */
+  readonly ports: ReadonlyMap<number, ClientTls | null>;
+}
+
+const tcpKeepalive = object({ probes: anything, time: anything, interval: anything });
+
+export const connectionPoolShape = object({
+  tcp: object({
+    maxConnections: anything,
+    connectTimeout: anything,
+    tcpKeepalive,
+    maxConnectionDuration: anything,
+    idleTimeout: anything,
+  }),
+  http: object({
+    http1MaxPendingRequests: anything,
+    http2MaxRequests: anything,
+    maxRequestsPerConnection: anything,
+    maxRetries: anything,
+    idleTimeout: anything,
+    h2UpgradePolicy: enumOf('DEFAULT', 'DO_NOT_UPGRADE', 'UPGRADE'),
+    useClientProtocol: anything,
+    maxConcurrentStreams: anything,
+    http2KeepAlive: object({ interval: anything, timeout: anything }),
+  }),
+});
+
+const localityLbShape = object({
+  distribute: listOf(object({ from: anything, to: anything })),
+  failover: listOf(object({ from: anything, to: anything })),
+  failoverPriority: anything,
+  enabled: anything,
+});
+
+const zoneAwareLbShape = object({
+  enabled: anything,
+  failover: listOf(object({ from: anything, to: anything })),
+  failoverPriority: anything,
+  minClusterSize: anything,
+});
+
+const loadBalancerShape = object({
+  simple: enumOf('UNSPECIFIED', 'LEAST_CONN', 'RANDOM', 'PASSTHROUGH', 'ROUND_ROBIN', 'LEAST_REQUEST'),
+  consistentHash: object({
+    httpHeaderName: anything,
+    httpCookie: object({
+      name: anything,
+      path: anything,
+      ttl: anything,
+      attributes: listOf(object({ name: anything, value: anything })),
+    }),
+    useSourceIp: anything,
+    httpQueryParameterName: anything,
+    ringHash: object({ minimumRingSize: anything }),
+    maglev: object({ tableSize: anything }),
+    minimumRingSize: anything,
+  }),
+  localityLbSetting: localityLbShape,
+  zoneAwareLbSetting: zoneAwareLbShape,
+  warmupDurationSecs: anything,
+  warmup: object({ duration: anything, minimumPercent: anything, aggression: anything }),
+});
+
+const outlierDetectionShape = object({
+  consecutiveErrors: anything,
+  splitExternalLocalOriginErrors: anything,
+  consecutiveLocalOriginFailures: anything,
+  consecutiveGatewayErrors: anything,
+  consecutive5xxErrors: anything,
+  interval: anything,
+  baseEjectionTime: anything,
+  maxEjectionPercent: anything,
+  minHealthPercent: anything,
+  outlierDetectionHttpErrorCodes: anything,
+});
+
+export const connectionPool = acceptedOnly(
+  connectionPoolShape,
+  "connections are bounded by run's own limits",
+);
+const loadBalancer = acceptedOnly(
+  loadBalancerShape,
+  'endpoints are chosen by least requests of two random ones',
+);
+const outlierDetection = acceptedOnly(
+  outlierDetectionShape,
+  'an endpoint that does not accept is passed over, none is ejected',
+);
+
+const tlsFields = object({
+  mode: enumOf('DISABLE', 'SIMPLE', 'MUTUAL', 'ISTIO_MUTUAL'),
+  clientCertificate: string,
+  privateKey: string,
+  caCertificates: string,
+  credentialName: unsupported('credentialName (a Kubernetes secret)'),
+  subjectAltNames: listOf(string),
+  sni: string,
+  insecureSkipVerify: boolean,
+  caCrl: unsupported('caCrl'),
+});
+
+function orNull(text: string | undefined): string | null {
+  return text === undefined || text === '' ? null : text;
+}
+
+/** ClientTLSSettings, checked as Istio's ValidateTLS does. */
+const clientTls: Decoder<ClientTls> = (value, path, reporter) => {
+  const tls = tlsFields(value, path, reporter);
+  if (tls === undefined) return undefined;
+  // A mode that could not be read has been reported; protobuf's default for an absent one is DISABLE.
+  const decoded: ClientTls = {
+    mode: tls.mode ?? 'DISABLE',
+    sni: orNull(tls.sni),
+    subjectAltNames: tls.subjectAltNames ?? [],
+    clientCertificate: orNull(tls.clientCertificate),
+    privateKey: orNull(tls.privateKey),
+    caCertificates: orNull(tls.caCertificates),
+    insecureSkipVerify: tls.insecureSkipVerify ?? false,
+  };
+  checkTls(decoded, path, reporter);
+  return decoded;
+};
+
+function checkTls(tls: ClientTls, path: FieldPath, reporter: Reporter): void {
+  if (tls.mode === 'MUTUAL') {
+    if (tls.clientCertificate === null)
+      reportMissing([...path, 'clientCertificate'], reporter, 'is required by MUTUAL');
+    if (tls.privateKey === null) reportMissing([...path, 'privateKey'], reporter, 'is required by MUTUAL');
+  }
+  if (!tls.insecureSkipVerify) return;
+  const at = [...path, 'insecureSkipVerify'];
+  if (tls.mode === 'ISTIO_MUTUAL') {
+    reporter.report(at, 'notHonoured', 'ISTIO_MUTUAL always verifies the server', 'Warning');
+  } else if (tls.mode !== 'DISABLE' && (tls.caCertificates !== null || tls.subjectAltNames.length > 0)) {
+    reporter.report(at, 'badValue', 'goes without caCertificates and subjectAltNames');
+  }
+}
+
+const portPolicy = object({
+  port: object({ number: portNumber }),
+  loadBalancer,
+  connectionPool,
+  outlierDetection,
+  tls: clientTls,
+});
+
+const policyFields = object({
+  loadBalancer,
+  connectionPool,
+  outlierDetection,
+  tls: clientTls,
+  portLevelSettings: listOf(portPolicy),
+  // Ignoring it would send straight out what was meant to leave through a proxy.
+  tunnel: unsupported('tunnel'),
+  proxyProtocol: notHonoured('no PROXY header is sent'),
+  retryBudget: notHonoured('requests are not retried'),
+});
+
+/** TrafficPolicy → its TLS settings. */
+export const trafficPolicy: Decoder<TrafficPolicy> = (value, path, reporter) => {
+  const policy = policyFields(value, path, reporter);
+  if (policy === undefined) return undefined;
+  if (Object.keys(policy).length === 0) {
+    reporter.report(path, 'missing', 'a traffic policy must have at least one field');
+  }
+  const ports = new Map<number, ClientTls | null>();
+  (policy.portLevelSettings ?? []).forEach((setting, i) => {
+    const at = [...path, 'portLevelSettings', i];
+    if (Object.keys(setting).every((key) => key === 'port')) {
+      reporter.report(at, 'missing', 'a port traffic policy must have at least one field besides its port');
+    }
+    const number = setting.port?.number;
+    if (number === undefined) {
+      if (setting.port === undefined) reportMissing([...at, 'port'], reporter);
+      else if (!Object.hasOwn(setting.port, 'number')) reportMissing([...at, 'port', 'number'], reporter);
+      return;
+    }
+    // The first setting of a port holds, as in Istio's getPortLevelTrafficPolicy.
+    if (!ports.has(number)) ports.set(number, setting.tls ?? null);
+  });
+  return { tls: policy.tls ?? null, ports };
+};
