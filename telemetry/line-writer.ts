@@ -85,18 +85,20 @@ export class LineWriter {
     return true;
   }
 
-  /** Resolves once every line taken so far is written or dropped; with a stuck reader, never. */
+  /** Resolves once every line taken so far is written or lost, or after half a second of a stuck destination. */
   flush(): Promise<void> {
     if (this.#batch === null && this.#pending === '') return Promise.resolve();
     return new Promise((resolve) => {
-      this.#idle.push(resolve);
+      const patience = setTimeout(resolve, EXIT_MS);
+      this.#idle.push(() => {
+        clearTimeout(patience);
+        resolve();
+      });
       if (this.#batch === null) this.#start();
-      // The timers are unref'd; somebody waits now.
-      this.#timer?.ref();
     });
   }
 
-  /** For the exit: writes what is left, for half a second at most. */
+  /** For the exit, and pino's `fatal`: writes what is left, for half a second at most. */
   flushSync(): void {
     let rest = Buffer.from(this.#pending);
     let lines = this.#pendingLines;
@@ -123,17 +125,22 @@ export class LineWriter {
         Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
       }
     }
+    if (this.#batch === null) this.#resolveIdle();
   }
 
   /** Writes what is left and closes the file, if it was ours to open. */
   async close(): Promise<void> {
+    if (this.#closed) return;
     await this.flush();
     this.#closed = true;
     openWriters.delete(this);
-    if (this.#owned) closeSync(this.#fd);
+    this.#dropped += this.#pendingLines + this.#batchLines;
+    // A write still with the thread pool must not meet another file under the same number.
+    if (this.#owned && !this.#writing) closeSync(this.#fd);
   }
 
   #start(): void {
+    if (this.#closed) return;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
     if (this.#batch === null) {
@@ -149,9 +156,9 @@ export class LineWriter {
 
   #written(error: NodeJS.ErrnoException | null, written: number): void {
     this.#writing = false;
+    if (this.#closed) return;
     if (error !== null && isBusy(error)) {
-      this.#timer = setTimeout(this.#afterTimer, RETRY_MS);
-      if (this.#idle.length === 0) this.#timer.unref();
+      this.#timer = setTimeout(this.#afterTimer, RETRY_MS).unref();
       return;
     }
     if (error === null && this.#batch !== null && written < this.#batch.length) {
@@ -167,6 +174,10 @@ export class LineWriter {
       this.#start();
       return;
     }
+    this.#resolveIdle();
+  }
+
+  #resolveIdle(): void {
     const idle = this.#idle;
     this.#idle = [];
     for (const resolve of idle) resolve();

@@ -1,0 +1,285 @@
+/** The three small HTTP servers beside the data path: health, metrics and admin. They know nobody; answers come from providers. */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+/** Where a server listens. Port 0: the kernel chooses. */
+export interface Listen {
+  /** Null: all addresses, IPv6 and IPv4. Admin takes loopback addresses only; null means 127.0.0.1 there. */
+  readonly host: string | null;
+  readonly port: number;
+}
+
+/** Null turns a server off. */
+export interface ServersOptions {
+  readonly health: Listen | null;
+  readonly metrics: Listen | null;
+  readonly admin: Listen | null;
+  readonly bounds?: ServerBounds;
+}
+
+/** Milliseconds and counts. */
+export interface ServerBounds {
+  readonly headTimeoutMs: number;
+  readonly requestTimeoutMs: number;
+  /** How often the two are looked at. */
+  readonly checkIntervalMs: number;
+  /** No byte either way: a scraper that stops reading must not keep an answer in memory. */
+  readonly idleTimeoutMs: number;
+  readonly maxConnections: number;
+}
+
+/** Small: probes and scrapers are few, near and quick; whoever is not is none of them. */
+export const defaultServerBounds: ServerBounds = {
+  headTimeoutMs: 5_000,
+  requestTimeoutMs: 10_000,
+  checkIntervalMs: 2_500,
+  idleTimeoutMs: 30_000,
+  maxConnections: 128,
+};
+const MAX_HEAD_BYTES = 8_192;
+/** How long `close` lets answers under way finish. */
+const CLOSE_MS = 500;
+
+export interface Readiness {
+  readonly ready: boolean;
+  /** What is missing, for people: `credentials`, `a valid snapshot`, `listener 15006`. */
+  readonly waitingFor: readonly string[];
+  /** What is wrong though we are ready, e.g. that a broken file keeps an older set in force. */
+  readonly warnings: readonly string[];
+}
+
+/** What the servers ask. A provider that throws becomes a 500 and a call of `failed`. */
+export interface ServerHandlers {
+  readonly readiness: () => Readiness;
+  readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
+  /** Plain data; Maps become objects, and text with a private key is struck out whatever the provider does. */
+  readonly certs: () => unknown;
+  readonly snapshot: () => unknown;
+  /** `POST /quitquitquit`: called once the answer is sent. */
+  readonly quit: () => void;
+  readonly failed: (error: unknown, path: string) => void;
+}
+
+export type ServerName = 'health' | 'metrics' | 'admin';
+
+export interface Servers {
+  /** The ports bound; null where a server is off. */
+  readonly ports: Readonly<Record<ServerName, number | null>>;
+  /** Stops listening, lets answers under way finish for half a second, then closes the rest. */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts those of the three that have an address; all or none.
+ * @throws Error naming the port and its flag where one cannot be bound, or an admin host that is not loopback
+ */
+export async function startServers(options: ServersOptions, handlers: ServerHandlers): Promise<Servers> {
+  const bounds = options.bounds ?? defaultServerBounds;
+  const routers = { health: healthRoutes, metrics: metricsRoutes, admin: adminRoutes } as const;
+  const started: Server[] = [];
+  const ports: Record<ServerName, number | null> = { health: null, metrics: null, admin: null };
+  try {
+    for (const name of ['health', 'metrics', 'admin'] as const) {
+      const listen = options[name];
+      if (listen === null) continue;
+      const server = makeServer(bounds, routers[name](handlers), handlers, name === 'admin');
+      await bind(server, name, name === 'admin' ? loopbackOnly(listen) : listen);
+      started.push(server);
+      ports[name] = (server.address() as AddressInfo).port;
+    }
+  } catch (error) {
+    await Promise.all(started.map(closeServer));
+    throw error;
+  }
+  return {
+    ports,
+    close: async () => {
+      await Promise.all(started.map(closeServer));
+    },
+  };
+}
+
+interface Answer {
+  readonly status: number;
+  readonly contentType: string;
+  readonly body: string;
+}
+
+/** A path's methods. HEAD goes where GET does. */
+type Route = Readonly<
+  Record<string, (request: IncomingMessage, response: ServerResponse) => Answer | Promise<Answer>>
+>;
+type Routes = ReadonlyMap<string, Route>;
+
+function healthRoutes(handlers: ServerHandlers): Routes {
+  return new Map([['/healthz/ready', readyRoute(handlers)]]);
+}
+
+function metricsRoutes(handlers: ServerHandlers): Routes {
+  let rendering: Promise<Answer> | null = null;
+  const scrape = (): Promise<Answer> => {
+    // One rendering serves all who ask meanwhile: a text of megabytes is not made twice at once.
+    rendering ??= handlers
+      .metrics()
+      .then(({ contentType, text }) => ({ status: 200, contentType, body: text }))
+      .finally(() => {
+        rendering = null;
+      });
+    return rendering;
+  };
+  return new Map<string, Route>([
+    ['/metrics', { GET: scrape }],
+    ['/stats/prometheus', { GET: scrape }],
+    ['/healthz/ready', readyRoute(handlers)],
+    ['/quitquitquit', { POST: (request, response) => quit(request, response, handlers) }],
+  ]);
+}
+
+function adminRoutes(handlers: ServerHandlers): Routes {
+  const list = {
+    '/certs': 'our certificate, its chain and the roots we trust; no keys',
+    '/snapshot': 'the resources in force as this workload sees them',
+    '/healthz/ready': 'whether we are ready, and if not, for what we wait',
+  };
+  return new Map<string, Route>([
+    ['/', { GET: () => json(200, list) }],
+    ['/certs', { GET: () => json(200, handlers.certs()) }],
+    ['/snapshot', { GET: () => json(200, handlers.snapshot()) }],
+    ['/healthz/ready', readyRoute(handlers)],
+  ]);
+}
+
+function readyRoute(handlers: ServerHandlers): Route {
+  return {
+    GET: () => {
+      const { ready, waitingFor, warnings } = handlers.readiness();
+      if (!ready) return json(503, { ready, waitingFor, warnings });
+      return json(200, warnings.length === 0 ? { ready } : { ready, warnings });
+    },
+  };
+}
+
+function quit(request: IncomingMessage, response: ServerResponse, handlers: ServerHandlers): Answer {
+  // A page in a browser on this machine comes from loopback too; it cannot help sending Origin.
+  if (!isLoopback(request.socket.remoteAddress ?? '') || request.headers.origin !== undefined) {
+    return json(403, { error: 'only from this machine, and not from a web page' });
+  }
+  response.once('finish', handlers.quit);
+  return json(200, { quitting: true });
+}
+
+/** True for 127.0.0.0/8 and ::1, also as IPv4 mapped into IPv6. */
+export function isLoopback(address: string): boolean {
+  return address === '::1' || /^(::ffff:)?127(\.\d{1,3}){3}$/i.test(address);
+}
+
+/** DNS rebinding: a page of `evil.com` whose name was pointed at 127.0.0.1 still sends its own name. */
+export function isLocalHostHeader(host: string | undefined): boolean {
+  return host !== undefined && /^(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?$/i.test(host);
+}
+
+function json(status: number, value: unknown): Answer {
+  return {
+    status,
+    contentType: 'application/json; charset=utf-8',
+    body: `${JSON.stringify(value, printable)}\n`,
+  };
+}
+
+/** JSON.stringify's replacer: Maps as objects, and no private key whatever a provider hands over. */
+function printable(_name: string, value: unknown): unknown {
+  if (value instanceof Map) return Object.fromEntries(value);
+  if (typeof value === 'string' && value.includes('PRIVATE KEY')) return '[redacted]';
+  return value;
+}
+
+function makeServer(bounds: ServerBounds, routes: Routes, handlers: ServerHandlers, admin: boolean): Server {
+  const server = createServer(
+    {
+      headersTimeout: bounds.headTimeoutMs,
+      requestTimeout: bounds.requestTimeoutMs,
+      connectionsCheckingInterval: bounds.checkIntervalMs,
+      maxHeaderSize: MAX_HEAD_BYTES,
+    },
+    (request, response) => {
+      respond(request, response, routes, admin).catch((error: unknown) => {
+        handlers.failed(error, request.url ?? '');
+        send(request, response, json(500, { error: 'internal error, see the log' }));
+      });
+    },
+  );
+  server.maxConnections = bounds.maxConnections;
+  server.timeout = bounds.idleTimeoutMs;
+  return server;
+}
+
+async function respond(
+  request: IncomingMessage,
+  response: ServerResponse,
+  routes: Routes,
+  admin: boolean,
+): Promise<void> {
+  if (admin && !(isLocalHostHeader(request.headers.host) && isLoopback(request.socket.remoteAddress ?? ''))) {
+    return send(request, response, json(403, { error: 'Host must be localhost, 127.0.0.1 or [::1]' }));
+  }
+  const [path = ''] = (request.url ?? '').split('?', 1);
+  const route = routes.get(path);
+  if (route === undefined) return send(request, response, json(404, { error: 'not found' }));
+  const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '');
+  const handle = Object.hasOwn(route, method) ? route[method] : undefined;
+  if (handle === undefined) {
+    const allowed = Object.keys(route).flatMap((name) => (name === 'GET' ? ['GET', 'HEAD'] : [name]));
+    response.setHeader('allow', allowed.join(', '));
+    return send(request, response, json(405, { error: `use ${allowed.join(' or ')}` }));
+  }
+  send(request, response, await handle(request, response));
+}
+
+function send(request: IncomingMessage, response: ServerResponse, answer: Answer): void {
+  if (response.headersSent || response.destroyed) return;
+  // Nobody reads a request's body here, so the connection cannot be used again after one.
+  if (request.method !== 'GET' && request.method !== 'HEAD') response.setHeader('connection', 'close');
+  response.writeHead(answer.status, {
+    'content-type': answer.contentType,
+    'content-length': Buffer.byteLength(answer.body),
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+  });
+  response.end(answer.body);
+}
+
+function loopbackOnly(listen: Listen): Listen {
+  const host = listen.host ?? '127.0.0.1';
+  if (host !== 'localhost' && !isLoopback(host)) {
+    throw new Error(`admin listens on loopback only, not on ${host}`);
+  }
+  return { host, port: listen.port };
+}
+
+function bind(server: Server, name: ServerName, listen: Listen): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => reject(bindError(error, name, listen)));
+    server.listen(
+      { port: listen.port, ...(listen.host === null ? {} : { host: listen.host }), exclusive: true },
+      resolve,
+    );
+  });
+}
+
+function bindError(error: NodeJS.ErrnoException, name: ServerName, listen: Listen): Error {
+  const what = error.code === 'EADDRINUSE' ? 'is in use' : `cannot be bound (${error.code ?? error.message})`;
+  return new Error(`${name} port ${listen.port} ${what}: choose another with --${name}-port, or off`, {
+    cause: error,
+  });
+}
+
+function closeServer(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    const patience = setTimeout(() => server.closeAllConnections(), CLOSE_MS);
+    server.close(() => {
+      clearTimeout(patience);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}
