@@ -48,10 +48,11 @@ const matchLabels: Decoder<ReadonlyMap<string, string>> = (value, path, reporter
  * as from Istio's webhook.
  */
 export const selector: Decoder<ReadonlyMap<string, string>> = (value, path, reporter) => {
+  const before = reporter.problems.length;
   const decoded = object({ matchLabels })(value, path, reporter);
   if (decoded === undefined) return undefined;
   const labels = decoded.matchLabels ?? new Map<string, string>();
-  if (labels.size === 0) {
+  if (labels.size === 0 && !hasErrors(reporter, before)) {
     reporter.report(path, 'badValue', 'a selector without labels selects every workload', 'Warning');
   }
   return labels;
