@@ -112,11 +112,14 @@ export class Connections {
   readonly #all = new Set<Connection>();
   readonly #max: number;
   readonly #sweeper: NodeJS.Timeout;
+  readonly #open: Record<Direction, number>;
   #nextId = 1;
   #onEmpty: (() => void) | null = null;
 
-  constructor(max: number) {
+  /** @param open counted up and down: the gauge of open connections */
+  constructor(max: number, open: Record<Direction, number>) {
     this.#max = max;
+    this.#open = open;
     this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
     this.#sweeper.unref();
   }
@@ -130,12 +133,14 @@ export class Connections {
     if (this.#all.size >= this.#max) return null;
     const connection = new Connection(this.#nextId++, direction, socket, port);
     this.#all.add(connection);
+    this.#open[direction]++;
     return connection;
   }
 
   /** Forgets a connection; safe to call twice. */
   close(connection: Connection): boolean {
     if (!this.#all.delete(connection)) return false;
+    this.#open[connection.direction]--;
     connection.closed = true;
     connection.onDeadline = null;
     if (this.#all.size === 0) this.#onEmpty?.();

@@ -1,6 +1,7 @@
 /** What both sides of the data path share: the snapshot and credentials in force, the live connections, one way to refuse. */
 import type { Logger } from 'pino';
 import type { Credentials } from '../mesh/credentials.ts';
+import type { Identity } from '../mesh/identity.ts';
 import type { Limits } from '../mesh/limits.ts';
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
@@ -54,7 +55,7 @@ export class DataPath implements DialContext {
     this.metrics = options.metrics;
     this.readTlsFiles = options.readTlsFiles;
     this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
-    this.connections = new Connections(options.limits.maxConnections);
+    this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
     this.pool = new UpstreamPool(options.limits);
   }
 
@@ -104,6 +105,11 @@ export class DataPath implements DialContext {
       },
       sentence,
     );
+  }
+
+  /** Who we are: what the certificate says, which files may give another than the resources. */
+  get identity(): Identity | null {
+    return this.outboundTls?.credentials.identity ?? this.snapshot?.identity ?? null;
   }
 
   loadOf(address: string): number {

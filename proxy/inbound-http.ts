@@ -38,7 +38,7 @@ export class InboundHttp extends HttpSideBase {
   /** Envoy's `forward_client_cert_details: SANITIZE_SET`: the network's copies were dropped, ours is set on mTLS. */
   override fieldsFor(_head: RequestHead): string {
     const peer = this.#peer;
-    const own = this.path.snapshot?.identity.uri;
+    const own = this.path.identity?.uri;
     if (peer === null || own === undefined) return '';
     return `x-forwarded-client-cert: By=${own};Hash=${peer.hash};Subject="";URI=${peer.identity.uri}\r\n`;
   }

@@ -265,7 +265,7 @@ class InboundConnection {
       peerLabels({
         reporter: 'destination',
         source: { workload: source, identity: peer },
-        destination: { workload: snapshot.workload, identity: connection.tls ? snapshot.identity : null },
+        destination: { workload: snapshot.workload, identity: connection.tls ? this.#path.identity : null },
         service: snapshot.serviceOf(this.#listener.port),
         fallback: 'InboundPassthroughCluster',
         mutualTls: connection.tls,

@@ -87,7 +87,7 @@ export function outboundSeries(
       reporter: 'source',
       source: {
         workload: snapshot?.workload ?? null,
-        identity: upstream?.peer ? (snapshot?.identity ?? null) : null,
+        identity: upstream?.peer ? path.identity : null,
       },
       destination: { workload, identity: upstream?.peer?.identity ?? null },
       service: route.service,

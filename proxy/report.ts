@@ -90,7 +90,7 @@ function connectionEntry(path: DataPath, connection: Connection): ConnectionEntr
     downstreamRemoteAddress: `${connection.remoteAddress}:${connection.remotePort}`,
     requestedServerName: connection.sni,
     routeName: inbound ? 'default' : null,
-    sourcePrincipal: inbound ? (connection.peer?.uri ?? null) : (path.snapshot?.identity.uri ?? null),
+    sourcePrincipal: inbound ? (connection.peer?.uri ?? null) : (path.identity?.uri ?? null),
     destinationPrincipal: null,
     policy: null,
     reason: null,
@@ -100,7 +100,7 @@ function connectionEntry(path: DataPath, connection: Connection): ConnectionEntr
 
 function destination(path: DataPath, connection: Connection, upstreamUri: string): string | null {
   if (connection.direction === 'outbound') return upstreamUri || null;
-  return connection.tls ? (path.snapshot?.identity.uri ?? null) : null;
+  return connection.tls ? (path.identity?.uri ?? null) : null;
 }
 
 /** The policy to name in a denial: the one that denied, else those that could have allowed it and did not. */

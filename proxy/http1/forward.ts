@@ -243,7 +243,7 @@ export class HttpForwarder implements Carrier {
       connected: (upstream) => this.#connected(upstream, head, exchange),
       failed: (reason, detail) => {
         if (this.#exchange !== exchange || this.#phase === 'closed') return;
-        const body = 'upstream connect error';
+        const body = `upstream connect error: ${reason}`;
         this.#refuse({ status: 503, body, reason, detail }, !this.#requestDone && head.expectsContinue);
       },
     });

@@ -45,7 +45,6 @@ export class HeadError extends Error {
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 9110 §5.5 forbids exactly these in a value
 const BAD_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: bytes that no target may carry
 const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
 const HOST = /^(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 const DIGITS = /^[0-9]{1,16}$/;

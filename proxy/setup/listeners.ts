@@ -25,11 +25,15 @@ interface Open {
 
 /** Pending connections the kernel keeps for us: a burst must not meet a full queue. */
 const BACKLOG = 1_024;
+/** Connections held until credentials arrive. */
+const MAX_HELD = 1_024;
 
 export class Listeners {
   readonly #path: DataPath;
   readonly #bind: string;
   readonly #open = new Map<string, Open>();
+  /** Accepted before we had credentials: held, not refused, so that an app may start before its sidecar is ready. */
+  #held: { readonly wanted: Wanted; readonly socket: Socket }[] = [];
 
   /** @param bind address of ingress entries that name none; `''` means all addresses, both families */
   constructor(path: DataPath, bind: string) {
@@ -75,8 +79,17 @@ export class Listeners {
     }
   }
 
+  /** Credentials are there: serves what was held for them. */
+  release(): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const { wanted, socket } of held) if (!socket.destroyed) this.#serve(wanted, socket);
+  }
+
   /** Stops accepting. */
   close(): void {
+    for (const { socket } of this.#held) socket.destroy();
+    this.#held = [];
     for (const { server } of this.#open.values()) server.close();
     this.#open.clear();
   }
@@ -122,6 +135,18 @@ export class Listeners {
   }
 
   #accepted(wanted: Wanted, socket: Socket): void {
+    if (this.#path.outboundTls !== null) {
+      this.#serve(wanted, socket);
+    } else if (this.#held.length < MAX_HELD) {
+      socket.on('error', () => socket.destroy());
+      this.#held.push({ wanted, socket });
+    } else {
+      this.#path.metrics.refused('no_credentials', wanted.kind === 'ingress' ? 'inbound' : 'outbound');
+      socket.resetAndDestroy();
+    }
+  }
+
+  #serve(wanted: Wanted, socket: Socket): void {
     if (wanted.kind === 'egress') {
       serveOutbound(this.#path, wanted.entry, socket);
       return;

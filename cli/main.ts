@@ -1,0 +1,38 @@
+/** The command line's entry: one file a command, loaded when asked for. */
+import { Command, CommanderError } from 'commander';
+import { runCommandOptions } from '../config/options.ts';
+import { caCommand } from './ca.ts';
+import { demoCommand } from './demo.ts';
+
+/** Exit status of bad usage and unreadable input (CLI.md). */
+const BAD_USAGE = 2;
+
+const program = new Command('oarlock')
+  .description('A sidecar proxy daemon: mutual TLS with SPIFFE identities, steered by Istio resources.')
+  .version('0.1.0')
+  .showSuggestionAfterError()
+  .configureHelp({ showGlobalOptions: true });
+
+program.addCommand(
+  runCommandOptions().action(async (options: Record<string, unknown>) => {
+    // The daemon's modules are loaded for `run` alone.
+    const { run } = await import('./run.ts');
+    await run(options);
+  }),
+);
+program.addCommand(caCommand());
+program.addCommand(demoCommand());
+
+function inherit(command: Command): void {
+  command.exitOverride();
+  for (const child of command.commands) inherit(child);
+}
+inherit(program);
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : BAD_USAGE);
+  process.stderr.write(`oarlock: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(BAD_USAGE);
+}

@@ -1,0 +1,305 @@
+/** `oarlock run`: puts the daemon together from its parts, and takes it down in order. The only file that knows everyone. */
+import { writeSync } from 'node:fs';
+import type { Logger } from 'pino';
+import { CredentialKeeper } from '../ca-client/keeper.ts';
+import type { CredentialSource } from '../ca-client/source.ts';
+import { TlsFileCache } from '../ca-client/tls-files.ts';
+import { type ResourceSet, readFolders } from '../config/folder.ts';
+import { type RunOptions, readRunOptions, UsageError } from '../config/options.ts';
+import { compileSnapshot, type WorkloadChoice } from '../config/snapshot.ts';
+import { type FolderWatcher, watchFolders } from '../config/watcher.ts';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Identity } from '../mesh/identity.ts';
+import { problemLine } from '../mesh/resource.ts';
+import type { Snapshot } from '../mesh/snapshot.ts';
+import { DataPath } from '../proxy/data-path.ts';
+import { Listeners } from '../proxy/setup/listeners.ts';
+import { createAccessLog } from '../telemetry/access-log.ts';
+import { certificatesView, snapshotView } from '../telemetry/admin-views.ts';
+import { createLogger } from '../telemetry/log.ts';
+import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
+import { type Readiness, type Servers, startServers } from '../telemetry/servers.ts';
+
+/** Runs until a signal or `/quitquitquit`. @throws UsageError and the like before it is up: exit status 2 */
+export async function run(parsed: Record<string, unknown>): Promise<void> {
+  const daemon = new Daemon(readRunOptions(parsed));
+  await daemon.start();
+}
+
+class Daemon {
+  readonly #options: RunOptions;
+  readonly #log: Logger;
+  readonly #metrics: MeshMetrics;
+  readonly #path: DataPath;
+  readonly #listeners: Listeners;
+  #servers: Servers | null = null;
+  #watcher: FolderWatcher | null = null;
+  #keeper: CredentialKeeper | null = null;
+  #generation = 0;
+  #waitingFor: string | null = 'a valid snapshot';
+  /** Why the resources last read are not in force. */
+  #problems: readonly string[] = [];
+  #announced = false;
+  #stopping = false;
+  /** Snapshots are put in force one after the other. */
+  #applying: Promise<void> = Promise.resolve();
+
+  constructor(options: RunOptions) {
+    this.#options = options;
+    this.#log = createLogger(options.logLevel);
+    this.#metrics = new MeshMetrics({
+      ...defaultSeriesBounds,
+      now: () => performance.now(),
+      cluster: options.clusterId,
+    });
+    const { accessLog } = options;
+    const lines =
+      accessLog === 'off' ? null : createAccessLog(accessLog === 'stderr' ? 'stderr' : { path: accessLog });
+    const files = new TlsFileCache();
+    this.#path = new DataPath({
+      limits: options.limits,
+      log: this.#log,
+      accessLog: lines,
+      metrics: this.#metrics,
+      readTlsFiles: (tls) => files.read(tls),
+    });
+    this.#listeners = new Listeners(this.#path, options.bind);
+  }
+
+  async start(): Promise<void> {
+    this.#watcher = watchFolders({ paths: this.#options.config, onChange: (set) => this.#changed(set) });
+    const snapshot = this.#compile(this.#watcher.current);
+    if (this.#problems.length > 0) {
+      throw new UsageError(`the resources are not valid:\n${this.#problems.join('\n')}`);
+    }
+    this.#servers = await this.#startServers();
+    process.on('SIGTERM', () => this.#signalled('SIGTERM'));
+    process.on('SIGINT', () => this.#signalled('SIGINT'));
+    if (snapshot !== null) await this.#putInForce(snapshot);
+    if (this.#waitingFor !== null) this.#log.warn({ waitingFor: this.#waitingFor }, 'waiting, not ready');
+  }
+
+  // ---- resources
+
+  /** @returns null where the set has an Error (then `#problems` says so) or our workload is not there yet */
+  #compile(set: ResourceSet): Snapshot | null {
+    const { options } = { options: this.#options };
+    const { snapshot, waitingFor, problems } = compileSnapshot({
+      ...set,
+      workload: choiceOf(options),
+      overrides: {
+        rootNamespace: options.rootNamespace ?? undefined,
+        trustDomain: options.trustDomain ?? undefined,
+        trustDomainAliases: options.trustDomainAliases ?? undefined,
+      },
+      intercept: options.intercept,
+      generation: this.#generation + 1,
+    });
+    this.#problems = problems.filter(({ severity }) => severity === 'Error').map(problemLine);
+    for (const problem of problems) {
+      if (problem.severity === 'Warning') this.#log.warn(problem, problem.message);
+    }
+    for (const warning of snapshot?.warnings ?? []) this.#log.warn(warning);
+    if (this.#path.snapshot === null) this.#waitingFor = waitingFor;
+    return snapshot;
+  }
+
+  #changed(set: ResourceSet): void {
+    this.#applying = this.#applying.then(async () => {
+      if (this.#stopping) return;
+      const snapshot = this.#compile(set);
+      if (snapshot !== null) {
+        try {
+          await this.#putInForce(snapshot);
+        } catch (error) {
+          this.#problems = [(error as Error).message];
+        }
+      } else if (this.#problems.length === 0 && this.#path.snapshot !== null) {
+        this.#problems = [`${this.#waitingFor ?? 'our WorkloadEntry'} is gone`];
+      }
+      if (this.#problems.length === 0) return;
+      this.#metrics.configValid = 0;
+      this.#metrics.configReloads.rejected++;
+      this.#log.error(
+        { problems: this.#problems, generation: this.#generation },
+        'the changed resources are not valid: the last good set stays in force',
+      );
+    });
+  }
+
+  /** @throws ListenError; the set in force has not changed then */
+  async #putInForce(snapshot: Snapshot): Promise<void> {
+    await this.#listeners.apply(snapshot);
+    this.#path.applySnapshot(snapshot);
+    this.#generation = snapshot.generation;
+    this.#waitingFor = null;
+    this.#metrics.snapshotGeneration = snapshot.generation;
+    this.#metrics.configValid = 1;
+    this.#metrics.configReloads.applied++;
+    this.#log.info(
+      { generation: snapshot.generation, identity: snapshot.identity.uri },
+      'resources are in force',
+    );
+    this.#obtainFor(snapshot.identity);
+    this.#announceOnce();
+  }
+
+  // ---- credentials
+
+  /** Starts the keeper, or another one where our identity has become another. */
+  #obtainFor(identity: Identity): void {
+    const { credentials } = this.#options;
+    if (this.#keeper !== null && (credentials.kind === 'files' || this.#keptFor === identity.uri)) return;
+    this.#keptFor = identity.uri;
+    this.#keeper?.stop();
+    void this.#source(identity).then(
+      (source) => {
+        if (this.#stopping || this.#keptFor !== identity.uri) return;
+        this.#keeper = new CredentialKeeper({
+          source,
+          onCredentials: (fresh) => this.#renewed(fresh, identity),
+          onFailure: (error, { attempt, nextRetryMs }) => {
+            this.#metrics.credentialRenewals.failure++;
+            this.#log.error(
+              { origin: source.origin, attempt, nextRetryMs },
+              `no new credentials: ${error.message}`,
+            );
+          },
+        });
+        this.#keeper.start();
+      },
+      (error: Error) => this.#log.error(error.message),
+    );
+  }
+  #keptFor = '';
+
+  async #source(identity: Identity): Promise<CredentialSource> {
+    const { credentials, clusterId } = this.#options;
+    if (credentials.kind === 'files') {
+      const { fileSource } = await import('../ca-client/files.ts');
+      return fileSource({ dir: credentials.dir });
+    }
+    const { istioCaSource } = await import('../ca-client/istio-ca.ts');
+    const { address, rootFile, tokenFile } = credentials;
+    return istioCaSource({ address, caRootFile: rootFile, tokenFile, identity, clusterId });
+  }
+
+  #renewed(credentials: Credentials, expected: Identity): void {
+    this.#path.applyCredentials(credentials);
+    this.#listeners.release();
+    this.#metrics.credentialRenewals.success++;
+    this.#metrics.setCertificateExpiry({
+      identity: credentials.identity.uri,
+      serial: credentials.serial,
+      notAfter: credentials.notAfter,
+      rootNotAfter: null,
+    });
+    const { origin, serial, notAfter, identity } = credentials;
+    this.#log.info(
+      { origin, serial, identity: identity.uri, notAfter: new Date(notAfter).toISOString() },
+      'new credentials are in force',
+    );
+    if (identity.uri !== expected.uri) {
+      this.#log.warn(
+        { identity: identity.uri, expected: expected.uri },
+        "the files' identity is not the workload's",
+      );
+    }
+    this.#announceOnce();
+  }
+
+  // ---- readiness
+
+  #readiness(): Readiness {
+    const waitingFor: string[] = [];
+    if (this.#waitingFor !== null) waitingFor.push(this.#waitingFor);
+    const credentials = this.#path.outboundTls?.credentials ?? null;
+    if (credentials === null) waitingFor.push('credentials');
+    else if (Date.now() >= credentials.notAfter) waitingFor.push('credentials: ours have expired');
+    if (this.#stopping) waitingFor.push('nothing: it is stopping');
+    const lastError = this.#keeper?.state.lastError ?? null;
+    return {
+      ready: waitingFor.length === 0,
+      waitingFor,
+      warnings: [...this.#problems, ...(lastError === null ? [] : [lastError])],
+    };
+  }
+
+  #announceOnce(): void {
+    if (this.#announced || this.#servers === null || !this.#readiness().ready) return;
+    this.#announced = true;
+    const identity = this.#path.outboundTls?.credentials.identity.uri;
+    const ports = { ...this.#servers.ports, ...this.#listeners.ports() };
+    writeSync(1, `${JSON.stringify({ ready: true, identity, ports })}\n`);
+  }
+
+  #startServers(): Promise<Servers> {
+    const { adminPort, healthPort, metricsPort } = this.#options;
+    const listen = (port: number | null) => (port === null ? null : { host: null, port });
+    return startServers(
+      { health: listen(healthPort), metrics: listen(metricsPort), admin: listen(adminPort) },
+      {
+        readiness: () => this.#readiness(),
+        metrics: async () => ({
+          contentType: this.#metrics.registry.contentType,
+          text: await this.#metrics.registry.metrics(),
+        }),
+        certs: () => ({
+          ...certificatesView(this.#path.outboundTls?.credentials ?? null, Date.now()),
+          keeper: this.#keeper?.state ?? null,
+        }),
+        snapshot: () => snapshotView(this.#path.snapshot, { policies: [], problems: this.#problems }),
+        quit: () => this.#signalled('/quitquitquit'),
+        failed: (error, path) =>
+          this.#log.error({ path, error: String(error) }, 'the answer could not be made'),
+      },
+    );
+  }
+
+  // ---- the end
+
+  #signalled(cause: string): void {
+    if (this.#stopping) {
+      this.#log.warn({ cause }, 'told to stop again: leaving at once');
+      process.exit(0);
+    }
+    this.#stopping = true;
+    void this.#stop(cause).finally(() => process.exit(0));
+  }
+
+  /** Accepts nothing new, lets what runs finish within `--drain`, then closes the rest. */
+  async #stop(cause: string): Promise<void> {
+    const { drain } = this.#options.limits;
+    this.#log.info({ cause, drainMs: drain, connections: this.#path.connections.size }, 'stopping');
+    this.#watcher?.close();
+    this.#keeper?.stop();
+    this.#listeners.close();
+    this.#path.draining = true;
+    for (const connection of this.#path.connections.list()) {
+      if (connection.carrier === null) connection.abort();
+      else connection.carrier.drain();
+    }
+    const late = await Promise.race([
+      this.#path.connections.emptied().then(() => false),
+      new Promise<boolean>((resolve) => setTimeout(() => resolve(true), drain)),
+    ]);
+    if (late) {
+      this.#log.warn({ connections: this.#path.connections.size }, 'closing what has not finished in time');
+      for (const connection of this.#path.connections.list()) {
+        if (connection.carrier === null) connection.abort();
+        else connection.carrier.abort();
+      }
+    }
+    this.#path.stop();
+    await this.#servers?.close();
+    await this.#path.accessLog?.close();
+    this.#log.info('stopped');
+    this.#log.flush();
+  }
+}
+
+function choiceOf({ workload }: RunOptions): WorkloadChoice {
+  if (workload.kind === 'entry') return { entry: `${workload.namespace}/${workload.name}` };
+  const { namespace, name, labels, serviceAccount, address } = workload;
+  return { namespace, name, labels, serviceAccount, ...(address === null ? {} : { addresses: [address] }) };
+}
