@@ -22,7 +22,7 @@ const EXTENSIONS = new Set(['.yaml', '.yml', '.json']);
 const MAX_DEPTH = 32;
 
 /** What to tell of a failed system call: `ENOENT: no such file or directory`. */
-export function systemReason(error: unknown): string {
+function systemReason(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
   return text.split(', ')[0] ?? text;
 }
@@ -79,35 +79,57 @@ function unreadable(file: string, message: string): Problem {
   return problemOf({ file, line: 1, code: 'unreadable', message });
 }
 
-/** A file's text, or why it could not be read. */
-export function readText(file: string): { readonly text: string } | { readonly reason: string } {
+/** The files as they were at one moment, not yet understood. */
+export interface Contents {
+  readonly files: readonly FileContent[];
+  /** What could not be listed. */
+  readonly problems: readonly Problem[];
+}
+
+export type FileContent = { readonly file: string } & (
+  | { readonly text: string }
+  | { readonly reason: string }
+);
+
+function readText(file: string): FileContent {
   try {
     const { size } = statSync(file);
-    if (size > MAX_FILE_BYTES) return { reason: `${size} bytes are more than the ${MAX_FILE_BYTES} allowed` };
-    return { text: new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file)) };
+    if (size > MAX_FILE_BYTES) {
+      return { file, reason: `${size} bytes are more than the ${MAX_FILE_BYTES} a file may have` };
+    }
+    return { file, text: new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file)) };
   } catch (error) {
-    return { reason: systemReason(error) };
+    return { file, reason: systemReason(error) };
   }
 }
 
-/**
- * Reads all resources under `paths` (folders or files).
- * @returns them in a fixed order, with every problem of every file: an unreadable one is an Error, never thrown
- */
-export function readFolders(paths: readonly string[]): ResourceSet {
+/** Reads the text of every file under `paths`. Nothing is thrown. */
+export function readContents(paths: readonly string[]): Contents {
   const listing = listFiles(paths);
+  return { files: listing.files.map(readText), problems: listing.problems };
+}
+
+/** Contents → resources in a fixed order, with every problem of every file. */
+export function parseContents(contents: Contents): ResourceSet {
   const resources: Resource[] = [];
-  const problems: Problem[] = [...listing.problems];
-  for (const file of listing.files) {
-    const content = readText(file);
+  const problems: Problem[] = [...contents.problems];
+  for (const content of contents.files) {
     if ('reason' in content) {
-      problems.push(unreadable(file, content.reason));
+      problems.push(unreadable(content.file, content.reason));
       continue;
     }
-    const documents = parseDocuments(content.text, file);
+    const documents = parseDocuments(content.text, content.file);
     resources.push(...documents.resources);
     problems.push(...documents.problems);
   }
   problems.push(...findDuplicates(resources));
   return { resources, problems };
+}
+
+/**
+ * Reads all resources under `paths` (folders or files).
+ * @returns them in a fixed order; what cannot be read is an Error among the problems, never thrown
+ */
+export function readFolders(paths: readonly string[]): ResourceSet {
+  return parseContents(readContents(paths));
 }
