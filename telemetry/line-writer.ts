@@ -72,7 +72,8 @@ export class LineWriter {
 
   /** Takes a line with its line feed. Never blocks, never throws; false where the line was dropped. */
   write(line: string): boolean {
-    if (this.#closed || this.#pending.length + line.length > MAX_PENDING_CHARS) {
+    const held = this.#pending.length + (this.#batch === null ? 0 : this.#batch.length);
+    if (this.#closed || held + line.length > MAX_PENDING_CHARS) {
       this.#dropped++;
       return false;
     }

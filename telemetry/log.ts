@@ -6,11 +6,12 @@ export type { Logger };
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 
 const REDACTED = '[redacted]';
-/** `key`, `keyPem`, `privateKey`, `client_key`, `token`, `bearerToken`, `secret`, `password`, `authorization` … */
-const SECRET_NAME =
-  /^(key|token|secret|password|authorization|cookie)s?$|(key|token|secret|password)(pem)?s?$|^keypem$/i;
+const SECRET_WORDS = 'key|token|secret|password|authorization|cookie';
+/** `key`, `keyPem`, `privateKey`, `client_key`, `token`, `bearerTokens`, `secret` … and not `monkey`. */
+const SECRET_NAME = new RegExp(`(^|[_-])(${SECRET_WORDS})(_?pem)?s?$`, 'i');
+const SECRET_CAMEL_NAME = /[a-z](Key|Token|Secret|Password)(Pem)?s?$/;
 /** Names that end like a secret's and are none. */
-const HARMLESS_NAME = /^(public_?key|key_?id|key_?usage)s?$/i;
+const HARMLESS_NAME = /^public_?keys?$/i;
 const PRIVATE_KEY_PEM =
   /-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|(?="))/g;
 /** Deeper objects are not logged by anyone here; the bound is for cycles. */
@@ -30,8 +31,9 @@ export function createLogger(level: LogLevel, destination: LineWriter = new Line
       formatters: {
         level: (label) => ({ level: label }),
         log: (fields) => redactFields(fields, 0),
-        bindings: (fields) => redactFields(fields, 0),
       },
+      // A child's own fields pass no formatter.
+      redact: { paths: SECRET_WORDS.split('|'), censor: (value) => (value === null ? null : REDACTED) },
       hooks: {
         // The net under the names: an error's message, a command line, a file read by mistake.
         streamWrite: (line) =>
@@ -43,7 +45,7 @@ export function createLogger(level: LogLevel, destination: LineWriter = new Line
 }
 
 function isSecret(name: string): boolean {
-  return SECRET_NAME.test(name) && !HARMLESS_NAME.test(name);
+  return (SECRET_NAME.test(name) || SECRET_CAMEL_NAME.test(name)) && !HARMLESS_NAME.test(name);
 }
 
 function redactFields(fields: Record<string, unknown>, depth: number): Record<string, unknown> {
