@@ -7,6 +7,7 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { isLoopback, parseHostPort } from './address.ts';
 import { checkCredentials, isSelfSigned } from './check.ts';
+import { type Grpc, loadGrpc } from './grpc.ts';
 import {
   CREATE_CERTIFICATE,
   decodeResponse,
@@ -96,7 +97,7 @@ interface Call {
 
 async function createCertificate(call: Call, request: IstioCertificateRequest): Promise<readonly string[]> {
   const { options, signal } = call;
-  const grpc = await import('@grpc/grpc-js');
+  const grpc = await loadGrpc();
   signal.throwIfAborted();
   const metadata = new grpc.Metadata();
   metadata.set('authorization', `Bearer ${call.token}`);
@@ -124,7 +125,7 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
   }
 }
 
-function connect(grpc: typeof import('@grpc/grpc-js'), { options, host, caRoots }: Call): Client {
+function connect(grpc: Grpc, { options, host, caRoots }: Call): Client {
   const secureContext = createSecureContext({ ca: [...caRoots], minVersion: 'TLSv1.2' });
   const checkName = (_host: string, certificate: PeerCertificate) => {
     const refusal = checkServerIdentity(host, certificate);
@@ -148,7 +149,7 @@ function connect(grpc: typeof import('@grpc/grpc-js'), { options, host, caRoots 
 
 /** Names the CA, the status and what to do. The CA's own words are kept, shortened: they may be anyone's. */
 function explain(
-  status: typeof import('@grpc/grpc-js').status,
+  status: Grpc['status'],
   error: ServiceError,
   { address, tokenFile, caRootFile, deadlineMs = 10_000 }: IstioCaOptions,
 ): CredentialsError {

@@ -1,0 +1,200 @@
+/** `oarlock ca`: the embedded CA's server, its tokens, and credentials as files. */
+import { join } from 'node:path';
+import { Command, InvalidArgumentError } from 'commander';
+import { type HostPort, hostPortText, parseHostPort } from '../ca-client/address.ts';
+import { parseDuration } from '../mesh/duration.ts';
+import { parseIdentity } from '../mesh/identity.ts';
+
+/** Nothing shorter makes sense: certificates and tokens count whole seconds. */
+const SHORTEST_TTL_MS = 1_000;
+
+interface DirOption {
+  readonly dir: string;
+}
+
+interface ServeOptions extends DirOption {
+  readonly listen: HostPort;
+  readonly trustDomain?: string;
+  readonly ttl: number;
+}
+
+interface AccountOptions extends DirOption {
+  readonly namespace: string;
+  readonly serviceAccount: string;
+  readonly ttl: number;
+}
+
+interface TokenOptions extends AccountOptions {
+  readonly out?: string;
+  readonly renew?: boolean;
+}
+
+interface IssueOptions extends AccountOptions {
+  readonly out: string;
+  readonly trustDomain?: string;
+}
+
+/** The `ca` command with its three subcommands, as docs/CLI.md has them. Bad usage or input exits with 2. */
+export function caCommand(): Command {
+  const ca = new Command('ca').description('the embedded CA, for one machine, compose and tests');
+  ca.command('serve')
+    .description("serve Istio's CreateCertificate over gRPC and TLS")
+    .requiredOption('--dir <dir>', 'where the root is kept; made at the first start')
+    .option('--listen <host:port>', 'address to serve on; port 0 lets the kernel choose', listenAddress, {
+      host: '127.0.0.1',
+      port: 15012,
+    })
+    .option('--trust-domain <td>', "default: the root's own, cluster.local for a new one", trustDomain)
+    .option(
+      '--ttl <duration>',
+      'validity of what it issues, and the most a request may ask for',
+      ttl,
+      86_400_000,
+    )
+    .action((options: ServeOptions) => finish(serve(options)));
+  account(ca.command('token').description('print a token that the CA takes for a service account'))
+    .option('--ttl <duration>', 'how long the token is good', ttl, 43_200_000)
+    .option('--out <file>', 'write it to FILE instead')
+    .option('--renew', 'keep FILE fresh until stopped')
+    .action((options: TokenOptions) => finish(token(options)));
+  account(ca.command('issue').description('write credentials as the files --cert-dir reads'))
+    .requiredOption('--out <dir>', 'where cert-chain.pem, key.pem and root-cert.pem go')
+    .option('--trust-domain <td>', "default: the root's own, cluster.local for a new one", trustDomain)
+    .option('--ttl <duration>', 'validity of the certificate', ttl, 86_400_000)
+    .action((options: IssueOptions) => finish(issue(options)));
+  for (const command of [ca, ...ca.commands]) {
+    command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+  }
+  return ca;
+}
+
+function account(command: Command): Command {
+  return command
+    .requiredOption('--dir <dir>', 'where the CA keeps its root and token key')
+    .requiredOption('--namespace <ns>', 'namespace of the service account')
+    .requiredOption('--service-account <sa>', 'name of the service account');
+}
+
+async function serve({ dir, listen, trustDomain: wanted, ttl: ttlMs }: ServeOptions): Promise<void> {
+  const [{ openEmbeddedCa }, { openTokenKey }, { startCaServer }, { pino }] = await Promise.all([
+    import('../ca-client/embedded-ca.ts'),
+    import('../ca-client/ca-token.ts'),
+    import('../ca-client/ca-server.ts'),
+    import('pino'),
+  ]);
+  const log = pino({ name: 'oarlock-ca' }, pino.destination({ dest: 2, sync: true }));
+  const [ca, tokenKeys] = await Promise.all([
+    openEmbeddedCa({ dir, trustDomain: wanted ?? null }),
+    openTokenKey(dir),
+  ]);
+  const server = await startCaServer({ ca, tokenKeys, listen, ttlMs, log });
+  const stopped = stopSignal();
+  const address = hostPortText(server.address);
+  process.stdout.write(`${JSON.stringify({ ready: true, address, root: ca.rootFile })}\n`);
+  await stopped;
+  await server.close();
+}
+
+async function token({
+  dir,
+  out,
+  renew,
+  ttl: ttlMs,
+  namespace,
+  serviceAccount,
+}: TokenOptions): Promise<void> {
+  if (renew && out === undefined) throw new Error('--renew needs --out FILE to keep fresh');
+  const [{ openTokenKey, signToken }, { replaceFile, SECRET }] = await Promise.all([
+    import('../ca-client/ca-token.ts'),
+    import('../ca-client/file-store.ts'),
+  ]);
+  const keys = await openTokenKey(dir);
+  const sign = () => signToken(keys, { namespace, serviceAccount }, ttlMs, Date.now());
+  if (out === undefined) {
+    process.stdout.write(`${await sign()}\n`);
+    return;
+  }
+  const write = async () => replaceFile(out, `${await sign()}\n`, SECRET);
+  await write();
+  if (!renew) return;
+  let renewed = Date.now();
+  // looked at often, by the wall clock: a machine may have slept past any timer
+  const timer = setInterval(
+    () => {
+      if (Date.now() - renewed < ttlMs / 2) return;
+      const before = renewed;
+      renewed = Date.now();
+      write().catch((error: Error) => {
+        renewed = before;
+        complain(`the token could not be renewed, will try again: ${error.message}`);
+      });
+    },
+    Math.min(ttlMs / 8, 10_000),
+  );
+  await stopSignal();
+  clearInterval(timer);
+}
+
+async function issue(options: IssueOptions): Promise<void> {
+  const { dir, out, ttl: ttlMs, namespace, serviceAccount } = options;
+  const [{ openEmbeddedCa }, { replaceFile, PUBLIC, SECRET }, { identityOf }, { mkdir }] = await Promise.all([
+    import('../ca-client/embedded-ca.ts'),
+    import('../ca-client/file-store.ts'),
+    import('../mesh/identity.ts'),
+    import('node:fs/promises'),
+  ]);
+  const ca = await openEmbeddedCa({ dir, trustDomain: options.trustDomain ?? null });
+  const identity = parseIdentity(identityOf(ca.trustDomain, namespace, serviceAccount).uri);
+  if (identity === null) throw new Error(`${namespace}/${serviceAccount} makes no SPIFFE identity`);
+  const issued = await ca.issueWithKey(identity, ttlMs);
+  await mkdir(out, { recursive: true });
+  // roots first: whoever reads in between sees a key that does not fit, and waits
+  await replaceFile(join(out, 'root-cert.pem'), ca.rootPem, PUBLIC);
+  await replaceFile(join(out, 'key.pem'), issued.keyPem, SECRET);
+  await replaceFile(join(out, 'cert-chain.pem'), issued.certificatePem, PUBLIC);
+}
+
+/** Resolves at the first SIGINT or SIGTERM; a second one ends the process as if we did not listen. */
+function stopSignal(): Promise<void> {
+  return new Promise((resolve) => {
+    const stop = () => {
+      process.off('SIGINT', stop).off('SIGTERM', stop);
+      resolve();
+    };
+    process.on('SIGINT', stop).on('SIGTERM', stop);
+  });
+}
+
+/** One line on stderr and exit status 2 for what went wrong, instead of a stack. */
+async function finish(work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    complain(error instanceof Error ? error.message : String(error));
+    process.exitCode = 2;
+  }
+}
+
+function complain(message: string): void {
+  process.stderr.write(`error: ${message.replace(/\s*\n\s*/g, ' ')}\n`);
+}
+
+function listenAddress(text: string): HostPort {
+  const address = parseHostPort(text);
+  if (address === null)
+    throw new InvalidArgumentError('It must be HOST:PORT, as 127.0.0.1:15012 or [::1]:0.');
+  return address;
+}
+
+function trustDomain(text: string): string {
+  if (parseIdentity(`spiffe://${text}/x`)?.trustDomain === text) return text;
+  throw new InvalidArgumentError('It must be lower-case letters, digits, dots, dashes and underscores.');
+}
+
+function ttl(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === null || ms < SHORTEST_TTL_MS) {
+    throw new InvalidArgumentError('It must be a duration of at least 1s, as 24h, 90m or 30s.');
+  }
+  return ms;
+}
