@@ -8,7 +8,7 @@ import { checkCredentials } from './check.ts';
 import { splitCertificates } from './pem.ts';
 import { type CredentialSource, CredentialsError } from './source.ts';
 
-export interface FilesOptions {
+export interface FileOptions {
   /** Folder with `cert-chain.pem`, `key.pem` and `root-cert.pem`. */
   readonly dir: string;
   /** How often the contents are compared, in milliseconds, default 1 s. */
@@ -31,7 +31,7 @@ interface Texts {
  * Changes are found by comparing contents, so that a rename, a write in place and a swap of Kubernetes' `..data`
  * link all count, each time; the file system's own notice only makes it quicker, for not every one gives it.
  */
-export function filesSource({ dir, pollMs = 1_000, now = Date.now }: FilesOptions): CredentialSource {
+export function fileSource({ dir, pollMs = 1_000, now = Date.now }: FileOptions): CredentialSource {
   const origin = `files ${dir}`;
   /** Hash of what was last obtained from, good or bad; the keeper itself tries the bad again. */
   let seen: string | null = null;
