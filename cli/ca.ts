@@ -34,7 +34,7 @@ interface IssueOptions extends AccountOptions {
   readonly trustDomain?: string;
 }
 
-/** The `ca` command with its three subcommands, as docs/CLI.md has them. Bad usage or input exits with 2. */
+/** The `ca` command with its three subcommands, as docs/CLI.md has them. What goes wrong is thrown, for the caller to say. */
 export function caCommand(): Command {
   const ca = new Command('ca').description('the embedded CA, for one machine, compose and tests');
   ca.command('serve')
@@ -51,20 +51,17 @@ export function caCommand(): Command {
       ttl,
       86_400_000,
     )
-    .action((options: ServeOptions) => finish(serve(options)));
+    .action((options: ServeOptions) => serve(options));
   account(ca.command('token').description('print a token that the CA takes for a service account'))
     .option('--ttl <duration>', 'how long the token is good', ttl, 43_200_000)
     .option('--out <file>', 'write it to FILE instead')
     .option('--renew', 'keep FILE fresh until stopped')
-    .action((options: TokenOptions) => finish(token(options)));
+    .action((options: TokenOptions) => token(options));
   account(ca.command('issue').description('write credentials as the files --cert-dir reads'))
     .requiredOption('--out <dir>', 'where cert-chain.pem, key.pem and root-cert.pem go')
     .option('--trust-domain <td>', "default: the root's own, cluster.local for a new one", trustDomain)
     .option('--ttl <duration>', 'validity of the certificate', ttl, 86_400_000)
-    .action((options: IssueOptions) => finish(issue(options)));
-  for (const command of [ca, ...ca.commands]) {
-    command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
-  }
+    .action((options: IssueOptions) => issue(options));
   return ca;
 }
 
@@ -126,7 +123,7 @@ async function token({
       renewed = Date.now();
       write().catch((error: Error) => {
         renewed = before;
-        complain(`the token could not be renewed, will try again: ${error.message}`);
+        process.stderr.write(`oarlock: the token could not be renewed, will try again: ${error.message}\n`);
       });
     },
     Math.min(ttlMs / 8, 10_000),
@@ -163,20 +160,6 @@ function stopSignal(): Promise<void> {
     };
     process.on('SIGINT', stop).on('SIGTERM', stop);
   });
-}
-
-/** One line on stderr and exit status 2 for what went wrong, instead of a stack. */
-async function finish(work: Promise<void>): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    complain(error instanceof Error ? error.message : String(error));
-    process.exitCode = 2;
-  }
-}
-
-function complain(message: string): void {
-  process.stderr.write(`error: ${message.replace(/\s*\n\s*/g, ' ')}\n`);
 }
 
 function listenAddress(text: string): HostPort {
