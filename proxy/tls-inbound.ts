@@ -89,8 +89,12 @@ export class InboundTls {
     const done = this.#take(stream);
     if (done === null) return;
     const verdict = this.#judge(stream);
-    if (verdict.ok) done.terminated(stream, verdict.peer);
-    else done.refused(verdict.reason, verdict.detail);
+    // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
+    // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.
+    setImmediate(() => {
+      if (verdict.ok) done.terminated(stream, verdict.peer);
+      else done.refused(verdict.reason, verdict.detail);
+    });
   }
 
   #failed(error: NodeJS.ErrnoException, stream: TLSSocket): void {

@@ -60,13 +60,13 @@ class Handshake {
     if (this.settled) return;
     this.settled = true;
     const verdict = this.owner.judge(this, stream);
-    if (verdict.ok) {
-      this.peer = verdict.peer;
-      this.done.originated(stream, verdict.peer);
-      return;
-    }
-    this.owner.sessions.delete(this.key);
-    this.done.refused(verdict.reason, verdict.detail);
+    if (verdict.ok) this.peer = verdict.peer;
+    else this.owner.sessions.delete(this.key);
+    // Not from inside OpenSSL: see InboundTls.
+    setImmediate(() => {
+      if (verdict.ok) this.done.originated(stream, verdict.peer);
+      else this.done.refused(verdict.reason, verdict.detail);
+    });
   }
 
   failed(error: NodeJS.ErrnoException): void {
@@ -216,7 +216,7 @@ export function originateExternal(
     done.refused('bad_tls_files', (error as Error).message);
     return;
   }
-  stream.once('secureConnect', () => settle(() => done.originated(stream, null)));
+  stream.once('secureConnect', () => settle(() => setImmediate(() => done.originated(stream, null))));
   stream.on('error', (error: NodeJS.ErrnoException) =>
     settle(() => {
       const code = error.code ?? '';
