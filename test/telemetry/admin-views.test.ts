@@ -1,0 +1,153 @@
+/** `/certs` and `/snapshot`: what they show of real credentials and a snapshot, and that no key is in it. */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import type { Credentials } from '../../mesh/credentials.ts';
+import { identityOf } from '../../mesh/identity.ts';
+import type { Route } from '../../mesh/route.ts';
+import type { Snapshot } from '../../mesh/snapshot.ts';
+import { certificatesView, snapshotView } from '../../telemetry/admin-views.ts';
+
+function credentialsIn(dir: string): Credentials {
+  const keyFile = join(dir, 'key.pem');
+  const certFile = join(dir, 'cert.pem');
+  execFileSync(
+    'openssl',
+    `req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ${keyFile} -out ${certFile} -days 1 -subj / -set_serial 0x0abc -addext subjectAltName=critical,URI:spiffe://td/ns/shop/sa/orders`.split(
+      ' ',
+    ),
+    { stdio: 'ignore' },
+  );
+  const chainPem = readFileSync(certFile, 'utf8');
+  return {
+    identity: identityOf('td', 'shop', 'orders'),
+    chainPem,
+    keyPem: readFileSync(keyFile, 'utf8'),
+    rootsPem: [chainPem],
+    notBefore: Date.now() - 1_000,
+    notAfter: Date.now() + 3_600_000,
+    serial: '0abc',
+    origin: `files ${dir}`,
+  };
+}
+
+t.test('/certs shows chain, roots, validity and state, and no key', (t) => {
+  const credentials = credentialsIn(t.testdir());
+  const view = certificatesView(credentials, Date.now());
+  t.match(view, {
+    state: 'valid',
+    identity: 'spiffe://td/ns/shop/sa/orders',
+    origin: /^files /,
+    chain: [
+      {
+        subjectAltName: 'URI:spiffe://td/ns/shop/sa/orders',
+        serial: '0abc',
+        notBefore: /Z$/,
+        notAfter: /Z$/,
+        fingerprint256: /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/,
+      },
+    ],
+    roots: [{ fingerprint256: /:/ }],
+  });
+  t.ok((view.secondsLeft ?? 0) > 3_500);
+  const text = JSON.stringify(view);
+  t.notMatch(text, 'PRIVATE KEY');
+  const keyBody = credentials.keyPem.split('\n')[1] ?? 'missing';
+  t.notMatch(text, keyBody.slice(0, 24));
+  t.equal(certificatesView(credentials, credentials.notAfter).state, 'expired');
+  t.equal(certificatesView(credentials, credentials.notBefore - 1).state, 'not_yet_valid');
+  t.equal(certificatesView(null, 0).state, 'none');
+  t.end();
+});
+
+t.test('/snapshot shows workload, modes with their source, listeners and routes', (t) => {
+  const route: Route = {
+    service: { host: 'payments.shop.svc.cluster.local', name: 'payments', namespace: 'shop' },
+    port: 9090,
+    protocol: 'http',
+    tls: {
+      mode: 'ISTIO_MUTUAL',
+      auto: true,
+      sni: 'outbound_.9090_._.payments.shop.svc.cluster.local',
+      expectedIdentities: ['spiffe://td/ns/shop/sa/payments'],
+      source: null,
+      clientCertificate: null,
+      privateKey: '/etc/keys/key.pem',
+      caCertificates: null,
+      insecureSkipVerify: false,
+    },
+    endpoints: [{ address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null }],
+    warnings: [],
+  };
+  const snapshot: Snapshot = {
+    generation: 7,
+    mesh: {
+      rootNamespace: 'istio-system',
+      trustDomain: 'td',
+      trustDomainAliases: [],
+      outboundTrafficPolicy: 'ALLOW_ANY',
+      pathNormalization: 'BASE',
+    },
+    workload: {
+      name: 'orders',
+      namespace: 'shop',
+      labels: new Map([['app', 'orders']]),
+      serviceAccount: 'orders',
+      addresses: ['127.0.0.1'],
+      ports: new Map([['http', 19080]]),
+      weight: 1,
+    },
+    identity: identityOf('td', 'shop', 'orders'),
+    ingress: [
+      { bind: null, port: 8443, protocol: 'http', defaultEndpoint: { host: '127.0.0.1', port: 8080 } },
+    ],
+    egress: [
+      {
+        bind: '127.0.0.1',
+        port: 9090,
+        protocol: 'http',
+        hosts: ['payments.shop.svc.cluster.local', 'gone.shop.svc.cluster.local'],
+      },
+    ],
+    authorization: {
+      decideRequest: () => ({ allowed: true, policy: null, rule: null, detail: '', missed: [] }),
+      decideConnection: () => ({ allowed: true, policy: null, rule: null, detail: '', missed: [] }),
+    },
+    modeOf: (port) =>
+      port === 19080 ? { mode: 'STRICT', source: 'shop/default' } : { mode: 'PERMISSIVE', source: null },
+    serviceOf: (port) => (port === 19080 ? { host: 'orders.shop', name: 'orders', namespace: 'shop' } : null),
+    protocolOf: () => 'http',
+    route: (host) => (host.startsWith('payments') ? route : null),
+    workloadByIdentity: () => null,
+    workloadByAddress: () => null,
+    warnings: ['DestinationRule/shop/x: spec.trafficPolicy.loadBalancer: not honoured'],
+  };
+  const view = snapshotView(snapshot, { policies: ['shop/allow-web'], problems: [] });
+  t.match(JSON.parse(JSON.stringify(view)), {
+    generation: 7,
+    workload: { name: 'orders', namespace: 'shop', labels: { app: 'orders' }, ports: { http: 19080 } },
+    ports: [
+      { port: 8443, mode: 'PERMISSIVE', source: null },
+      { port: 19080, mode: 'STRICT', source: 'shop/default', protocol: 'http', service: 'orders.shop' },
+    ],
+    listeners: { ingress: [{ port: 8443 }], egress: [{ port: 9090 }] },
+    policies: ['shop/allow-web'],
+    routes: [
+      {
+        host: 'payments.shop.svc.cluster.local',
+        tls: { mode: 'ISTIO_MUTUAL' },
+        endpoints: [{ port: 19090 }],
+      },
+      { host: 'gone.shop.svc.cluster.local', known: false },
+    ],
+    warnings: [/not honoured/],
+    problems: [],
+  });
+  t.notMatch(JSON.stringify(view), 'key.pem');
+  t.match(snapshotView(null, { policies: [], problems: ['a.yaml:3: broken'] }), {
+    generation: 0,
+    problems: ['a.yaml:3: broken'],
+  });
+  t.end();
+});
