@@ -1,0 +1,182 @@
+/** What the tests of this folder share: odd certificates, a clock that waits to be told, a CA that can be told to misbehave. */
+import { execFile } from 'node:child_process';
+import type { webcrypto } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
+import type { Clock } from '../../ca-client/clock.ts';
+import { type EmbeddedCa, openEmbeddedCa } from '../../ca-client/embedded-ca.ts';
+import { loadGrpc } from '../../ca-client/grpc.ts';
+import {
+  CREATE_CERTIFICATE,
+  decodeRequest,
+  decodeResponse,
+  encodeRequest,
+  encodeResponse,
+  type IstioCertificateRequest,
+  type IstioCertificateResponse,
+} from '../../ca-client/istio-ca-proto.ts';
+import { EC_P256, newKeys, privateKeyPem } from '../../ca-client/keys.ts';
+import { loadX509 } from '../../ca-client/x509.ts';
+
+interface Teardown {
+  teardown(fn: () => unknown): void;
+}
+
+/** A folder of the test's own, removed after it. */
+export function temporaryFolder(t: Teardown): string {
+  const dir = mkdtempSync(join(tmpdir(), 'oarlock-test-'));
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+export function embeddedCa(t: Teardown, options: { rootTtlMs?: number } = {}): Promise<EmbeddedCa> {
+  return openEmbeddedCa({ dir: temporaryFolder(t), trustDomain: null, ...options });
+}
+
+/** OpenSSL's own view; its output, or its complaint. */
+export function openssl(...args: string[]): Promise<string> {
+  return new Promise((resolve) => {
+    execFile('openssl', args, (_error, stdout, stderr) => resolve(stdout + stderr));
+  });
+}
+
+export interface Authority {
+  readonly keys: webcrypto.CryptoKeyPair;
+  readonly pem: string;
+  readonly subject: string;
+}
+
+export interface CertificateWish {
+  readonly uris?: readonly string[];
+  readonly dns?: readonly string[];
+  readonly ca?: boolean;
+  readonly subject?: string;
+  readonly issuer?: Authority;
+  readonly keys?: webcrypto.CryptoKeyPair;
+  /** Seconds from now. */
+  readonly from?: number;
+  readonly until?: number;
+}
+
+/** Any certificate, sound or not, self-signed where no issuer is given. */
+export async function makeCertificate(
+  wish: CertificateWish,
+): Promise<Authority & { readonly keyPem: string; der: Uint8Array }> {
+  const x509 = await loadX509();
+  const keys = wish.keys ?? (await newKeys());
+  const subject = wish.subject ?? (wish.ca ? `CN=test CA ${Math.random()}` : '');
+  const names = [
+    ...(wish.uris ?? []).map((value) => ({ type: 'url' as const, value })),
+    ...(wish.dns ?? []).map((value) => ({ type: 'dns' as const, value })),
+  ];
+  const certificate = await x509.X509CertificateGenerator.create({
+    subject,
+    issuer: wish.issuer?.subject ?? subject,
+    notBefore: new Date(Date.now() + (wish.from ?? -60) * 1000),
+    notAfter: new Date(Date.now() + (wish.until ?? 3600) * 1000),
+    publicKey: keys.publicKey,
+    signingKey: (wish.issuer?.keys ?? keys).privateKey,
+    signingAlgorithm: EC_P256,
+    extensions: [
+      new x509.BasicConstraintsExtension(wish.ca ?? false, undefined, true),
+      ...(names.length === 0 ? [] : [new x509.SubjectAlternativeNameExtension(names, true)]),
+    ],
+  });
+  const der = new Uint8Array(certificate.rawData);
+  return { keys, subject, pem: `${certificate.toString('pem')}\n`, keyPem: await privateKeyPem(keys), der };
+}
+
+/** Time that moves when told; `random` answers what the test sets. */
+export class FakeClock implements Clock {
+  time = 1_800_000_000_000;
+  chance = 0.5;
+  longestTimer = 0;
+  #timers: { at: number; callback: () => void }[] = [];
+
+  now(): number {
+    return this.time;
+  }
+
+  setTimeout(callback: () => void, ms: number): () => void {
+    this.longestTimer = Math.max(this.longestTimer, ms);
+    const timer = { at: this.time + ms, callback };
+    this.#timers.push(timer);
+    return () => {
+      this.#timers = this.#timers.filter((other) => other !== timer);
+    };
+  }
+
+  random(): number {
+    return this.chance;
+  }
+
+  get timers(): number {
+    return this.#timers.length;
+  }
+
+  /** Moves on, running what falls due in order, and lets promises settle in between. */
+  async advance(ms: number): Promise<void> {
+    const end = this.time + ms;
+    await settled();
+    for (;;) {
+      const next = this.#timers.toSorted((a, b) => a.at - b.at)[0];
+      if (next === undefined || next.at > end) break;
+      this.#timers = this.#timers.filter((timer) => timer !== next);
+      this.time = next.at;
+      next.callback();
+      await settled();
+    }
+    this.time = end;
+  }
+}
+
+/** Every promise that can settle without I/O has. */
+export function settled(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+export type Misbehaviour = (
+  call: ServerUnaryCall<IstioCertificateRequest, IstioCertificateResponse>,
+  callback: sendUnaryData<IstioCertificateResponse>,
+) => void;
+
+/** A gRPC server in CreateCertificate's place whose answer the test decides. Its TLS certificate is from `ca`. */
+export async function scriptedCa(
+  t: Teardown,
+  ca: EmbeddedCa,
+  answer: Misbehaviour,
+  hosts = ['127.0.0.1'],
+): Promise<string> {
+  const grpc = await loadGrpc();
+  const own = await ca.issueServer(hosts, 3_600_000);
+  const server = new grpc.Server();
+  const method = {
+    path: CREATE_CERTIFICATE,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: encodeRequest,
+    requestDeserialize: decodeRequest,
+    responseSerialize: encodeResponse,
+    responseDeserialize: decodeResponse,
+  };
+  server.addService({ CreateCertificate: method }, { CreateCertificate: answer });
+  const credentials = grpc.ServerCredentials.createSsl(null, [
+    { private_key: Buffer.from(own.keyPem), cert_chain: Buffer.from(own.certificatePem) },
+  ]);
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync('127.0.0.1:0', credentials, (error, bound) =>
+      error === null ? resolve(bound) : reject(error),
+    );
+  });
+  t.teardown(() => server.forceShutdown());
+  return `127.0.0.1:${port}`;
+}
+
+/** A file with this text in a folder of the test's own. */
+export function fileWith(t: Teardown, text: string): string {
+  const file = join(temporaryFolder(t), 'file');
+  writeFileSync(file, text);
+  return file;
+}
