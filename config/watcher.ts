@@ -143,7 +143,8 @@ function signatureOf(paths: readonly string[]): Signature {
   const watched = new Set([...listing.folders, ...listing.files.map((file) => dirname(file))]);
   for (const folder of watched) {
     const stat = statSync(folder, { bigint: true, throwIfNoEntry: false });
-    if (stat !== undefined) folders.set(`${folder} ${stat.dev} ${stat.ino}`, folder);
+    // With the birth time, because a freed inode is soon used again.
+    if (stat !== undefined) folders.set(`${folder} ${stat.dev} ${stat.ino} ${stat.birthtimeNs}`, folder);
   }
   return { text: lines.join('\n'), folders };
 }
