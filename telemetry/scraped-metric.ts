@@ -54,13 +54,24 @@ class ScrapedMetric {
   }
 
   async getForPromString() {
-    const values: Sample[] = [];
-    this.#read(values);
-    return { name: this.name, help: this.help, type: this.type, aggregator: this.aggregator, values };
+    const { name, help, type, aggregator } = this;
+    return { name, help, type, aggregator, values: this.read() };
+  }
+
+  /** This moment's lines. */
+  read(): Sample[] {
+    const samples: Sample[] = [];
+    this.#read(samples);
+    return samples;
   }
 
   /** Our records are not prom-client's to clear: counters only ever go up. */
   reset(): void {}
+}
+
+/** True for a metric of ours: its lines can be had without prom-client. */
+export function isScraped(metric: unknown): metric is ScrapedMetric {
+  return metric instanceof ScrapedMetric;
 }
 
 /**

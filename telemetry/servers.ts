@@ -51,7 +51,7 @@ export interface Readiness {
 /** What the servers ask. A provider that throws becomes a 500 and a call of `failed`. */
 export interface ServerHandlers {
   readonly readiness: () => Readiness;
-  readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
+  readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string | Buffer }>;
   /** Plain data; Maps become objects, and text with a private key is struck out whatever the provider does. */
   readonly certs: () => unknown;
   readonly snapshot: () => unknown;
@@ -102,7 +102,7 @@ export async function startServers(options: ServersOptions, handlers: ServerHand
 interface Answer {
   readonly status: number;
   readonly contentType: string;
-  readonly body: string;
+  readonly body: string | Buffer;
 }
 
 /** A path's methods. HEAD goes where GET does. */

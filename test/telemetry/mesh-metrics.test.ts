@@ -327,10 +327,40 @@ t.test('threads are merged by prom-client: counters and buckets add up', async (
   );
 });
 
+t.test("our own text says what prom-client's would", async (t) => {
+  const metrics = metricsAt();
+  // More lines than one turn of the event loop writes, and labels that need escaping.
+  for (let i = 0; i < 200; i++) {
+    const peer = metrics.peer(labelsWith({ sourceWorkload: `w${i}`, destinationService: `a"b\\c\n${i}` }));
+    peer.connectionsOpened += i + 1;
+    peer.tcpOpened++;
+    peer.request('http', 200, '-', i, i * 10, i * 100);
+  }
+  metrics.watch({
+    name: 'odd',
+    help: 'a\\b\nc',
+    type: 'gauge',
+    read: () => [
+      { labels: {}, value: Number.NaN },
+      { labels: { x: '+' }, value: Number.POSITIVE_INFINITY },
+      { labels: { x: 'é' }, value: 1e300 },
+    ],
+  });
+  const key = (text: string) =>
+    parseExposition(text)
+      .map(({ name, labels, value }) => `${name} ${JSON.stringify(Object.entries(labels).sort())} ${value}`)
+      .sort();
+  const ours = (await metrics.text()).toString();
+  const theirs = await metrics.registry.metrics();
+  t.strictSame(key(ours), key(theirs));
+  const comments = (text: string) => text.split('\n').filter((line) => line.startsWith('#'));
+  t.strictSame(comments(ours), comments(theirs));
+});
+
 t.test("the process's own metrics", async (t) => {
   const metrics = metricsAt();
   metrics.collectProcess();
-  const lines = parseExposition(await metrics.registry.metrics());
+  const lines = parseExposition((await metrics.text()).toString());
   t.ok(sampleOf(lines, 'process_cpu_seconds_total') > 0);
   t.ok(lines.some((line) => line.name === 'nodejs_heap_size_used_bytes'));
 });
