@@ -8,6 +8,7 @@ import type { ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
 import type { Clock } from '../../ca-client/clock.ts';
 import { type EmbeddedCa, openEmbeddedCa } from '../../ca-client/embedded-ca.ts';
 import { loadGrpc } from '../../ca-client/grpc.ts';
+import { type IstioCaOptions, istioCaSource } from '../../ca-client/istio-ca.ts';
 import {
   CREATE_CERTIFICATE,
   decodeRequest,
@@ -18,7 +19,9 @@ import {
   type IstioCertificateResponse,
 } from '../../ca-client/istio-ca-proto.ts';
 import { EC_P256, newKeys, privateKeyPem } from '../../ca-client/keys.ts';
+import type { CredentialSource } from '../../ca-client/source.ts';
 import { loadX509 } from '../../ca-client/x509.ts';
+import { identityOf } from '../../mesh/identity.ts';
 
 interface Teardown {
   teardown(fn: () => unknown): void;
@@ -179,4 +182,25 @@ export function fileWith(t: Teardown, text: string): string {
   const file = join(temporaryFolder(t), 'file');
   writeFileSync(file, text);
   return file;
+}
+
+export const orders = identityOf('cluster.local', 'shop', 'orders');
+
+/** A CA, where a scripted server stands in for it, and the test they belong to. */
+export interface Scene {
+  readonly t: Teardown;
+  readonly ca: EmbeddedCa;
+  readonly address: string;
+}
+/** A client of that server for `orders`. */
+export function clientOf({ t, ca, address }: Scene, more: Partial<IstioCaOptions> = {}): CredentialSource {
+  const caRootFile = fileWith(t, ca.rootPem);
+  const tokenFile = fileWith(t, 'a.b.c\n');
+  return istioCaSource({ address, caRootFile, tokenFile, identity: orders, ...more });
+}
+
+/** Builds a scene whose server answers as told. */
+export async function scene(t: Teardown, answer: (ca: EmbeddedCa) => Misbehaviour): Promise<Scene> {
+  const ca = await embeddedCa(t);
+  return { t, ca, address: await scriptedCa(t, ca, answer(ca)) };
 }
