@@ -2,6 +2,7 @@
 import { isIP } from 'node:net';
 import type { FieldPath } from '../mesh/resource.ts';
 import type { Decoder, Reporter } from '../mesh/schema.ts';
+import { listOf } from '../mesh/schema.ts';
 
 /** Istio's labels.IsDNS1123Label: letters of either case, unlike Kubernetes'. */
 const DNS_LABEL = /^[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?$/;
@@ -108,9 +109,20 @@ export function acceptedOnly(shape: Decoder<unknown>, why: string): Decoder<unkn
   };
 }
 
-/** Reports a field that must be there. */
-export function reportMissing(path: FieldPath, reporter: Reporter, why = 'is required'): void {
-  reporter.report(path, 'missing', why);
+/** Reports a field that must be there and is not; one that is there but wrong has been reported already. */
+export function requireField(decoded: object, field: string, path: FieldPath, reporter: Reporter): void {
+  if (!Object.hasOwn(decoded, field)) reporter.report([...path, field], 'missing', 'is required');
+}
+
+/** A list of at least one. */
+export function someOf<T>(member: Decoder<T>, what: string): Decoder<readonly T[]> {
+  const list = listOf(member);
+  return (value, path, reporter) => {
+    if (Array.isArray(value) && value.length === 0) {
+      reporter.report(path, 'missing', `at least one ${what} is required`);
+    }
+    return list(value, path, reporter);
+  };
 }
 
 /**

@@ -5,7 +5,7 @@ import {
   checkExportTo,
   isDnsLabel,
   isWildcardHostName,
-  reportMissing,
+  requireField,
   selectorValue,
   stringThat,
 } from './checks.ts';
@@ -54,14 +54,14 @@ export function decodeDestinationRule(resource: Resource, problems: Problem[]): 
   const spec = fields(resource.spec, ['spec'], reporter);
   if (spec === undefined) return null;
   if (spec.host === undefined) {
-    if (!Object.hasOwn(spec, 'host')) reportMissing(['spec', 'host'], reporter);
+    requireField(spec, 'host', ['spec'], reporter);
     return null;
   }
   const names = new Set<string>();
   const subsets: Subset[] = [];
   (spec.subsets ?? []).forEach((item, i) => {
     if (item.name === undefined) {
-      if (!Object.hasOwn(item, 'name')) reportMissing(['spec', 'subsets', i, 'name'], reporter);
+      requireField(item, 'name', ['spec', 'subsets', i], reporter);
       return;
     }
     if (names.has(item.name)) {

@@ -1,6 +1,6 @@
 /** ServiceEntry: the hosts, ports and endpoints of a service, checked as Istio's webhook checks them. */
 import { isIP } from 'node:net';
-import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
+import type { Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
 import { enumOf, listOf, mapOf, object, portNumber, Reporter, string } from '../mesh/schema.ts';
 import type { Protocol, Workload } from '../mesh/workload.ts';
@@ -13,8 +13,9 @@ import {
   isWildcardHostName,
   portName,
   protocolName,
-  reportMissing,
+  requireField,
   selectorValue,
+  someOf,
   stringThat,
   tellsHostsApart,
 } from './checks.ts';
@@ -85,9 +86,8 @@ function endpointsOf(resource: Resource): Decoder<readonly Workload[]> {
  */
 export function decodeServiceEntry(resource: Resource, problems: Problem[]): ServiceEntry | null {
   const reporter = new Reporter(resource, problems);
-  const path: FieldPath = ['spec'];
   const spec = object({
-    hosts: listOf(host),
+    hosts: someOf(host, 'host'),
     addresses: listOf(stringThat(isSubnet, 'an IP address or CIDR block')),
     ports: listOf(port),
     location: enumOf('MESH_EXTERNAL', 'MESH_INTERNAL'),
@@ -96,19 +96,16 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     workloadSelector: object({ labels: mapOf(selectorValue) }),
     exportTo: listOf(string),
     subjectAltNames: listOf(string),
-  })(resource.spec, path, reporter);
+  })(resource.spec, ['spec'], reporter);
   if (spec === undefined) return null;
 
-  if (spec.hosts === undefined) reportMissing(['spec', 'hosts'], reporter, 'at least one host is required');
-  else if (spec.hosts.length === 0 && listIsEmpty(resource.spec, 'hosts')) {
-    reportMissing(['spec', 'hosts'], reporter, 'at least one host is required');
-  }
+  requireField(spec, 'hosts', ['spec'], reporter);
   checkExportTo(spec.exportTo ?? [], ['spec', 'exportTo'], reporter, true);
 
   const ports: ServicePort[] = [];
   (spec.ports ?? []).forEach((item, i) => {
-    if (item.number === undefined) reportIfAbsent(resource.spec, i, 'number', reporter);
-    if (item.name === undefined) reportIfAbsent(resource.spec, i, 'name', reporter);
+    requireField(item, 'number', ['spec', 'ports', i], reporter);
+    requireField(item, 'name', ['spec', 'ports', i], reporter);
     if (item.number === undefined || item.name === undefined) return;
     ports.push({
       number: item.number,
@@ -146,17 +143,6 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     );
   }
   return entry;
-}
-
-function listIsEmpty(spec: unknown, field: string): boolean {
-  const value = (spec as Record<string, unknown>)[field];
-  return Array.isArray(value) && value.length === 0;
-}
-
-function reportIfAbsent(spec: unknown, i: number, field: string, reporter: Reporter): void {
-  const item = (spec as { ports: Record<string, unknown>[] }).ports[i];
-  if (item?.[field] === undefined || item[field] === null)
-    reportMissing(['spec', 'ports', i, field], reporter);
 }
 
 function checkPorts(entry: ServiceEntry, reporter: Reporter): void {

@@ -13,8 +13,9 @@ import {
   isWildcardHostName,
   portName,
   protocolName,
-  reportMissing,
+  requireField,
   selectorValue,
+  someOf,
   stringThat,
 } from './checks.ts';
 import type { Aged } from './hosts.ts';
@@ -137,7 +138,12 @@ const ingressFields = object({
   connectionPool,
 });
 
-const egressFields = object({ port: sidecarPort, bind: bindAddress, captureMode, hosts: listOf(egressHost) });
+const egressFields = object({
+  port: sidecarPort,
+  bind: bindAddress,
+  captureMode,
+  hosts: someOf(egressHost, 'host'),
+});
 
 const fields = object({
   workloadSelector: object({ labels: mapOf(selectorValue) }),
@@ -168,8 +174,7 @@ function checkedPort(
   taken: Set<number>,
 ): number | undefined {
   if (port?.number === undefined) {
-    const absent = port === undefined || !Object.hasOwn(port, 'number');
-    if (absent) reportMissing([...path, 'port', 'number'], reporter);
+    requireField(port ?? {}, 'number', [...path, 'port'], reporter);
     return undefined;
   }
   if (port.number === 0) {
@@ -222,9 +227,7 @@ export function decodeSidecar(resource: Resource, problems: Problem[]): Sidecar 
   const entries = spec.egress ?? [];
   entries.forEach((item, i) => {
     const path = ['spec', 'egress', i];
-    if (item.hosts === undefined ? !Object.hasOwn(item, 'hosts') : item.hosts.length === 0) {
-      reportMissing([...path, 'hosts'], reporter, 'at least one host is required');
-    }
+    requireField(item, 'hosts', path, reporter);
     if (item.port === undefined && i < entries.length - 1) {
       reporter.report(path, 'badValue', 'an egress listener without port must be the last');
     }

@@ -13,7 +13,7 @@ import {
   string,
   unsupported,
 } from '../mesh/schema.ts';
-import { acceptedOnly, reportMissing } from './checks.ts';
+import { acceptedOnly, requireField } from './checks.ts';
 
 /** ClientTLSSettings. */
 export interface ClientTls {
@@ -154,9 +154,9 @@ const clientTls: Decoder<ClientTls> = (value, path, reporter) => {
 
 function checkTls(tls: ClientTls, path: FieldPath, reporter: Reporter): void {
   if (tls.mode === 'MUTUAL') {
-    if (tls.clientCertificate === null)
-      reportMissing([...path, 'clientCertificate'], reporter, 'is required by MUTUAL');
-    if (tls.privateKey === null) reportMissing([...path, 'privateKey'], reporter, 'is required by MUTUAL');
+    for (const field of ['clientCertificate', 'privateKey'] as const) {
+      if (tls[field] === null) reporter.report([...path, field], 'missing', 'is required by MUTUAL');
+    }
   }
   if (!tls.insecureSkipVerify) return;
   const at = [...path, 'insecureSkipVerify'];
@@ -202,8 +202,7 @@ export const trafficPolicy: Decoder<TrafficPolicy> = (value, path, reporter) => 
     }
     const number = setting.port?.number;
     if (number === undefined) {
-      if (setting.port === undefined) reportMissing([...at, 'port'], reporter);
-      else if (!Object.hasOwn(setting.port, 'number')) reportMissing([...at, 'port', 'number'], reporter);
+      requireField(setting.port ?? {}, 'number', [...at, 'port'], reporter);
       return;
     }
     // The first setting of a port holds, as in Istio's getPortLevelTrafficPolicy.

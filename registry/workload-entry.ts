@@ -4,7 +4,7 @@ import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
 import { integer, mapOf, notHonoured, object, portNumber, Reporter, string } from '../mesh/schema.ts';
 import type { Workload } from '../mesh/workload.ts';
-import { isHostName, isUnixAddress, portName, reportMissing, stringThat } from './checks.ts';
+import { isHostName, isUnixAddress, portName, requireField, stringThat } from './checks.ts';
 
 /** The label by which an endpoint says that a sidecar of ours stands before it; its value then is `istio`. */
 export const TLS_MODE_LABEL = 'security.istio.io/tlsMode';
@@ -42,8 +42,7 @@ export function endpointOf(owner: {
     const spec = fields(value, path, reporter);
     if (spec === undefined) return undefined;
     if (spec.address === undefined) {
-      const given = typeof value === 'object' && value !== null && Object.hasOwn(value, 'address');
-      if (!given) reportMissing([...path, 'address'], reporter);
+      requireField(spec, 'address', path, reporter);
       return undefined;
     }
     const ports = spec.ports ?? new Map<string, number>();
