@@ -3,22 +3,20 @@ import { writeSync } from 'node:fs';
 import type { Logger } from 'pino';
 import { CredentialKeeper } from '../ca-client/keeper.ts';
 import type { CredentialSource } from '../ca-client/source.ts';
-import { TlsFileCache } from '../ca-client/tls-files.ts';
-import { type ResourceSet, readFolders } from '../config/folder.ts';
+import type { ResourceSet } from '../config/folder.ts';
 import { type RunOptions, readRunOptions, UsageError } from '../config/options.ts';
-import { compileSnapshot, type WorkloadChoice } from '../config/snapshot.ts';
+import { compileSnapshot, type SnapshotInput, type WorkloadChoice } from '../config/snapshot.ts';
 import { type FolderWatcher, watchFolders } from '../config/watcher.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
-import { DataPath } from '../proxy/data-path.ts';
-import { Listeners } from '../proxy/setup/listeners.ts';
-import { createAccessLog } from '../telemetry/access-log.ts';
 import { certificatesView, snapshotView } from '../telemetry/admin-views.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { type Readiness, type Servers, startServers } from '../telemetry/servers.ts';
+import { type DataPlane, LocalPlane } from './data-plane.ts';
+import { WorkerPlane } from './workers.ts';
 
 /** Runs until a signal or `/quitquitquit`. @throws UsageError and the like before it is up: exit status 2 */
 export async function run(parsed: Record<string, unknown>): Promise<void> {
@@ -30,12 +28,16 @@ class Daemon {
   readonly #options: RunOptions;
   readonly #log: Logger;
   readonly #metrics: MeshMetrics;
-  readonly #path: DataPath;
-  readonly #listeners: Listeners;
+  readonly #plane: DataPlane;
+  /** Set where the data path runs in threads of its own: their metrics must be fetched. */
+  readonly #workers: WorkerPlane | null;
+  #snapshot: Snapshot | null = null;
+  #credentials: Credentials | null = null;
   #servers: Servers | null = null;
   #watcher: FolderWatcher | null = null;
   #keeper: CredentialKeeper | null = null;
-  #generation = 0;
+  /** URI of the identity the keeper was started for. */
+  #keptFor = '';
   #waitingFor: string | null = 'a valid snapshot';
   /** Why the resources last read are not in force. */
   #problems: readonly string[] = [];
@@ -45,93 +47,93 @@ class Daemon {
   #applying: Promise<void> = Promise.resolve();
 
   constructor(options: RunOptions) {
+    const { limits, bind, accessLog, concurrency, logLevel, clusterId } = options;
     this.#options = options;
-    this.#log = createLogger(options.logLevel);
+    this.#log = createLogger(logLevel);
     this.#metrics = new MeshMetrics({
       ...defaultSeriesBounds,
       now: () => performance.now(),
-      cluster: options.clusterId,
+      cluster: clusterId,
     });
-    const { accessLog } = options;
-    const lines =
-      accessLog === 'off' ? null : createAccessLog(accessLog === 'stderr' ? 'stderr' : { path: accessLog });
-    const files = new TlsFileCache();
-    this.#path = new DataPath({
-      limits: options.limits,
-      log: this.#log,
-      accessLog: lines,
-      metrics: this.#metrics,
-      readTlsFiles: (tls) => files.read(tls),
-    });
-    this.#listeners = new Listeners(this.#path, options.bind);
+    this.#metrics.collectProcess();
+    const plane = { limits, bind, accessLog, reusePort: concurrency > 1 };
+    const dead = (error: Error): void => this.#broken(error);
+    this.#workers =
+      concurrency > 1 ? new WorkerPlane(concurrency, { plane, logLevel, clusterId }, dead) : null;
+    this.#plane = this.#workers ?? new LocalPlane(plane, this.#log, this.#metrics);
   }
 
   async start(): Promise<void> {
     this.#watcher = watchFolders({ paths: this.#options.config, onChange: (set) => this.#changed(set) });
-    const snapshot = this.#compile(this.#watcher.current);
+    const input = this.#inputOf(this.#watcher.current);
+    const snapshot = this.#compile(input);
     if (this.#problems.length > 0) {
       throw new UsageError(`the resources are not valid:\n${this.#problems.join('\n')}`);
     }
     this.#servers = await this.#startServers();
     process.on('SIGTERM', () => this.#signalled('SIGTERM'));
     process.on('SIGINT', () => this.#signalled('SIGINT'));
-    if (snapshot !== null) await this.#putInForce(snapshot);
+    process.on('uncaughtException', (error) => this.#broken(error));
+    if (snapshot !== null) await this.#putInForce(snapshot, input);
     if (this.#waitingFor !== null) this.#log.warn({ waitingFor: this.#waitingFor }, 'waiting, not ready');
   }
 
   // ---- resources
 
-  /** @returns null where the set has an Error (then `#problems` says so) or our workload is not there yet */
-  #compile(set: ResourceSet): Snapshot | null {
-    const { options } = { options: this.#options };
-    const { snapshot, waitingFor, problems } = compileSnapshot({
+  #inputOf(set: ResourceSet): SnapshotInput {
+    const { rootNamespace, trustDomain, trustDomainAliases, intercept } = this.#options;
+    return {
       ...set,
-      workload: choiceOf(options),
+      workload: choiceOf(this.#options),
       overrides: {
-        rootNamespace: options.rootNamespace ?? undefined,
-        trustDomain: options.trustDomain ?? undefined,
-        trustDomainAliases: options.trustDomainAliases ?? undefined,
+        rootNamespace: rootNamespace ?? undefined,
+        trustDomain: trustDomain ?? undefined,
+        trustDomainAliases: trustDomainAliases ?? undefined,
       },
-      intercept: options.intercept,
-      generation: this.#generation + 1,
-    });
+      intercept,
+      generation: (this.#snapshot?.generation ?? 0) + 1,
+    };
+  }
+
+  /** @returns null where the set has an Error (then `#problems` says so) or our workload is not there yet */
+  #compile(input: SnapshotInput): Snapshot | null {
+    const { snapshot, waitingFor, problems } = compileSnapshot(input);
     this.#problems = problems.filter(({ severity }) => severity === 'Error').map(problemLine);
     for (const problem of problems) {
       if (problem.severity === 'Warning') this.#log.warn(problem, problem.message);
     }
-    for (const warning of snapshot?.warnings ?? []) this.#log.warn(warning);
-    if (this.#path.snapshot === null) this.#waitingFor = waitingFor;
+    if (this.#snapshot === null) this.#waitingFor = waitingFor;
     return snapshot;
   }
 
   #changed(set: ResourceSet): void {
     this.#applying = this.#applying.then(async () => {
       if (this.#stopping) return;
-      const snapshot = this.#compile(set);
+      const input = this.#inputOf(set);
+      const snapshot = this.#compile(input);
       if (snapshot !== null) {
         try {
-          await this.#putInForce(snapshot);
+          await this.#putInForce(snapshot, input);
         } catch (error) {
           this.#problems = [(error as Error).message];
         }
-      } else if (this.#problems.length === 0 && this.#path.snapshot !== null) {
+      } else if (this.#problems.length === 0 && this.#snapshot !== null) {
         this.#problems = [`${this.#waitingFor ?? 'our WorkloadEntry'} is gone`];
       }
       if (this.#problems.length === 0) return;
       this.#metrics.configValid = 0;
       this.#metrics.configReloads.rejected++;
       this.#log.error(
-        { problems: this.#problems, generation: this.#generation },
+        { problems: this.#problems, generation: this.#snapshot?.generation ?? 0 },
         'the changed resources are not valid: the last good set stays in force',
       );
     });
   }
 
   /** @throws ListenError; the set in force has not changed then */
-  async #putInForce(snapshot: Snapshot): Promise<void> {
-    await this.#listeners.apply(snapshot);
-    this.#path.applySnapshot(snapshot);
-    this.#generation = snapshot.generation;
+  async #putInForce(snapshot: Snapshot, input: SnapshotInput): Promise<void> {
+    await this.#plane.apply(snapshot, input);
+    this.#snapshot = snapshot;
     this.#waitingFor = null;
     this.#metrics.snapshotGeneration = snapshot.generation;
     this.#metrics.configValid = 1;
@@ -171,8 +173,6 @@ class Daemon {
       (error: Error) => this.#log.error(error.message),
     );
   }
-  #keptFor = '';
-
   async #source(identity: Identity): Promise<CredentialSource> {
     const { credentials, clusterId } = this.#options;
     if (credentials.kind === 'files') {
@@ -185,8 +185,8 @@ class Daemon {
   }
 
   #renewed(credentials: Credentials, expected: Identity): void {
-    this.#path.applyCredentials(credentials);
-    this.#listeners.release();
+    this.#plane.useCredentials(credentials);
+    this.#credentials = credentials;
     this.#metrics.credentialRenewals.success++;
     this.#metrics.setCertificateExpiry({
       identity: credentials.identity.uri,
@@ -213,7 +213,7 @@ class Daemon {
   #readiness(): Readiness {
     const waitingFor: string[] = [];
     if (this.#waitingFor !== null) waitingFor.push(this.#waitingFor);
-    const credentials = this.#path.outboundTls?.credentials ?? null;
+    const credentials = this.#credentials;
     if (credentials === null) waitingFor.push('credentials');
     else if (Date.now() >= credentials.notAfter) waitingFor.push('credentials: ours have expired');
     if (this.#stopping) waitingFor.push('nothing: it is stopping');
@@ -228,8 +228,8 @@ class Daemon {
   #announceOnce(): void {
     if (this.#announced || this.#servers === null || !this.#readiness().ready) return;
     this.#announced = true;
-    const identity = this.#path.outboundTls?.credentials.identity.uri;
-    const ports = { ...this.#servers.ports, ...this.#listeners.ports() };
+    const identity = this.#credentials?.identity.uri;
+    const ports = { ...this.#servers.ports, ...this.#plane.ports() };
     writeSync(1, `${JSON.stringify({ ready: true, identity, ports })}\n`);
   }
 
@@ -242,13 +242,13 @@ class Daemon {
         readiness: () => this.#readiness(),
         metrics: async () => ({
           contentType: this.#metrics.registry.contentType,
-          text: await this.#metrics.registry.metrics(),
+          text: await (this.#workers?.metrics(this.#metrics.registry) ?? this.#metrics.text()),
         }),
         certs: () => ({
-          ...certificatesView(this.#path.outboundTls?.credentials ?? null, Date.now()),
+          ...certificatesView(this.#credentials, Date.now()),
           keeper: this.#keeper?.state ?? null,
         }),
-        snapshot: () => snapshotView(this.#path.snapshot, { policies: [], problems: this.#problems }),
+        snapshot: () => snapshotView(this.#snapshot, { policies: [], problems: this.#problems }),
         quit: () => this.#signalled('/quitquitquit'),
         failed: (error, path) =>
           this.#log.error({ path, error: String(error) }, 'the answer could not be made'),
@@ -267,34 +267,23 @@ class Daemon {
     void this.#stop(cause).finally(() => process.exit(0));
   }
 
-  /** Accepts nothing new, lets what runs finish within `--drain`, then closes the rest. */
+  /** In order: nothing new is learned, what runs may finish, the servers that tell of it go last. */
   async #stop(cause: string): Promise<void> {
-    const { drain } = this.#options.limits;
-    this.#log.info({ cause, drainMs: drain, connections: this.#path.connections.size }, 'stopping');
+    this.#log.info({ cause, drainMs: this.#options.limits.drain }, 'stopping');
     this.#watcher?.close();
     this.#keeper?.stop();
-    this.#listeners.close();
-    this.#path.draining = true;
-    for (const connection of this.#path.connections.list()) {
-      if (connection.carrier === null) connection.abort();
-      else connection.carrier.drain();
-    }
-    const late = await Promise.race([
-      this.#path.connections.emptied().then(() => false),
-      new Promise<boolean>((resolve) => setTimeout(() => resolve(true), drain)),
-    ]);
-    if (late) {
-      this.#log.warn({ connections: this.#path.connections.size }, 'closing what has not finished in time');
-      for (const connection of this.#path.connections.list()) {
-        if (connection.carrier === null) connection.abort();
-        else connection.carrier.abort();
-      }
-    }
-    this.#path.stop();
+    await this.#plane.drain();
     await this.#servers?.close();
-    await this.#path.accessLog?.close();
     this.#log.info('stopped');
     this.#log.flush();
+  }
+
+  /** Something that cannot be mended from within: say so and let the supervisor start us anew. */
+  #broken(error: Error): void {
+    if (this.#stopping) return;
+    this.#log.fatal({ error: error.stack ?? error.message }, 'the data path broke');
+    this.#log.flush();
+    process.exit(1);
   }
 }
 

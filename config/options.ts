@@ -1,4 +1,5 @@
 /** The flags of `oarlock run`: one table of names, environment names and meanings; the only reader of the environment. */
+import { availableParallelism } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../mesh/duration.ts';
 import { type LimitName, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
@@ -39,6 +40,8 @@ export interface RunOptions {
   /** A file's path, `stderr` or `off`. */
   readonly accessLog: string;
   readonly clusterId: string;
+  /** Data-path threads, at least 1. */
+  readonly concurrency: number;
 }
 
 /** A flag that is wrong, or one that lacks its companion: exit status 2. */
@@ -69,6 +72,12 @@ function count(value: string): number {
   const number = Number(value);
   if (/^[0-9]{1,9}$/.test(value) && number > 0) return number;
   throw new InvalidArgumentError('must be a whole number above 0.');
+}
+
+function threadCount(value: string): number {
+  const number = Number(value);
+  if (/^[0-9]{1,3}$/.test(value) && number <= 256) return number;
+  throw new InvalidArgumentError('must be a number of threads, or 0.');
 }
 
 /** `k=v,k2=v2`, or the JSON object that Istio's ISTIO_METAJSON_LABELS and ISTIO_META_LABELS carry. */
@@ -162,7 +171,9 @@ export function runCommandOptions(): Command {
     .addOption(portOption('health', ports.health))
     .addOption(portOption('hbone', ports.hbone, 'not served yet: only off is without effect'))
     .addOption(
-      option('--concurrency <n>', 'data-path threads; 0: one per core', 'OARLOCK_CONCURRENCY').default('1'),
+      option('--concurrency <n>', 'data-path threads; 0: one per core', 'OARLOCK_CONCURRENCY')
+        .argParser(threadCount)
+        .default(1),
     )
     .addOption(option('--allow-root', 'accept uid 0 with --intercept redirect', 'OARLOCK_ALLOW_ROOT'))
     .addOption(
@@ -223,7 +234,6 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
       '--intercept redirect is not in this build yet: give --intercept none and Sidecar listeners',
     );
   }
-  if (parsed.concurrency !== '1') throw new UsageError('--concurrency: only 1 is in this build yet');
   const overrides: Partial<Record<LimitName, number>> = {};
   for (const name of Object.keys(limitTable) as LimitName[]) {
     const value = parsed[camel(limitTable[name].flag)];
@@ -245,7 +255,15 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     logLevel: parsed.logLevel as RunOptions['logLevel'],
     accessLog: text('accessLog') ?? 'stderr',
     clusterId: text('clusterId') ?? 'Kubernetes',
+    concurrency: threads(parsed.concurrency as number),
   });
+}
+
+/** 0 means one a core. The kernel's spreading of connections over threads is Linux's. */
+function threads(asked: number): number {
+  const count = asked === 0 ? availableParallelism() : asked;
+  if (count > 1 && process.platform !== 'linux') throw new UsageError('--concurrency above 1 needs Linux');
+  return count;
 }
 
 function camel(flag: string): string {

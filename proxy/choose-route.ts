@@ -3,7 +3,7 @@ import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Endpoint, Route } from '../mesh/route.ts';
 import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { DataPath } from './data-path.ts';
-import { addressText, dial, poolKey, type Upstream } from './dial.ts';
+import { addressText, dial, endpointAddress, poolKey, type Upstream } from './dial.ts';
 
 /**
  * The route an egress listener gives. One host: that, whatever the app asks for (CLI.md). Several: the one
@@ -65,7 +65,7 @@ export function reachEndpoint(path: DataPath, target: ReachTarget, done: ReachDo
 function attempt(path: DataPath, target: ReachTarget, tried: readonly Endpoint[], done: ReachDone): void {
   const { route, http } = target;
   const endpoint = pickEndpoint(path, route.endpoints, tried);
-  const dialTarget = { kind: 'peer', endpoint, tls: route.tls, http, host: route.service.host } as const;
+  const dialTarget = { kind: 'peer', endpoint, tls: route.tls, http } as const;
   const pooled = target.fresh ? null : path.pool.take(poolKey(dialTarget));
   if (pooled !== null) {
     done.connected(pooled, endpoint);
@@ -97,7 +97,7 @@ export function pickEndpoint(
 }
 
 function load(path: DataPath, endpoint: Endpoint): number {
-  return path.loadOf(addressText({ host: endpoint.address, port: endpoint.port })) / endpoint.weight;
+  return path.loadOf(addressText(endpointAddress(endpoint))) / endpoint.weight;
 }
 
 function draw(endpoints: readonly Endpoint[]): Endpoint {

@@ -65,8 +65,6 @@ export type DialTarget =
       readonly endpoint: Endpoint;
       readonly tls: RouteTls;
       readonly http: boolean;
-      /** The host asked for: names an external server. */
-      readonly host: string;
     };
 
 export interface DialContext {
@@ -84,6 +82,11 @@ export function poolKey(target: DialTarget): string {
   return `${endpoint.tls} ${http ? 'http' : 'tcp'} ${endpoint.address}:${endpoint.port} ${names}`;
 }
 
+/** A WorkloadEntry's address may be a Unix socket. */
+export function endpointAddress({ address, port }: Endpoint): AppAddress {
+  return address.startsWith('unix://') ? { path: address.slice(7) } : { host: address, port };
+}
+
 export function addressText(address: AppAddress): string {
   if ('path' in address) return `unix://${address.path}`;
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
@@ -91,8 +94,7 @@ export function addressText(address: AppAddress): string {
 
 /** Connects, speaks TLS where the endpoint asks for it, and verifies who answered; one call back, within the connect time-out. */
 export function dial(context: DialContext, target: DialTarget, done: DialDone): void {
-  const address: AppAddress =
-    target.kind === 'app' ? target.address : { host: target.endpoint.address, port: target.endpoint.port };
+  const address = target.kind === 'app' ? target.address : endpointAddress(target.endpoint);
   const attempt = new Attempt(context, target, address, done);
   attempt.start();
 }
@@ -147,7 +149,7 @@ class Attempt implements OriginateDone {
       this.#succeed(this.#socket, null, false);
       return;
     }
-    const { tls, http, host, endpoint } = target;
+    const { tls, http, endpoint } = target;
     if (endpoint.tls === 'ISTIO_MUTUAL') {
       const outbound = this.#context.outboundTls;
       if (outbound === null) this.#fail('no_credentials', '');
@@ -156,7 +158,7 @@ class Attempt implements OriginateDone {
     }
     try {
       const files = this.#context.readTlsFiles(tls);
-      originateExternal(this.#socket, { tls, host, http, files }, this);
+      originateExternal(this.#socket, { tls, http, files }, this);
     } catch (error) {
       this.#fail('bad_tls_files', (error as Error).message);
     }

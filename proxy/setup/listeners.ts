@@ -31,14 +31,16 @@ const MAX_HELD = 1_024;
 export class Listeners {
   readonly #path: DataPath;
   readonly #bind: string;
+  readonly #reusePort: boolean;
   readonly #open = new Map<string, Open>();
   /** Accepted before we had credentials: held, not refused, so that an app may start before its sidecar is ready. */
   #held: { readonly wanted: Wanted; readonly socket: Socket }[] = [];
 
-  /** @param bind address of ingress entries that name none; `''` means all addresses, both families */
-  constructor(path: DataPath, bind: string) {
+  /** @param options `bind`: address of ingress entries that name none; `''` means all addresses, both families */
+  constructor(path: DataPath, options: { readonly bind: string; readonly reusePort: boolean }) {
     this.#path = path;
-    this.#bind = bind;
+    this.#bind = options.bind;
+    this.#reusePort = options.reusePort;
   }
 
   /** Open ports by name, for the ready line: `ingress:8080`, `egress:127.0.0.1:9080`. */
@@ -123,14 +125,17 @@ export class Listeners {
           error.code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be opened: ${error.code}`;
         reject(new ListenError(`${where} ${why}; the Sidecar resource's ${wanted.kind} entry asks for it`));
       });
-      open.server.listen({ port, backlog: BACKLOG, ...(bind === '' ? {} : { host: bind }) }, () => {
-        // Running out of descriptors must not end the process; the kernel's queue holds the rest.
-        open.server.removeAllListeners('error');
-        open.server.on('error', (error) =>
-          this.#path.log.error({ error: error.message, port }, 'accept failed'),
-        );
-        resolve(open);
-      });
+      open.server.listen(
+        { port, backlog: BACKLOG, reusePort: this.#reusePort, ...(bind === '' ? {} : { host: bind }) },
+        () => {
+          // Running out of descriptors must not end the process; the kernel's queue holds the rest.
+          open.server.removeAllListeners('error');
+          open.server.on('error', (error) =>
+            this.#path.log.error({ error: error.message, port }, 'accept failed'),
+          );
+          resolve(open);
+        },
+      );
     });
   }
 

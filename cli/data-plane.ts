@@ -1,0 +1,110 @@
+/** The data path of one thread with its listeners, log and metrics: what `run` steers, in its own thread or in others. */
+import type { Logger } from 'pino';
+import { TlsFileCache } from '../ca-client/tls-files.ts';
+import type { SnapshotInput } from '../config/snapshot.ts';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Limits } from '../mesh/limits.ts';
+import type { Snapshot } from '../mesh/snapshot.ts';
+import { DataPath } from '../proxy/data-path.ts';
+import { Listeners } from '../proxy/setup/listeners.ts';
+import { type AccessLog, createAccessLog } from '../telemetry/access-log.ts';
+import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
+
+/** What `run` asks of the data path, however many threads it has. */
+export interface DataPlane {
+  /**
+   * Opens the listeners a snapshot asks for and puts it in force.
+   * @param input what it was compiled from, for threads that compile their own
+   * @throws ListenError; the set in force has not changed then
+   */
+  apply(snapshot: Snapshot, input: SnapshotInput): Promise<void>;
+  /** Puts credentials in force. @throws where OpenSSL cannot use them; the old ones stay then */
+  useCredentials(credentials: Credentials): void;
+  /** Open listeners by name, for the ready line. */
+  ports(): Record<string, number>;
+  /** Accepts nothing new, lets what runs finish within the drain time, closes the rest. */
+  drain(): Promise<void>;
+}
+
+/** Plain data: it also crosses to a thread. */
+export interface PlaneOptions {
+  readonly limits: Limits;
+  readonly bind: string;
+  /** A file's path, `stderr` or `off`. */
+  readonly accessLog: string;
+  /** Several threads listen on the same port, and the kernel spreads connections over them. */
+  readonly reusePort: boolean;
+}
+
+/** The data path in the calling thread. */
+export class LocalPlane implements DataPlane {
+  readonly #options: PlaneOptions;
+  readonly #log: Logger;
+  readonly #metrics: MeshMetrics;
+  readonly #accessLog: AccessLog | null;
+  readonly #path: DataPath;
+  readonly #listeners: Listeners;
+
+  /** @throws where the access log's file cannot be opened */
+  constructor(options: PlaneOptions, log: Logger, metrics: MeshMetrics) {
+    const { limits, bind, accessLog, reusePort } = options;
+    const files = new TlsFileCache();
+    this.#options = options;
+    this.#log = log;
+    this.#metrics = metrics;
+    this.#accessLog =
+      accessLog === 'off' ? null : createAccessLog(accessLog === 'stderr' ? 'stderr' : { path: accessLog });
+    this.#path = new DataPath({
+      limits,
+      log,
+      accessLog: this.#accessLog,
+      metrics,
+      readTlsFiles: (tls) => files.read(tls),
+    });
+    this.#listeners = new Listeners(this.#path, { bind, reusePort });
+    metrics.watch({
+      name: 'oarlock_access_log_dropped_total',
+      help: 'Access log lines lost because their destination was slow, full or gone.',
+      type: 'counter',
+      read: () => this.#accessLog?.dropped ?? 0,
+    });
+  }
+
+  async apply(snapshot: Snapshot): Promise<void> {
+    await this.#listeners.apply(snapshot);
+    this.#path.applySnapshot(snapshot);
+    this.#metrics.snapshotGeneration = snapshot.generation;
+  }
+
+  useCredentials(credentials: Credentials): void {
+    this.#path.applyCredentials(credentials);
+    this.#listeners.release();
+  }
+
+  ports(): Record<string, number> {
+    return this.#listeners.ports();
+  }
+
+  async drain(): Promise<void> {
+    const { connections } = this.#path;
+    this.#listeners.close();
+    this.#path.draining = true;
+    for (const connection of connections.list()) {
+      if (connection.carrier === null) connection.abort();
+      else connection.carrier.drain();
+    }
+    const late = await Promise.race([
+      connections.emptied().then(() => false),
+      new Promise<boolean>((resolve) => setTimeout(() => resolve(true), this.#options.limits.drain)),
+    ]);
+    if (late) {
+      this.#log.warn({ connections: connections.size }, 'closing what has not finished in time');
+      for (const connection of connections.list()) {
+        if (connection.carrier === null) connection.abort();
+        else connection.carrier.abort();
+      }
+    }
+    this.#path.stop();
+    await this.#accessLog?.close();
+  }
+}

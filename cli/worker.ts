@@ -1,0 +1,53 @@
+/** A data-path thread: takes plain messages from `run`'s thread, compiles its own snapshot, answers each message. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { compileSnapshot } from '../config/snapshot.ts';
+import { createLogger, type LogLevel } from '../telemetry/log.ts';
+import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
+import { LocalPlane, type PlaneOptions } from './data-plane.ts';
+import type { WorkerAnswer, WorkerRequest } from './workers.ts';
+
+export interface WorkerOptions {
+  readonly plane: PlaneOptions;
+  readonly logLevel: LogLevel;
+  readonly clusterId: string;
+}
+
+const options = workerData as WorkerOptions;
+const metrics = new MeshMetrics({
+  ...defaultSeriesBounds,
+  now: () => performance.now(),
+  cluster: options.clusterId,
+});
+const plane = new LocalPlane(options.plane, createLogger(options.logLevel), metrics);
+
+async function obey(request: WorkerRequest): Promise<unknown> {
+  switch (request.kind) {
+    case 'apply': {
+      const resources = request.input.resources.map((resource) => ({
+        ...resource,
+        // Lines are for messages, and the main thread has told those: a function does not cross threads.
+        origin: { file: resource.file, lineOf: () => 1 },
+      }));
+      const { snapshot } = compileSnapshot({ ...request.input, resources });
+      if (snapshot === null) throw new Error('a set that the main thread compiled does not compile here');
+      await plane.apply(snapshot);
+      return plane.ports();
+    }
+    case 'credentials':
+      plane.useCredentials(request.credentials);
+      return null;
+    case 'metrics':
+      return metrics.registry.getMetricsAsJSON();
+    case 'drain':
+      await plane.drain();
+      return null;
+  }
+}
+
+parentPort?.on('message', (request: WorkerRequest) => {
+  obey(request).then(
+    (value) => parentPort?.postMessage({ id: request.id, value } satisfies WorkerAnswer),
+    (error: Error) =>
+      parentPort?.postMessage({ id: request.id, error: error.message } satisfies WorkerAnswer),
+  );
+});

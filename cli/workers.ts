@@ -1,0 +1,114 @@
+/** Several data-path threads as one data plane: the kernel spreads connections over them by SO_REUSEPORT. */
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { Worker } from 'node:worker_threads';
+import { AggregatorRegistry, type Registry } from 'prom-client';
+import type { SnapshotInput } from '../config/snapshot.ts';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Resource } from '../mesh/resource.ts';
+import type { Snapshot } from '../mesh/snapshot.ts';
+import { ListenError } from '../proxy/setup/listeners.ts';
+import type { DataPlane } from './data-plane.ts';
+import type { WorkerOptions } from './worker.ts';
+
+/** A resource without its line finder, which cannot cross threads. */
+type PlainResource = Omit<Resource, 'origin'> & { readonly file: string };
+type PlainInput = Omit<SnapshotInput, 'resources'> & { readonly resources: readonly PlainResource[] };
+
+type Order =
+  | { readonly kind: 'apply'; readonly input: PlainInput }
+  | { readonly kind: 'credentials'; readonly credentials: Credentials }
+  | { readonly kind: 'metrics' }
+  | { readonly kind: 'drain' };
+export type WorkerRequest = Order & { readonly id: number };
+export type WorkerAnswer =
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly error: string };
+
+interface Waiting {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+/** One thread, asked by message. A thread that dies takes the process with it: half a sidecar is none. */
+class Thread {
+  readonly #worker: Worker;
+  readonly #waiting = new Map<number, Waiting>();
+  #nextId = 1;
+
+  constructor(options: WorkerOptions, onDeath: (error: Error) => void) {
+    this.#worker = new Worker(new URL('./worker.ts', import.meta.url), { workerData: options });
+    this.#worker.on('message', (answer: WorkerAnswer) => {
+      const waiting = this.#waiting.get(answer.id);
+      this.#waiting.delete(answer.id);
+      if ('error' in answer) waiting?.reject(new ListenError(answer.error));
+      else waiting?.resolve(answer.value);
+    });
+    this.#worker.on('error', onDeath);
+    this.#worker.on('exit', (code) => onDeath(new Error(`a data-path thread ended with ${code}`)));
+  }
+
+  ask(order: Order): Promise<unknown> {
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ ...order, id } satisfies WorkerRequest);
+    });
+  }
+}
+
+export class WorkerPlane implements DataPlane {
+  readonly #threads: readonly Thread[];
+  #ports: Record<string, number> = {};
+
+  constructor(count: number, options: WorkerOptions, onDeath: (error: Error) => void) {
+    this.#threads = Array.from({ length: count }, () => new Thread(options, onDeath));
+  }
+
+  async apply(snapshot: Snapshot, input: SnapshotInput): Promise<void> {
+    // SO_REUSEPORT would let us share a port with a stranger: ask for each new one alone first.
+    for (const { bind, port } of [...snapshot.ingress, ...snapshot.egress]) {
+      if (!Object.values(this.#ports).includes(port)) await probe(bind, port);
+    }
+    const resources = input.resources.map(({ origin, ...rest }) => ({ ...rest, file: origin.file }));
+    const answers = await this.#all({ kind: 'apply', input: { ...input, resources, problems: [] } });
+    this.#ports = answers[0] as Record<string, number>;
+  }
+
+  useCredentials(credentials: Credentials): void {
+    void this.#all({ kind: 'credentials', credentials });
+  }
+
+  ports(): Record<string, number> {
+    return this.#ports;
+  }
+
+  async drain(): Promise<void> {
+    await this.#all({ kind: 'drain' });
+  }
+
+  /** Prometheus text of all threads and `own`, merged as each metric says. */
+  async metrics(own: Registry): Promise<string> {
+    const sets = [await own.getMetricsAsJSON(), ...(await this.#all({ kind: 'metrics' }))];
+    return AggregatorRegistry.aggregate(sets as object[]).metrics();
+  }
+
+  #all(order: Order): Promise<unknown[]> {
+    return Promise.all(this.#threads.map((thread) => thread.ask(order)));
+  }
+}
+
+async function probe(bind: string | null, port: number): Promise<void> {
+  const server = createServer();
+  server.listen({ port, ...(bind === null ? {} : { host: bind }) });
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new ListenError(
+      `${bind ?? ''}:${port} cannot be opened: ${code}; the Sidecar resource asks for it`,
+    );
+  }
+  server.close();
+  await once(server, 'close');
+}
