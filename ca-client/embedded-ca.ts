@@ -153,8 +153,9 @@ async function openRoot(options: EmbeddedCaOptions, rootFile: string): Promise<R
   const library = await loadX509();
   await mkdir(dir, { recursive: true });
   const keyFile = join(dir, 'root-key.pem');
-  let keyPem = await readIfThere(keyFile);
+  // in this order: whoever makes a root makes its key first, so a root without a key is no start under way
   let pem = await readIfThere(rootFile);
+  let keyPem = await readIfThere(keyFile);
   if (keyPem === null && pem !== null) {
     throw new CredentialsError(
       `${rootFile} is there but ${keyFile} is not; bring it back, or remove both for a new root`,

@@ -142,7 +142,10 @@ async function issue(options: IssueOptions): Promise<void> {
   ]);
   const ca = await openEmbeddedCa({ dir, trustDomain: options.trustDomain ?? null });
   const identity = parseIdentity(identityOf(ca.trustDomain, namespace, serviceAccount).uri);
-  if (identity === null) throw new Error(`${namespace}/${serviceAccount} makes no SPIFFE identity`);
+  // a slash in a name would make another account's identity
+  if (identity === null || identity.namespace !== namespace || identity.serviceAccount !== serviceAccount) {
+    throw new Error(`${namespace}/${serviceAccount} makes no SPIFFE identity of a service account`);
+  }
   const issued = await ca.issueWithKey(identity, ttlMs);
   await mkdir(out, { recursive: true });
   // roots first: whoever reads in between sees a key that does not fit, and waits
