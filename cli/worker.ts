@@ -1,16 +1,10 @@
 /** A data-path thread: takes plain messages from `run`'s thread, compiles its own snapshot, answers each message. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { compileSnapshot } from '../config/snapshot.ts';
-import { createLogger, type LogLevel } from '../telemetry/log.ts';
+import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
-import { LocalPlane, type PlaneOptions } from './data-plane.ts';
-import type { WorkerAnswer, WorkerRequest } from './workers.ts';
-
-export interface WorkerOptions {
-  readonly plane: PlaneOptions;
-  readonly logLevel: LogLevel;
-  readonly clusterId: string;
-}
+import { LocalPlane } from './data-plane.ts';
+import type { WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
 const options = workerData as WorkerOptions;
 const metrics = new MeshMetrics({

@@ -5,30 +5,18 @@ import { Worker } from 'node:worker_threads';
 import { AggregatorRegistry, type Registry } from 'prom-client';
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
-import type { Resource } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { ListenError } from '../proxy/setup/listeners.ts';
 import type { DataPlane } from './data-plane.ts';
-import type { WorkerOptions } from './worker.ts';
-
-/** A resource without its line finder, which cannot cross threads. */
-type PlainResource = Omit<Resource, 'origin'> & { readonly file: string };
-type PlainInput = Omit<SnapshotInput, 'resources'> & { readonly resources: readonly PlainResource[] };
-
-type Order =
-  | { readonly kind: 'apply'; readonly input: PlainInput }
-  | { readonly kind: 'credentials'; readonly credentials: Credentials }
-  | { readonly kind: 'metrics' }
-  | { readonly kind: 'drain' };
-export type WorkerRequest = Order & { readonly id: number };
-export type WorkerAnswer =
-  | { readonly id: number; readonly value: unknown }
-  | { readonly id: number; readonly error: string };
+import type { Order, WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
 interface Waiting {
   resolve(value: unknown): void;
   reject(error: Error): void;
 }
+
+/** In a checkout the source runs as it is; the bundle has its worker beside it. */
+const WORKER = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
 
 /** One thread, asked by message. A thread that dies takes the process with it: half a sidecar is none. */
 class Thread {
@@ -37,7 +25,7 @@ class Thread {
   #nextId = 1;
 
   constructor(options: WorkerOptions, onDeath: (error: Error) => void) {
-    this.#worker = new Worker(new URL('./worker.ts', import.meta.url), { workerData: options });
+    this.#worker = new Worker(new URL(WORKER, import.meta.url), { workerData: options });
     this.#worker.on('message', (answer: WorkerAnswer) => {
       const waiting = this.#waiting.get(answer.id);
       this.#waiting.delete(answer.id);
