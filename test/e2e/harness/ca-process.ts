@@ -1,0 +1,63 @@
+/** `oarlock ca serve` as a process of its own, and the tokens it takes. */
+import { join } from 'node:path';
+import type { Test } from 'tap';
+import { freePort } from './ports.ts';
+import { type Oarlock, runToEnd, start } from './processes.ts';
+import { within } from './wait.ts';
+
+export class CaProcess {
+  readonly t: Test;
+  readonly dir: string;
+  readonly address: string;
+  readonly ttl: string;
+  running: Oarlock;
+
+  private constructor(t: Test, dir: string, address: string, ttl: string) {
+    this.t = t;
+    this.dir = dir;
+    this.address = address;
+    this.ttl = ttl;
+    this.running = this.#start();
+  }
+
+  /** Starts one whose root lies in `dir`. */
+  static async start(t: Test, dir: string, ttl = '1h'): Promise<CaProcess> {
+    const ca = new CaProcess(t, dir, `127.0.0.1:${await freePort()}`, ttl);
+    await ca.up();
+    return ca;
+  }
+
+  get root(): string {
+    return join(this.dir, 'root-cert.pem');
+  }
+
+  up(): Promise<unknown> {
+    return within('the CA to be ready', this.running.stdout.next({ ready: true }));
+  }
+
+  async kill(): Promise<void> {
+    await this.running.kill();
+  }
+
+  async restart(): Promise<void> {
+    this.running = this.#start();
+    await this.up();
+  }
+
+  /** Writes a token for `shop/ACCOUNT`; returns the flags a sidecar needs. */
+  async flags(account: string): Promise<string[]> {
+    const file = this.tokenFile(account);
+    const args = ['ca', 'token', '--dir', this.dir, '--namespace', 'shop', '--service-account', account];
+    const { code, stderr } = await runToEnd(this.t, [...args, '--out', file]);
+    if (code !== 0) throw new Error(stderr);
+    return ['--ca-address', this.address, '--ca-root', this.root, '--token', file];
+  }
+
+  tokenFile(account: string): string {
+    return join(this.dir, `${account}.token`);
+  }
+
+  #start(): Oarlock {
+    return start(this.t, ['ca', 'serve', '--dir', this.dir, '--listen', this.address, '--ttl', this.ttl]);
+  }
+}

@@ -1,0 +1,169 @@
+/** A mesh on this machine: a folder of resources, credentials, and sidecar processes that know both. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Test } from 'tap';
+import { parseExposition } from '../../telemetry/exposition.ts';
+import { call } from './clients.ts';
+import { type Line, type Match, type Oarlock, start } from './processes.ts';
+import { type Leaf, type LeafOptions, replace, spiffe, TestCa, writeCertDir } from './test-ca.ts';
+import { until, within } from './wait.ts';
+
+/** A fresh folder that is gone after the test. */
+export function tempDir(t: Test): string {
+  const dir = mkdtempSync(join(tmpdir(), 'oarlock-e2e-'));
+  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+/** A running sidecar. */
+export class Sidecar {
+  readonly process: Oarlock;
+  readonly ports: Readonly<Record<string, number>>;
+  readonly identity: string;
+  readonly certDir: string;
+
+  constructor(process: Oarlock, ready: Line, certDir: string) {
+    this.process = process;
+    this.ports = ready.ports as Record<string, number>;
+    this.identity = String(ready.identity);
+    this.certDir = certDir;
+  }
+
+  /** Lines of log and access log so far: pass it to `logged`. */
+  get mark(): number {
+    return this.process.stderr.mark;
+  }
+
+  /** Waits for a line of the log or access log that was written after `mark`. */
+  logged(match: Match, mark = 0): Promise<Line> {
+    return this.process.stderr.next(match, mark);
+  }
+
+  /** The access log's line of a request or connection. */
+  accessed(match: Match, mark = 0): Promise<Line> {
+    return this.logged({ type: 'access', ...match }, mark);
+  }
+
+  /** Sum of the samples whose labels are all as given. */
+  async metric(name: string, labels: Readonly<Record<string, string>> = {}): Promise<number> {
+    const { body } = await call(this.ports.metrics ?? 0, '/metrics');
+    return sumOf(body.toString(), name, labels);
+  }
+
+  refusals(reason: string, direction: 'inbound' | 'outbound' = 'inbound'): Promise<number> {
+    return this.metric('oarlock_refusals_total', { reason, direction });
+  }
+
+  /** Waits until the metric has that value. */
+  async metricIs(name: string, labels: Readonly<Record<string, string>>, value: number): Promise<void> {
+    let last = Number.NaN;
+    await until(`${name} ${JSON.stringify(labels)} to be ${value}`, async () => {
+      last = await this.metric(name, labels);
+      return last === value;
+    }).catch((error: Error) => {
+      throw new Error(`${error.message}; it is ${last}`);
+    });
+  }
+
+  /** `GET` of the admin API. */
+  async admin(path: string): Promise<Record<string, unknown>> {
+    const { body } = await call(this.ports.admin ?? 0, path, { headers: { host: 'localhost' } });
+    return JSON.parse(body.toString()) as Record<string, unknown>;
+  }
+
+  /** Status and JSON of `/healthz/ready`. */
+  async health(): Promise<{ status: number; body: Record<string, unknown> }> {
+    return health(this.ports.health ?? 0);
+  }
+}
+
+export async function health(port: number): Promise<{ status: number; body: Record<string, unknown> }> {
+  const { status, body } = await call(port, '/healthz/ready');
+  return { status, body: JSON.parse(body.toString()) as Record<string, unknown> };
+}
+
+function sumOf(text: string, name: string, labels: Readonly<Record<string, string>>): number {
+  let sum = 0;
+  for (const line of parseExposition(text)) {
+    const chosen = Object.entries(labels).every(([key, value]) => line.labels[key] === value);
+    if (line.name === name && chosen) sum += line.value;
+  }
+  return sum;
+}
+
+export class Mesh {
+  readonly t: Test;
+  readonly dir: string;
+  readonly config: string;
+  readonly ca: TestCa;
+
+  private constructor(t: Test, dir: string, ca: TestCa) {
+    this.t = t;
+    this.dir = dir;
+    this.config = join(dir, 'config');
+    mkdirSync(this.config);
+    this.ca = ca;
+  }
+
+  /** A folder with these resources, and a CA. */
+  static async create(t: Test, resources: string): Promise<Mesh> {
+    const mesh = new Mesh(t, tempDir(t), await TestCa.create());
+    mesh.write('mesh.yaml', resources);
+    return mesh;
+  }
+
+  /** Puts a file of resources in place, by rename. */
+  write(name: string, text: string): void {
+    replace(join(this.config, name), text);
+  }
+
+  read(name: string): string {
+    return readFileSync(join(this.config, name), 'utf8');
+  }
+
+  remove(name: string): void {
+    rmSync(join(this.config, name));
+  }
+
+  /** Puts a file in place and waits until these sidecars have it in force. */
+  async change(name: string, text: string, sidecars: readonly Sidecar[]): Promise<void> {
+    const marks = sidecars.map((sidecar) => sidecar.mark);
+    this.write(name, text);
+    await Promise.all(sidecars.map((one, i) => one.logged({ msg: 'resources are in force' }, marks[i])));
+  }
+
+  /** Credentials of the mesh's CA for an account of namespace `shop`, in a folder of their own. */
+  async certDir(account: string, options: LeafOptions = {}): Promise<{ dir: string; leaf: Leaf }> {
+    const leaf = await this.ca.leaf(spiffe('shop', account), options);
+    const dir = join(this.dir, `certs-${account}`);
+    writeCertDir(dir, leaf);
+    return { dir, leaf };
+  }
+
+  /** Flags for the workload `NS/NAME` on this machine, kernel's ports for health, metrics and admin. */
+  flags(workload: string, ...more: readonly string[]): string[] {
+    const ports = ['--health-port', '0', '--metrics-port', '0', '--admin-port', '0'];
+    return ['run', '--config', this.config, '--workload', workload, '--intercept', 'none', ...ports, ...more];
+  }
+
+  /** Starts the sidecar of `shop/NAME` with files as credentials, and waits until it is ready. */
+  async sidecar(name: string, ...more: readonly string[]): Promise<Sidecar> {
+    const { dir } = await this.certDir(name);
+    return ready(start(this.t, this.flags(`shop/${name}`, '--cert-dir', dir, ...more)), dir);
+  }
+}
+
+/** Waits for the ready line. */
+export async function ready(running: Oarlock, certDir = ''): Promise<Sidecar> {
+  const line = await within(
+    'the ready line',
+    Promise.race([running.stdout.next({ ready: true }), gone(running)]),
+  );
+  return new Sidecar(running, line, certDir);
+}
+
+async function gone(running: Oarlock): Promise<never> {
+  const { code } = await running.exited;
+  throw new Error(`it ended with ${code} before it was ready:\n${running.stderr.text}`);
+}
