@@ -1,4 +1,5 @@
 /** `oarlock run`: puts the daemon together from its parts, and takes it down in order. The only file that knows everyone. */
+import { X509Certificate } from 'node:crypto';
 import { writeSync } from 'node:fs';
 import type { Logger } from 'pino';
 import { CredentialKeeper } from '../ca-client/keeper.ts';
@@ -99,9 +100,7 @@ class Daemon {
   #compile(input: SnapshotInput): Snapshot | null {
     const { snapshot, waitingFor, problems } = compileSnapshot(input);
     this.#problems = problems.filter(({ severity }) => severity === 'Error').map(problemLine);
-    for (const problem of problems) {
-      if (problem.severity === 'Warning') this.#log.warn(problem, problem.message);
-    }
+    for (const warning of snapshot?.warnings ?? []) this.#log.warn(warning);
     if (this.#snapshot === null) this.#waitingFor = waitingFor;
     return snapshot;
   }
@@ -192,7 +191,9 @@ class Daemon {
       identity: credentials.identity.uri,
       serial: credentials.serial,
       notAfter: credentials.notAfter,
-      rootNotAfter: null,
+      rootNotAfter: Math.min(
+        ...credentials.rootsPem.map((pem) => new X509Certificate(pem).validToDate.getTime()),
+      ),
     });
     const { origin, serial, notAfter, identity } = credentials;
     this.#log.info(
@@ -248,7 +249,7 @@ class Daemon {
           ...certificatesView(this.#credentials, Date.now()),
           keeper: this.#keeper?.state ?? null,
         }),
-        snapshot: () => snapshotView(this.#snapshot, { policies: [], problems: this.#problems }),
+        snapshot: () => snapshotView(this.#snapshot, this.#problems),
         quit: () => this.#signalled('/quitquitquit'),
         failed: (error, path) =>
           this.#log.error({ path, error: String(error) }, 'the answer could not be made'),

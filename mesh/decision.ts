@@ -18,6 +18,8 @@ export interface Decision {
 
 /** The compiled AuthorizationPolicies of one workload. Pure: same facts, same answer. */
 export interface Authorization {
+  /** The policies that select the workload, as `NS/NAME`, sorted. */
+  readonly policies: readonly string[];
   /** Decides one HTTP request. */
   decideRequest(connection: ConnectionFacts, request: RequestFacts): Decision;
   /** Decides a TCP connection: HTTP fields are dropped as SEMANTICS demand (ALLOW closes, DENY widens). */

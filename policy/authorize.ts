@@ -47,6 +47,7 @@ export function compileAuthorization(
   const http = compileLayer(selected, 'http', mesh);
   const tcp = compileLayer(selected, 'tcp', mesh);
   return {
+    policies: selected.map(nameOf).sort(),
     decideRequest: (connection, request) => decide(http, connection, request, pathOfTarget(request.path)),
     decideConnection: (connection) => decide(tcp, connection, null, ''),
   };

@@ -29,12 +29,17 @@ export class FirstBytes {
     this.#stream.on('close', this.#onEnd);
   }
 
-  #data(chunk: Buffer): void {
-    this.#bytes = this.#bytes.length === 0 ? chunk : Buffer.concat([this.#bytes, chunk]);
-    if (!this.#enough(this.#bytes)) return;
+  /** Ends the looking before it is decided: the bytes go back. @returns them */
+  giveUp(): Buffer {
     this.#leave();
     this.#stream.pause();
-    if (!this.#stream.destroyed) this.#stream.unshift(this.#bytes);
+    if (!this.#stream.destroyed && this.#bytes.length > 0) this.#stream.unshift(this.#bytes);
+    return this.#bytes;
+  }
+
+  #data(chunk: Buffer): void {
+    this.#bytes = this.#bytes.length === 0 ? chunk : Buffer.concat([this.#bytes, chunk]);
+    if (this.#enough(this.#bytes)) this.giveUp();
   }
 
   #leave(): void {

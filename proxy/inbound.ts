@@ -1,5 +1,6 @@
 /** The inbound side: serveInbound → detect → terminate → decide → forward. */
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { AppAddress, Mode, Snapshot } from '../mesh/snapshot.ts';
@@ -58,6 +59,8 @@ class InboundConnection {
   readonly #connection: Connection;
   readonly #snapshot: Snapshot;
   #peer: VerifiedPeer | null = null;
+  /** Set while first bytes are looked at. */
+  #looking: FirstBytes | null = null;
 
   constructor(path: DataPath, listener: InboundListener, connection: Connection, snapshot: Snapshot) {
     this.#path = path;
@@ -75,14 +78,19 @@ class InboundConnection {
     // Nothing to tell apart: a server-first protocol must not wait for the client's first byte.
     if (mode === 'DISABLE' && this.#listener.protocol !== 'auto') this.#plaintext(this.#listener.protocol);
     else
-      new FirstBytes(
+      this.#look(
         socket,
         (bytes) => this.#detect(bytes),
         (bytes) => this.#cut(bytes),
-      ).start();
+      );
     if (connection.onDeadline === null) {
       connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => this.#silent());
     }
+  }
+
+  #look(stream: Duplex, enough: (bytes: Buffer) => boolean, ended: (bytes: Buffer) => void): void {
+    this.#looking = new FirstBytes(stream, enough, ended);
+    this.#looking.start();
   }
 
   /** @returns true once the bytes say enough */
@@ -121,7 +129,15 @@ class InboundConnection {
     else this.#connection.socket.end();
   }
 
+  /** The deadline passed before the first bytes told enough, or the handshake was through. */
   #silent(): void {
+    const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
+    const { mode } = this.#snapshot.modeOf(this.#listener.port);
+    // Undeclared, and what has come may be a short first line of anything but TLS.
+    if (bytes.length > 0 && detect(bytes).kind === 'plaintext' && mode !== 'STRICT') {
+      this.#plaintext('tcp');
+      return;
+    }
     const reason = this.#connection.sni === null ? 'no_first_byte' : 'tls_handshake_timeout';
     this.#refuse(reason, '');
   }
@@ -172,10 +188,13 @@ class InboundConnection {
     connection.cluster = `inbound|${this.#listener.port}||`;
     this.#label();
     if (protocol === 'auto') {
-      const { stream } = connection;
-      const ends = (): void => this.#refuse('downstream_closed', '');
-      new FirstBytes(stream, (bytes) => this.#sniff(bytes), ends).start();
-      connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => this.#silent());
+      const ended = (): void => this.#refuse('downstream_closed', '');
+      this.#look(connection.stream, (bytes) => this.#sniff(bytes), ended);
+      // Not HTTP so far: a client that waits for a server-first protocol, or one with a short first line.
+      connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => {
+        this.#looking?.giveUp();
+        this.#serveTcp();
+      });
     } else if (protocol === 'http') this.#serveHttp();
     else this.#serveTcp();
   }

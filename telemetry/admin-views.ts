@@ -68,17 +68,12 @@ function oneLine(name: string | undefined): string {
   return (name ?? '').replaceAll('\n', ', ');
 }
 
-/** What run knows and a Snapshot does not tell. */
-export interface SnapshotExtras {
-  /** `NS/NAME` of the AuthorizationPolicies in force for this workload. */
-  readonly policies: readonly string[];
-  /** Why the resources last read are not in force; empty where they are. */
-  readonly problems: readonly string[];
-}
-
-/** `GET /snapshot`: null while there is none. */
-export function snapshotView(snapshot: Snapshot | null, extras: SnapshotExtras) {
-  if (snapshot === null) return { generation: 0, problems: extras.problems };
+/**
+ * `GET /snapshot`; generation 0 while there is none.
+ * @param problems why the resources last read are not in force; empty where they are
+ */
+export function snapshotView(snapshot: Snapshot | null, problems: readonly string[]) {
+  if (snapshot === null) return { generation: 0, problems };
   const { workload } = snapshot;
   const ports = new Set([...workload.ports.values(), ...snapshot.ingress.map((listener) => listener.port)]);
   return {
@@ -102,12 +97,12 @@ export function snapshotView(snapshot: Snapshot | null, extras: SnapshotExtras) 
         service: snapshot.serviceOf(port)?.host ?? null,
       })),
     listeners: { ingress: snapshot.ingress, egress: snapshot.egress },
-    policies: extras.policies,
+    policies: snapshot.authorization.policies,
     routes: snapshot.egress.flatMap((listener) =>
       listener.hosts.map((host) => routeView(host, listener.port, snapshot.route(host, listener.port))),
     ),
     warnings: snapshot.warnings,
-    problems: extras.problems,
+    problems,
   };
 }
 

@@ -111,6 +111,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       },
     ],
     authorization: {
+      policies: ['shop/allow-web'],
       decideRequest: () => ({ allowed: true, policy: null, rule: null, detail: '', missed: [] }),
       decideConnection: () => ({ allowed: true, policy: null, rule: null, detail: '', missed: [] }),
     },
@@ -123,7 +124,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
     workloadByAddress: () => null,
     warnings: ['DestinationRule/shop/x: spec.trafficPolicy.loadBalancer: not honoured'],
   };
-  const view = snapshotView(snapshot, { policies: ['shop/allow-web'], problems: [] });
+  const view = snapshotView(snapshot, []);
   t.match(JSON.parse(JSON.stringify(view)), {
     generation: 7,
     workload: { name: 'orders', namespace: 'shop', labels: { app: 'orders' }, ports: { http: 19080 } },
@@ -145,7 +146,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
     problems: [],
   });
   t.notMatch(JSON.stringify(view), 'key.pem');
-  t.match(snapshotView(null, { policies: [], problems: ['a.yaml:3: broken'] }), {
+  t.match(snapshotView(null, ['a.yaml:3: broken']), {
     generation: 0,
     problems: ['a.yaml:3: broken'],
   });
