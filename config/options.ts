@@ -55,8 +55,9 @@ function collectPaths(value: string, previous: readonly string[] | undefined): r
   return [...(previous ?? []), value];
 }
 
-function port(value: string): number | null {
-  if (value === 'off') return null;
+/** `off` stays a word until all is read: commander takes a parser's null for an empty text. */
+function port(value: string): number | 'off' {
+  if (value === 'off') return value;
   const number = Number(value);
   if (/^[0-9]{1,5}$/.test(value) && number <= 65_535) return number;
   throw new InvalidArgumentError('must be a port number, 0 or off.');
@@ -248,15 +249,19 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     credentials: credentialsOf(text),
     intercept: 'none',
     bind: text('bind') ?? '',
-    adminPort: parsed.adminPort as number | null,
-    metricsPort: parsed.metricsPort as number | null,
-    healthPort: parsed.healthPort as number | null,
+    adminPort: portOf(parsed.adminPort),
+    metricsPort: portOf(parsed.metricsPort),
+    healthPort: portOf(parsed.healthPort),
     limits: limitsWith(overrides),
     logLevel: parsed.logLevel as RunOptions['logLevel'],
     accessLog: text('accessLog') ?? 'stderr',
     clusterId: text('clusterId') ?? 'Kubernetes',
     concurrency: threads(parsed.concurrency as number),
   });
+}
+
+function portOf(parsed: unknown): number | null {
+  return typeof parsed === 'number' ? parsed : null;
 }
 
 /** 0 means one a core. The kernel's spreading of connections over threads is Linux's. */
