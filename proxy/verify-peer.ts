@@ -56,6 +56,8 @@ export function readPeer(leaf: X509Certificate, cache: PeerCache, now: number): 
   } catch (error) {
     return { ok: false, reason: 'bad_spiffe_id', detail: (error as Error).message };
   }
+  // X.509-SVID §4.1: a leaf must not be a CA.
+  if (read.ca) return { ok: false, reason: 'bad_spiffe_id', detail: 'a CA certificate used as a leaf' };
   const [uri] = read.uris;
   if (uri === undefined || read.uris.length !== 1) {
     return { ok: false, reason: 'bad_spiffe_id', detail: `${read.uris.length} URI SANs` };
