@@ -27,7 +27,7 @@ const table = {
     hint: 'a server-first protocol needs its port declared TCP with mode DISABLE, or the client is gone',
   },
   bad_client_hello: {
-    sentence: 'the first bytes are neither a TLS ClientHello nor plaintext this port takes',
+    sentence: 'TLS: the first bytes begin as a ClientHello but make none',
     flag: '-',
     hint: 'check what the client speaks',
   },

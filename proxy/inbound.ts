@@ -117,16 +117,21 @@ class InboundConnection {
     } else if (admission === 'app-tls') {
       queueMicrotask(() => this.#plaintext(protocol === 'http' ? 'http' : 'tcp'));
     } else {
-      const detail = `first bytes: ${firstByteClass(bytes)}; mode ${mode} set by ${source ?? 'default'}`;
-      this.#refuse(admission.refused, detail, source);
+      const kind = firstByteClass(bytes);
+      // Began as TLS and came to nothing: to call that plaintext would send its reader the wrong way.
+      const broken = detected.kind === 'plaintext' && kind === 'TLS';
+      const detail = `first bytes: ${kind}; mode ${mode} set by ${source ?? 'default'}`;
+      this.#refuse(broken ? 'bad_client_hello' : admission.refused, detail, source);
     }
     return true;
   }
 
   /** The peer closed before its bytes told anything. */
   #cut(bytes: Buffer): void {
-    if (bytes.length > 0) this.#refuse('bad_client_hello', `closed after ${bytes.length} bytes`);
-    else this.#connection.socket.end();
+    if (bytes.length === 0) this.#connection.socket.end();
+    else if (firstByteClass(bytes) === 'TLS') {
+      this.#refuse('bad_client_hello', `closed after ${bytes.length} bytes`);
+    } else this.#refuse('downstream_closed', `closed after ${bytes.length} bytes`);
   }
 
   /** The deadline passed before the first bytes told enough, or the handshake was through. */
@@ -138,8 +143,9 @@ class InboundConnection {
       this.#plaintext('tcp');
       return;
     }
-    const reason = this.#connection.sni === null ? 'no_first_byte' : 'tls_handshake_timeout';
-    this.#refuse(reason, '');
+    // Other plaintext is decided by its first byte: what is left here is half a ClientHello.
+    if (bytes.length === 0) this.#refuse('no_first_byte', '');
+    else this.#refuse('tls_handshake_timeout', `${bytes.length} bytes of a ClientHello`);
   }
 
   #refuse(reason: ReasonCode, detail: string, policy: string | null = null): void {

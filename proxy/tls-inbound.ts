@@ -114,8 +114,8 @@ export class InboundTls {
     // OpenSSL's verdict on the chain comes first; a resumed session carries that of its full handshake.
     if (!stream.authorized) {
       const code = String(stream.authorizationError ?? 'unverified');
-      const name = verdict.ok ? ` (presented ${verdict.peer.identity.uri})` : '';
-      return { ok: false, reason: reasonOfChainError(code), detail: code + name };
+      const presented = verdict.ok ? verdict.peer.identity.uri : verdict.detail;
+      return { ok: false, reason: reasonOfChainError(code), detail: `${code} (presented ${presented})` };
     }
     if (!verdict.ok) return verdict;
     if (!this.#trustDomains.has(verdict.peer.identity.trustDomain)) {

@@ -77,7 +77,7 @@ export function readPeer(leaf: X509Certificate, cache: PeerCache, now: number): 
 
 function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {
   if (now <= peer.notAfter && now >= peer.notBefore) return { ok: true, peer };
-  const detail = `valid ${new Date(peer.notBefore).toISOString()} to ${new Date(peer.notAfter).toISOString()}`;
+  const detail = `${peer.identity.uri} valid ${new Date(peer.notBefore).toISOString()} to ${new Date(peer.notAfter).toISOString()}`;
   return { ok: false, reason: 'expired', detail };
 }
 

@@ -109,6 +109,8 @@ export class HttpForwarder implements Carrier {
     stream.on('close', () => this.#downstreamGone());
     stream.on('drain', () => this.#upstream?.stream.resume());
     side.expectHead(false);
+    // Whoever looked at the first bytes paused the stream: listening alone would not set it flowing again.
+    stream.resume();
   }
 
   drain(): void {
