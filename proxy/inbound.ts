@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { AppAddress, Mode, Snapshot } from '../mesh/snapshot.ts';
+import type { AppAddress, EffectiveMode, Mode } from '../mesh/snapshot.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { type Connection, unmapped } from './connections.ts';
 import type { DataPath } from './data-path.ts';
@@ -27,14 +27,13 @@ export interface InboundListener {
 
 /** Takes an accepted socket to its end. */
 export function serveInbound(path: DataPath, listener: InboundListener, socket: Socket): void {
-  const { snapshot } = path;
   const connection = path.connections.open('inbound', socket, listener.port);
-  if (connection === null || snapshot === null) {
+  if (connection === null) {
     path.metrics.refused('too_many_connections', 'inbound');
     socket.resetAndDestroy();
     return;
   }
-  new InboundConnection(path, listener, connection, snapshot).start();
+  new InboundConnection(path, listener, connection).start();
 }
 
 /** What to do with a connection, once its first bytes are known. */
@@ -57,16 +56,19 @@ class InboundConnection {
   readonly #path: DataPath;
   readonly #listener: InboundListener;
   readonly #connection: Connection;
-  readonly #snapshot: Snapshot;
   #peer: VerifiedPeer | null = null;
   /** Set while first bytes are looked at. */
   #looking: FirstBytes | null = null;
 
-  constructor(path: DataPath, listener: InboundListener, connection: Connection, snapshot: Snapshot) {
+  constructor(path: DataPath, listener: InboundListener, connection: Connection) {
     this.#path = path;
     this.#listener = listener;
     this.#connection = connection;
-    this.#snapshot = snapshot;
+  }
+
+  /** The port's mode now: the set may be swapped between any two steps of this connection. No set: nothing passes. */
+  #mode(): EffectiveMode {
+    return this.#path.snapshot?.modeOf(this.#listener.port) ?? { mode: 'STRICT', source: null };
   }
 
   start(): void {
@@ -74,7 +76,7 @@ class InboundConnection {
     const { socket } = connection;
     socket.on('error', ignore);
     socket.once('close', () => this.#closed());
-    const { mode } = this.#snapshot.modeOf(this.#listener.port);
+    const { mode } = this.#mode();
     // Nothing to tell apart: a server-first protocol must not wait for the client's first byte.
     if (mode === 'DISABLE' && this.#listener.protocol !== 'auto') this.#plaintext(this.#listener.protocol);
     else
@@ -101,7 +103,7 @@ class InboundConnection {
       this.#refuse('bad_client_hello', 'ClientHello too long');
       return true;
     }
-    const { mode, source } = this.#snapshot.modeOf(this.#listener.port);
+    const { mode, source } = this.#mode();
     const { protocol } = this.#listener;
     if (detected.kind === 'plaintext' && mode !== 'STRICT' && protocol === 'auto') {
       if (looksLikeHttp(bytes) === 'more') return false;
@@ -137,7 +139,7 @@ class InboundConnection {
   /** The deadline passed before the first bytes told enough, or the handshake was through. */
   #silent(): void {
     const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
-    const { mode } = this.#snapshot.modeOf(this.#listener.port);
+    const { mode } = this.#mode();
     // Undeclared, and what has come may be a short first line of anything but TLS.
     if (bytes.length > 0 && detect(bytes).kind === 'plaintext' && mode !== 'STRICT') {
       this.#plaintext('tcp');
@@ -190,6 +192,8 @@ class InboundConnection {
   /** Facts are complete: registers the labels, then judges and forwards as the protocol has it. */
   #carry(protocol: Protocol): void {
     const connection = this.#connection;
+    // The handshake took its time: mode and trust may be others than when it began.
+    if (!this.#stillAdmitted()) return;
     connection.facts = this.#facts();
     connection.cluster = `inbound|${this.#listener.port}||`;
     this.#label();
@@ -251,19 +255,24 @@ class InboundConnection {
     return false;
   }
 
-  /** Modes, trust and policy may have changed since this connection was admitted. */
+  /** Judges by the set now in force: modes, trust and, for TCP, policy. HTTP is decided request by request. */
   #rejudge(tcp: boolean): void {
+    if (!this.#connection.closed && this.#stillAdmitted() && tcp) this.#decideTcp();
+  }
+
+  #stillAdmitted(): boolean {
     const { snapshot } = this.#path;
-    const connection = this.#connection;
-    if (connection.closed || snapshot === null) return;
-    const { mode, source } = snapshot.modeOf(this.#listener.port);
-    const { mesh } = snapshot;
-    const trusted = [mesh.trustDomain, ...mesh.trustDomainAliases];
-    if (connection.peer === null && mode === 'STRICT') {
+    const { peer } = this.#connection;
+    const { mode, source } = this.#mode();
+    if (peer === null) {
+      if (mode !== 'STRICT') return true;
       this.#refuse('plaintext_to_strict', `mode STRICT set by ${source ?? 'default'}`, source);
-    } else if (connection.peer !== null && !trusted.includes(connection.peer.trustDomain)) {
-      this.#refuse('untrusted_trust_domain', connection.peer.uri);
-    } else if (tcp) this.#decideTcp();
+      return false;
+    }
+    const { trustDomain, trustDomainAliases } = snapshot?.mesh ?? { trustDomain: '', trustDomainAliases: [] };
+    if (peer.trustDomain === trustDomain || trustDomainAliases.includes(peer.trustDomain)) return true;
+    this.#refuse('untrusted_trust_domain', peer.uri);
+    return false;
   }
 
   #facts(): ConnectionFacts {
@@ -280,18 +289,18 @@ class InboundConnection {
 
   #label(): void {
     const connection = this.#connection;
-    const snapshot = this.#path.snapshot ?? this.#snapshot;
+    const { snapshot, identity } = this.#path;
     const { peer } = connection;
     const source =
       peer === null
-        ? snapshot.workloadByAddress(connection.remoteAddress)
-        : snapshot.workloadByIdentity(peer);
+        ? snapshot?.workloadByAddress(connection.remoteAddress)
+        : snapshot?.workloadByIdentity(peer);
     const series = this.#path.metrics.peer(
       peerLabels({
         reporter: 'destination',
-        source: { workload: source, identity: peer },
-        destination: { workload: snapshot.workload, identity: connection.tls ? this.#path.identity : null },
-        service: snapshot.serviceOf(this.#listener.port),
+        source: { workload: source ?? null, identity: peer },
+        destination: { workload: snapshot?.workload ?? null, identity: connection.tls ? identity : null },
+        service: snapshot?.serviceOf(this.#listener.port) ?? null,
         fallback: 'InboundPassthroughCluster',
         mutualTls: connection.tls,
       }),
