@@ -167,7 +167,6 @@ class InboundConnection {
     inboundTls.terminate(connection.socket, alpn, {
       terminated: (stream, peer) => {
         if (connection.closed) return;
-        stream.on('error', ignore);
         connection.stream = stream;
         connection.tls = true;
         connection.peer = peer.identity;
@@ -269,8 +268,9 @@ class InboundConnection {
       this.#refuse('plaintext_to_strict', `mode STRICT set by ${source ?? 'default'}`, source);
       return false;
     }
-    const { trustDomain, trustDomainAliases } = snapshot?.mesh ?? { trustDomain: '', trustDomainAliases: [] };
-    if (peer.trustDomain === trustDomain || trustDomainAliases.includes(peer.trustDomain)) return true;
+    const mesh = snapshot?.mesh;
+    if (peer.trustDomain === mesh?.trustDomain) return true;
+    if (mesh?.trustDomainAliases.includes(peer.trustDomain) === true) return true;
     this.#refuse('untrusted_trust_domain', peer.uri);
     return false;
   }

@@ -88,6 +88,8 @@ export class InboundTls {
   #secured(stream: TLSSocket): void {
     const done = this.#take(stream);
     if (done === null) return;
+    // From now on errors come as events, and one that nobody hears ends the process.
+    stream.on('error', ignore);
     const verdict = this.#judge(stream);
     // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
     // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.
@@ -133,6 +135,8 @@ export class InboundTls {
     return { ok: false, reason: 'resumption_refused', detail: verdict.peer.identity.uri };
   }
 }
+
+function ignore(): void {}
 
 /** A chain that fails for whatever cause is never called a mere handshake failure. */
 function reasonOfChainError(code: string): ReasonCode {
