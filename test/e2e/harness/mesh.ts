@@ -152,6 +152,11 @@ export class Mesh {
     const { dir } = await this.certDir(name);
     return ready(start(this.t, this.flags(`shop/${name}`, '--cert-dir', dir, ...more)), dir);
   }
+
+  /** Starts a sidecar with these flags, and waits until it is ready. */
+  ready(workload: string, ...more: readonly string[]): Promise<Sidecar> {
+    return ready(start(this.t, this.flags(workload, ...more)));
+  }
 }
 
 /** Waits for the ready line. */
