@@ -1,6 +1,7 @@
 /** The demo as a new user meets it: every command it prints does what it says, and nothing is left when it stops. */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { request } from 'undici';
@@ -27,7 +28,15 @@ interface Ready {
   readonly config: string;
   readonly services: Readonly<Record<string, { readonly pid: number; readonly address: string | null }>>;
   readonly sidecars: Readonly<
-    Record<string, { readonly pid: number; readonly identity: string; readonly metrics: string }>
+    Record<
+      string,
+      {
+        readonly pid: number;
+        readonly identity: string;
+        readonly ports: Readonly<Record<string, number>>;
+        readonly metrics: string;
+      }
+    >
   >;
   readonly try: readonly Try[];
 }
@@ -148,6 +157,27 @@ t.test('two demos run at once', async (t) => {
   for (const { process } of demos) t.same(await process.end(STOP_MS), { code: 0, signal: null });
   t.same(both.flatMap(pidsOf).filter(isAlive), []);
   for (const { tmp } of demos) t.same(readdirSync(tmp), []);
+});
+
+t.test('a port that is taken at the last moment only costs a second start', async (t) => {
+  const demo = startDemo(t, t.testdir());
+  // The copy of the YAML is written as soon as the ports are chosen, some time before a sidecar asks for one.
+  const port = await until('the YAML', () => {
+    const [dir = ''] = readdirSync(demo.tmp);
+    const yaml = readFileSync(join(demo.tmp, dir, 'config/sidecars.yaml'), 'utf8');
+    return /ingress:[\s\S]*?number: (\d+)/.exec(yaml)?.[1];
+  });
+  const thief = createServer();
+  t.teardown(() => thief.close());
+  await new Promise<void>((resolve, reject) => {
+    thief.once('error', reject).listen(Number(port), '127.0.0.1', resolve);
+  });
+  const ready = await readyLine(demo);
+  t.notOk(`ingress:127.0.0.1:${port}` in (ready.sidecars.web?.ports ?? {}), 'another port is used');
+  t.equal(readdirSync(demo.tmp).length, 1, "the first start's folder is gone");
+  demo.process.signal('SIGTERM');
+  t.same(await demo.process.end(STOP_MS), { code: 0, signal: null });
+  t.equal(demo.process.stderr.text, '');
 });
 
 t.test('a process that dies ends the demo, which says where its log is', async (t) => {
