@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const bundle = join(here, '..', 'dist', 'oarlock.js');
+const bundle = join(here, '..', 'dist', 'main.js');
 const entry = existsSync(bundle) ? bundle : join(here, '..', 'cli', 'main.ts');
 
 /** The pinned Node of this platform's package; the Node that runs this file where the package is missing. */

@@ -18,12 +18,12 @@ export function loadX509(): Promise<X509Library> {
  */
 async function load(): Promise<X509Library> {
   const reflect = Reflect as unknown as Record<string, unknown>;
-  if (reflect.getMetadata !== undefined) return import('@peculiar/x509');
+  if (reflect.getMetadata !== undefined) return (await import('./x509-library.ts')).x509;
   const nothing = (): undefined => undefined;
   reflect.getMetadata = nothing;
   reflect.getOwnMetadata = nothing;
   try {
-    return await import('@peculiar/x509');
+    return (await import('./x509-library.ts')).x509;
   } finally {
     delete reflect.getMetadata;
     delete reflect.getOwnMetadata;

@@ -73,13 +73,13 @@ function account(command: Command): Command {
 }
 
 async function serve({ dir, listen, trustDomain: wanted, ttl: ttlMs }: ServeOptions): Promise<void> {
-  const [{ openEmbeddedCa }, { openTokenKey }, { startCaServer }, { pino }] = await Promise.all([
+  const [{ openEmbeddedCa }, { openTokenKey }, { startCaServer }, { createLogger }] = await Promise.all([
     import('../ca-client/embedded-ca.ts'),
     import('../ca-client/ca-token.ts'),
     import('../ca-client/ca-server.ts'),
-    import('pino'),
+    import('../telemetry/log.ts'),
   ]);
-  const log = pino({ name: 'oarlock-ca' }, pino.destination({ dest: 2, sync: true }));
+  const log = createLogger('info');
   const [ca, tokenKeys] = await Promise.all([
     openEmbeddedCa({ dir, trustDomain: wanted ?? null }),
     openTokenKey(dir),

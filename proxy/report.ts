@@ -10,7 +10,7 @@ import type { Exchange } from './http1/exchange.ts';
 export function reportExchange(path: DataPath, connection: Connection, exchange: Exchange): void {
   const { reason, decision } = exchange;
   const durationMs = performance.now() - exchange.startedTick;
-  const flags = reason === null ? '-' : reasons[reason].flag;
+  const flags = flagsOf(connection, reason);
   const policy = decision === null || decision.allowed ? null : deniedBy(decision.policy, decision.missed);
   exchange.series?.request(
     'http',
@@ -60,7 +60,7 @@ export function reportConnection(
 ): void {
   path.accessLog?.connection({
     ...connectionEntry(path, connection),
-    responseFlags: reason === null ? '-' : reasons[reason].flag,
+    responseFlags: flagsOf(connection, reason),
     connectionTerminationDetails: reason === null ? null : (facts.detail ?? null) || reason,
     upstreamTransportFailureReason: transportFailure(reason, facts.detail ?? ''),
     upstreamHost: upstream?.address ?? null,
@@ -69,6 +69,12 @@ export function reportConnection(
     policy: facts.policy ?? null,
     reason,
   });
+}
+
+/** Envoy's flags. An upstream that could not be reached is UF whatever went wrong on the way, TLS included. */
+function flagsOf({ direction }: Connection, reason: ReasonCode | null): string {
+  if (reason === null) return '-';
+  return direction === 'outbound' && TRANSPORT.has(reason) ? 'UF' : reasons[reason].flag;
 }
 
 /** What a line says whatever the connection carries. */
