@@ -20,6 +20,8 @@ export interface Call {
   readonly body?: Buffer | string;
   readonly chunked?: boolean;
   readonly agent?: Agent;
+  /** Where to, if not 127.0.0.1. */
+  readonly address?: string;
 }
 
 /** One request to 127.0.0.1; rejects where there is no whole answer. */
@@ -28,7 +30,7 @@ export function call(port: number, path: string, options: Call = {}): Promise<An
   const length = body === undefined || chunked ? {} : { 'content-length': Buffer.byteLength(body) };
   const answered = new Promise<Answer>((resolve, reject) => {
     const outgoing = request({
-      host: '127.0.0.1',
+      host: options.address ?? '127.0.0.1',
       port,
       path,
       method: options.method ?? 'GET',

@@ -133,10 +133,14 @@ export class Mesh {
     await Promise.all(sidecars.map((one, i) => one.logged({ msg: 'resources are in force' }, marks[i])));
   }
 
-  /** Credentials of the mesh's CA for an account of namespace `shop`, in a folder of their own. */
-  async certDir(account: string, options: LeafOptions = {}): Promise<{ dir: string; leaf: Leaf }> {
-    const leaf = await this.ca.leaf(spiffe('shop', account), options);
-    const dir = join(this.dir, `certs-${account}`);
+  /** Credentials of the mesh's CA for an account, in a folder of their own. */
+  async certDir(
+    account: string,
+    options: LeafOptions = {},
+    namespace = 'shop',
+  ): Promise<{ dir: string; leaf: Leaf }> {
+    const leaf = await this.ca.leaf(spiffe(namespace, account), options);
+    const dir = join(this.dir, `certs-${namespace}-${account}`);
     writeCertDir(dir, leaf);
     return { dir, leaf };
   }
@@ -148,9 +152,14 @@ export class Mesh {
   }
 
   /** Starts the sidecar of `shop/NAME` with files as credentials, and waits until it is ready. */
-  async sidecar(name: string, ...more: readonly string[]): Promise<Sidecar> {
-    const { dir } = await this.certDir(name);
-    return ready(start(this.t, this.flags(`shop/${name}`, '--cert-dir', dir, ...more)), dir);
+  sidecar(name: string, ...more: readonly string[]): Promise<Sidecar> {
+    return this.sidecarOf('shop', name, ...more);
+  }
+
+  async sidecarOf(namespace: string, name: string, ...more: readonly string[]): Promise<Sidecar> {
+    const { dir } = await this.certDir(name, {}, namespace);
+    const flags = this.flags(`${namespace}/${name}`, '--cert-dir', dir, ...more);
+    return ready(start(this.t, flags), dir);
   }
 
   /** Starts a sidecar with these flags, and waits until it is ready. */

@@ -10,6 +10,8 @@ export interface TlsCall extends Pick<ConnectionOptions, 'session' | 'ALPNProtoc
   /** Null: present no certificate. */
   readonly leaf: Leaf | null;
   readonly ecdhCurve?: string;
+  /** Where to, if not 127.0.0.1. */
+  readonly address?: string;
 }
 
 /** What Istio's client sidecars offer for HTTP. */
@@ -41,8 +43,8 @@ export class TlsPeer extends Peer {
 
 /** Connects and finishes the handshake; rejects where that fails. */
 export async function openTls(t: Test, port: number, options: TlsCall): Promise<TlsPeer> {
-  const { leaf, ...rest } = options;
-  const socket = connectTcp({ port, host: '127.0.0.1', noDelay: true });
+  const { leaf, address = '127.0.0.1', ...rest } = options;
+  const socket = connectTcp({ port, host: address, noDelay: true });
   const tls = connect({
     socket,
     ...rest,
