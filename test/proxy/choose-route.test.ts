@@ -1,0 +1,84 @@
+/** Which service an egress listener's connection is for, and which endpoint gets it. */
+import t from 'tap';
+import type { Endpoint, Route } from '../../mesh/route.ts';
+import type { EgressListener, Snapshot } from '../../mesh/snapshot.ts';
+import { chooseRoute, clusterName, pickEndpoint } from '../../proxy/choose-route.ts';
+import type { DataPath } from '../../proxy/data-path.ts';
+
+const ORDERS = 'orders.shop.svc.cluster.local';
+const CART = 'cart.shop.svc.cluster.local';
+const EXTERNAL = 'api.example.com';
+const known = new Set([ORDERS, CART, EXTERNAL]);
+
+/** A snapshot that knows these hosts on port 9080. */
+const snapshot = {
+  route: (host: string, port: number) =>
+    known.has(host) && port === 9080 ? { service: { host }, port } : null,
+} as unknown as Snapshot;
+
+const listener = (...hosts: string[]): EgressListener => ({
+  bind: '127.0.0.1',
+  port: 9080,
+  protocol: 'http',
+  hosts,
+});
+const one = listener(ORDERS);
+const several = listener(ORDERS, CART, EXTERNAL);
+
+t.test('by listener and by the name asked for', async (t) => {
+  const rows = [
+    { title: 'one host, whatever is asked', listener: one, asked: 'anything.example:81', host: ORDERS },
+    { title: 'one host, nothing asked', listener: one, asked: null, host: ORDERS },
+    {
+      title: 'one host nobody knows',
+      listener: listener('gone.shop.svc.cluster.local'),
+      asked: null,
+      host: null,
+    },
+    { title: 'several, nothing asked', listener: several, asked: null, host: null },
+    { title: 'the full name', listener: several, asked: CART, host: CART },
+    { title: 'with a port', listener: several, asked: `${CART}:9080`, host: CART },
+    { title: 'in upper case', listener: several, asked: CART.toUpperCase(), host: CART },
+    { title: 'service', listener: several, asked: 'orders', host: ORDERS },
+    { title: 'service.namespace', listener: several, asked: 'orders.shop', host: ORDERS },
+    { title: 'service.namespace.svc', listener: several, asked: 'orders.shop.svc:80', host: ORDERS },
+    { title: 'half a label', listener: several, asked: 'ord', host: null },
+    { title: 'half a namespace', listener: several, asked: 'orders.sh', host: null },
+    { title: 'a short form of what is no service', listener: several, asked: 'api', host: null },
+    { title: 'a longer name', listener: several, asked: `x.${ORDERS}`, host: null },
+    { title: 'an unknown one', listener: several, asked: 'other.example', host: null },
+    { title: 'an empty one', listener: several, asked: '', host: null },
+    { title: 'no hosts at all', listener: listener(), asked: ORDERS, host: null },
+  ];
+  for (const { title, listener, asked, host } of rows) {
+    t.equal(chooseRoute(snapshot, listener, asked)?.service.host ?? null, host, title);
+  }
+  t.equal(chooseRoute(null, one, null), null, 'no snapshot, no route');
+});
+
+t.test("Istio's name of a route", async (t) => {
+  t.equal(clusterName({ service: { host: ORDERS }, port: 9080 } as Route), `outbound|9080||${ORDERS}`);
+});
+
+t.test('endpoints', async (t) => {
+  const endpoint = (port: number, weight = 1): Endpoint => ({
+    address: '10.0.0.1',
+    port,
+    tls: 'ISTIO_MUTUAL',
+    weight,
+    workload: null,
+  });
+  const loads = new Map<string, number>();
+  const path = { loadOf: (address: string) => loads.get(address) ?? 0 } as unknown as DataPath;
+  const [a, b, c] = [endpoint(1), endpoint(2), endpoint(3)] as const;
+  t.equal(pickEndpoint(path, [a], []), a, 'the only one');
+  const picks = (list: readonly Endpoint[], tried: readonly Endpoint[]): Set<Endpoint> =>
+    new Set(Array.from({ length: 200 }, () => pickEndpoint(path, list, tried)));
+  t.same(picks([a, b, c], [b]), new Set([a, c]), 'none that was tried');
+  loads.set('10.0.0.1:1', 5);
+  t.same(picks([a, b], []), new Set([b]), 'the one with fewer requests of two');
+  // Six times the weight carries five requests as easily as one carries one.
+  loads.set('10.0.0.1:2', 1);
+  t.same(picks([endpoint(1, 6), b], []).size, 1, 'load counts by weight');
+  t.equal([...picks([endpoint(1, 6), b], [])][0]?.port, 1);
+});
