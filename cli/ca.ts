@@ -1,6 +1,6 @@
 /** `oarlock ca`: the embedded CA's server, its tokens, and credentials as files. */
 import { join } from 'node:path';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { type HostPort, hostPortText, parseHostPort } from '../ca-client/address.ts';
 import { parseDuration } from '../mesh/duration.ts';
 import { parseIdentity } from '../mesh/identity.ts';
@@ -40,27 +40,31 @@ export function caCommand(): Command {
   ca.command('serve')
     .description("serve Istio's CreateCertificate over gRPC and TLS")
     .requiredOption('--dir <dir>', 'where the root is kept; made at the first start')
-    .option('--listen <host:port>', 'address to serve on; port 0 lets the kernel choose', listenAddress, {
-      host: '127.0.0.1',
-      port: 15012,
-    })
+    .addOption(
+      new Option('--listen <host:port>', 'address to serve on; port 0 lets the kernel choose')
+        .argParser(listenAddress)
+        .default({ host: '127.0.0.1', port: 15012 }, '127.0.0.1:15012'),
+    )
     .option('--trust-domain <td>', "default: the root's own, cluster.local for a new one", trustDomain)
-    .option(
-      '--ttl <duration>',
-      'validity of what it issues, and the most a request may ask for',
-      ttl,
-      86_400_000,
+    .addOption(
+      new Option('--ttl <duration>', 'validity of what it issues, and the most a request may ask for')
+        .argParser(ttl)
+        .default(86_400_000, '24h'),
     )
     .action((options: ServeOptions) => serve(options));
   account(ca.command('token').description('print a token that the CA takes for a service account'))
-    .option('--ttl <duration>', 'how long the token is good', ttl, 43_200_000)
+    .addOption(
+      new Option('--ttl <duration>', 'how long the token is good').argParser(ttl).default(43_200_000, '12h'),
+    )
     .option('--out <file>', 'write it to FILE instead')
     .option('--renew', 'keep FILE fresh until stopped')
     .action((options: TokenOptions) => token(options));
   account(ca.command('issue').description('write credentials as the files --cert-dir reads'))
     .requiredOption('--out <dir>', 'where cert-chain.pem, key.pem and root-cert.pem go')
     .option('--trust-domain <td>', "default: the root's own, cluster.local for a new one", trustDomain)
-    .option('--ttl <duration>', 'validity of the certificate', ttl, 86_400_000)
+    .addOption(
+      new Option('--ttl <duration>', 'validity of the certificate').argParser(ttl).default(86_400_000, '24h'),
+    )
     .action((options: IssueOptions) => issue(options));
   return ca;
 }

@@ -7,6 +7,7 @@ import type { Limits } from '../mesh/limits.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { DataPath } from '../proxy/data-path.ts';
 import { Listeners } from '../proxy/setup/listeners.ts';
+import { refuseConnection } from '../proxy/tcp.ts';
 import { type AccessLog, createAccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 
@@ -90,7 +91,7 @@ export class LocalPlane implements DataPlane {
     this.#listeners.close();
     this.#path.draining = true;
     for (const connection of connections.list()) {
-      if (connection.carrier === null) connection.abort();
+      if (connection.carrier === null) refuseConnection(this.#path, connection, 'draining');
       else connection.carrier.drain();
     }
     const late = await Promise.race([
@@ -100,8 +101,7 @@ export class LocalPlane implements DataPlane {
     if (late) {
       this.#log.warn({ connections: connections.size }, 'closing what has not finished in time');
       for (const connection of connections.list()) {
-        if (connection.carrier === null) connection.abort();
-        else connection.carrier.abort();
+        refuseConnection(this.#path, connection, 'draining', { detail: 'not finished within --drain' });
       }
     }
     this.#path.stop();

@@ -25,6 +25,9 @@ export async function run(parsed: Record<string, unknown>): Promise<void> {
   await daemon.start();
 }
 
+/** How soon a set that could not be put in force, though valid, is tried again. */
+const RETRY_MS = 5_000;
+
 class Daemon {
   readonly #options: RunOptions;
   readonly #log: Logger;
@@ -42,6 +45,7 @@ class Daemon {
   #waitingFor: string | null = 'a valid snapshot';
   /** Why the resources last read are not in force. */
   #problems: readonly string[] = [];
+  #retry: NodeJS.Timeout | undefined;
   #announced = false;
   #stopping = false;
   /** Snapshots are put in force one after the other. */
@@ -100,12 +104,23 @@ class Daemon {
   #compile(input: SnapshotInput): Snapshot | null {
     const { snapshot, waitingFor, problems } = compileSnapshot(input);
     this.#problems = problems.filter(({ severity }) => severity === 'Error').map(problemLine);
-    for (const warning of snapshot?.warnings ?? []) this.#log.warn(warning);
+    if (snapshot !== null) this.#warn(snapshot);
     if (this.#snapshot === null) this.#waitingFor = waitingFor;
     return snapshot;
   }
 
+  /** What Istio would do silently and a reader should know, the routes' included. */
+  #warn({ warnings, egress, route }: Snapshot): void {
+    for (const warning of warnings) this.#log.warn(warning);
+    for (const { hosts, port } of egress) {
+      for (const host of hosts) {
+        for (const warning of route(host, port)?.warnings ?? []) this.#log.warn({ host, port }, warning);
+      }
+    }
+  }
+
   #changed(set: ResourceSet): void {
+    clearTimeout(this.#retry);
     this.#applying = this.#applying.then(async () => {
       if (this.#stopping) return;
       const input = this.#inputOf(set);
@@ -114,7 +129,9 @@ class Daemon {
         try {
           await this.#putInForce(snapshot, input);
         } catch (error) {
+          // A port in use may become free without any file changing.
           this.#problems = [(error as Error).message];
+          this.#retry = setTimeout(() => this.#changed(set), RETRY_MS);
         }
       } else if (this.#problems.length === 0 && this.#snapshot !== null) {
         this.#problems = [`${this.#waitingFor ?? 'our WorkloadEntry'} is gone`];
@@ -271,6 +288,7 @@ class Daemon {
   /** In order: nothing new is learned, what runs may finish, the servers that tell of it go last. */
   async #stop(cause: string): Promise<void> {
     this.#log.info({ cause, drainMs: this.#options.limits.drain }, 'stopping');
+    clearTimeout(this.#retry);
     this.#watcher?.close();
     this.#keeper?.stop();
     await this.#plane.drain();

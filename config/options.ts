@@ -170,13 +170,25 @@ export function runCommandOptions(): Command {
     .addOption(portOption('admin', ports.admin))
     .addOption(portOption('metrics', ports.metrics))
     .addOption(portOption('health', ports.health))
-    .addOption(portOption('hbone', ports.hbone, 'not served yet: only off is without effect'))
+    .addOption(
+      portOption(
+        'hbone',
+        ports.hbone,
+        'HBONE is not served yet; read so that manifests that name it still start',
+      ),
+    )
     .addOption(
       option('--concurrency <n>', 'data-path threads; 0: one per core', 'OARLOCK_CONCURRENCY')
         .argParser(threadCount)
         .default(1),
     )
-    .addOption(option('--allow-root', 'accept uid 0 with --intercept redirect', 'OARLOCK_ALLOW_ROOT'))
+    .addOption(
+      option(
+        '--allow-root',
+        'accept uid 0 with --intercept redirect, once that is served; without effect until then',
+        'OARLOCK_ALLOW_ROOT',
+      ),
+    )
     .addOption(
       option('--log-level <level>', 'of the daemon log on stderr', 'OARLOCK_LOG_LEVEL')
         .choices(['trace', 'debug', 'info', 'warn', 'error'])
@@ -194,7 +206,7 @@ export function runCommandOptions(): Command {
     );
   for (const name of Object.keys(limitTable) as LimitName[]) {
     const { flag, unit, value, why } = limitTable[name];
-    const shown = unit === 'ms' ? `${value / 1000}s` : String(value);
+    const shown = unit === 'ms' ? durationText(value) : String(value);
     const limit = option(
       `--${flag} <${unit === 'ms' ? 'duration' : 'n'}>`,
       `${why} (default ${shown})`,
@@ -209,6 +221,12 @@ function portOption(name: string, number: number, text = 'port, 0 for any, or of
   return option(`--${name}-port <port>`, text, envOf(`${name}-port`))
     .argParser(port)
     .default(number);
+}
+
+/** 3600000 → `1h`: as one would give it. */
+function durationText(ms: number): string {
+  if (ms % 3_600_000 === 0) return `${ms / 3_600_000}h`;
+  return ms % 1_000 === 0 ? `${ms / 1_000}s` : `${ms}ms`;
 }
 
 function envOf(flag: string): string {

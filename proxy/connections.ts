@@ -60,6 +60,8 @@ export class Connection {
   /** Set while an idle deadline runs: activity moves it on instead of ending the connection. */
   idleMs = 0;
   closed = false;
+  /** Why we ended it, once we have: said once, and whatever falls apart after that is its consequence. */
+  refusedWith: ReasonCode | null = null;
 
   constructor(id: number, direction: Direction, socket: Socket, port: number) {
     this.id = id;

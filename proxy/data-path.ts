@@ -1,4 +1,5 @@
 /** What both sides of the data path share: the snapshot and credentials in force, the live connections, one way to refuse. */
+import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
@@ -9,7 +10,7 @@ import type { Snapshot } from '../mesh/snapshot.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
-import { type Connection, Connections } from './connections.ts';
+import { type Connection, Connections, type Direction, unmapped } from './connections.ts';
 import { type DialContext, UpstreamPool } from './dial.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -22,6 +23,12 @@ export interface DataPathOptions {
   /** Reads a DestinationRule's certificate files; throws where it cannot. */
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
 }
+
+/** Who is refused: a connection, or a socket turned away before it became one. */
+export type RefusedPeer = Pick<
+  Connection,
+  'direction' | 'port' | 'remoteAddress' | 'remotePort' | 'peer' | 'sni'
+>;
 
 /** What can be said of a refusal beyond its reason. */
 export interface RefusalFacts {
@@ -64,7 +71,7 @@ export class DataPath implements DialContext {
    * @throws where OpenSSL cannot use it; the old set stays then
    */
   applyCredentials(credentials: Credentials): void {
-    const outbound = new OutboundTls(credentials, this.limits);
+    const outbound = new OutboundTls(credentials, this.#trustDomains(), this.limits);
     const inbound = new InboundTls(credentials, this.#trustDomains(), this.limits);
     this.outboundTls = outbound;
     this.inboundTls = inbound;
@@ -84,8 +91,18 @@ export class DataPath implements DialContext {
     for (const connection of this.connections.list()) connection.rejudge?.();
   }
 
+  /** Resets a socket that may not even become a connection. */
+  turnAway(socket: Socket, direction: Direction, port: number, reason: ReasonCode): void {
+    const { remoteAddress = '', remotePort = 0 } = socket;
+    this.refused(
+      { direction, port, remoteAddress: unmapped(remoteAddress), remotePort, peer: null, sni: null },
+      reason,
+    );
+    socket.resetAndDestroy();
+  }
+
   /** One way to report a refusal: one counter, one line naming reason, peer, policy and what would have to change. */
-  refused(connection: Connection, reason: ReasonCode, facts: RefusalFacts = {}): void {
+  refused(connection: RefusedPeer, reason: ReasonCode, facts: RefusalFacts = {}): void {
     const { sentence, hint } = reasons[reason];
     this.metrics.refused(reason, connection.direction);
     // The caller gave up: the access log has it, there is nothing to mend.

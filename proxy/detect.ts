@@ -35,36 +35,41 @@ export function detect(bytes: Buffer): Detected {
   if (bytes.length === 0) return MORE;
   if (bytes[0] !== HANDSHAKE_RECORD) return PLAINTEXT;
   if (bytes.length > 1 && bytes[1] !== 3) return PLAINTEXT;
-  const hello = handshakeBytes(bytes);
-  if (hello === null) return PLAINTEXT;
+  const { hello, over } = handshakeBytes(bytes);
+  const unfinished = over ? PLAINTEXT : MORE;
   if (hello.length > 0 && hello[0] !== CLIENT_HELLO) return PLAINTEXT;
-  if (hello.length < 4) return MORE;
+  if (hello.length < 4) return unfinished;
   const length = hello.readUIntBE(1, 3);
   if (length < 42) return PLAINTEXT;
-  if (hello.length < 4 + length) return MORE;
+  if (hello.length < 4 + length) return unfinished;
   return readExtensions(hello.subarray(4, 4 + length));
 }
 
-/** The handshake message's bytes so far, joined over records; null where they are no handshake records. */
-function handshakeBytes(bytes: Buffer): Buffer | null {
-  if (bytes.length < 5) return bytes.subarray(0, 0);
+interface HandshakeBytes {
+  readonly hello: Buffer;
+  /** What follows is no handshake record: no more bytes of this message will come. */
+  readonly over: boolean;
+}
+
+/** The handshake message's bytes so far, joined over records. */
+function handshakeBytes(bytes: Buffer): HandshakeBytes {
+  if (bytes.length < 5) return { hello: bytes.subarray(0, 0), over: false };
   const first = bytes.readUInt16BE(3);
-  if (first === 0 || first > MAX_RECORD) return null;
+  if (first === 0 || first > MAX_RECORD) return { hello: bytes.subarray(0, 0), over: true };
   // Nearly always the whole ClientHello is one record: no copy then.
-  if (bytes.length <= 5 + first) return bytes.subarray(5);
+  if (bytes.length <= 5 + first) return { hello: bytes.subarray(5), over: false };
   const parts: Buffer[] = [];
   let at = 0;
   while (at + 5 <= bytes.length) {
     const length = bytes.readUInt16BE(at + 3);
+    // Bytes after a complete ClientHello (early data) are not ours to judge.
     if (bytes[at] !== HANDSHAKE_RECORD || bytes[at + 1] !== 3 || length === 0 || length > MAX_RECORD) {
-      // Bytes after a complete ClientHello (early data) are not ours to judge.
-      if (parts.length > 0) break;
-      return null;
+      return { hello: Buffer.concat(parts), over: true };
     }
     parts.push(bytes.subarray(at + 5, at + 5 + length));
     at += 5 + length;
   }
-  return Buffer.concat(parts);
+  return { hello: Buffer.concat(parts), over: false };
 }
 
 /** Walks `legacy_version … extensions` of a complete ClientHello; a length that lies makes it plaintext. */

@@ -29,8 +29,7 @@ export interface InboundListener {
 export function serveInbound(path: DataPath, listener: InboundListener, socket: Socket): void {
   const connection = path.connections.open('inbound', socket, listener.port);
   if (connection === null) {
-    path.metrics.refused('too_many_connections', 'inbound');
-    socket.resetAndDestroy();
+    path.turnAway(socket, 'inbound', listener.port, 'too_many_connections');
     return;
   }
   new InboundConnection(path, listener, connection).start();

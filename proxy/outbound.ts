@@ -15,8 +15,7 @@ import { pipeConnection, refuseConnection } from './tcp.ts';
 export function serveOutbound(path: DataPath, listener: EgressListener, socket: Socket): void {
   const connection = path.connections.open('outbound', socket, listener.port);
   if (connection === null) {
-    path.metrics.refused('too_many_connections', 'outbound');
-    socket.resetAndDestroy();
+    path.turnAway(socket, 'outbound', listener.port, 'too_many_connections');
     return;
   }
   new OutboundConnection(path, listener, connection).start();

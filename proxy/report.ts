@@ -8,7 +8,8 @@ import type { Exchange } from './http1/exchange.ts';
 
 /** Reports a finished request. */
 export function reportExchange(path: DataPath, connection: Connection, exchange: Exchange): void {
-  const { reason, decision } = exchange;
+  const { decision } = exchange;
+  const reason = exchange.reason ?? connection.refusedWith;
   const durationMs = performance.now() - exchange.startedTick;
   const flags = flagsOf(connection, reason);
   const policy = decision === null || decision.allowed ? null : deniedBy(decision.policy, decision.missed);
@@ -20,7 +21,8 @@ export function reportExchange(path: DataPath, connection: Connection, exchange:
     exchange.requestHeadBytes + exchange.requestBodyBytes,
     exchange.responseHeadBytes + exchange.responseBodyBytes,
   );
-  if (reason !== null) path.refused(connection, reason, { detail: exchange.detail, policy });
+  if (exchange.reason !== null)
+    path.refused(connection, exchange.reason, { detail: exchange.detail, policy });
   if (path.accessLog === null) return;
   const served = exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
   path.accessLog.request({

@@ -13,7 +13,8 @@ export function refuseConnection(
   reason: ReasonCode,
   facts: RefusalFacts = {},
 ): void {
-  if (connection.closed) return;
+  if (connection.closed || connection.refusedWith !== null) return;
+  connection.refusedWith = reason;
   connection.rejudge = null;
   const { carrier } = connection;
   connection.carrier = null;
@@ -25,7 +26,7 @@ export function refuseConnection(
 
 /** Joins a downstream to its upstream until both ends are through, and reports it. */
 export function pipeConnection(path: DataPath, connection: Connection, upstream: Upstream): void {
-  if (connection.closed) {
+  if (connection.closed || connection.refusedWith !== null) {
     upstream.abort();
     return;
   }
@@ -46,8 +47,14 @@ export function pipeConnection(path: DataPath, connection: Connection, upstream:
     finished(error, fromDownstream) {
       path.addLoad(upstream.address, -1);
       if (series !== null) series.tcpClosed++;
+      const detail = error?.message ?? '';
+      if (connection.refusedWith !== null) {
+        reportConnection(path, connection, upstream, connection.refusedWith, { detail });
+        return;
+      }
       const reason = error === null ? null : fromDownstream ? 'downstream_closed' : 'upstream_closed';
-      reportConnection(path, connection, upstream, reason, { detail: error?.message ?? '' });
+      if (reason !== null) path.refused(connection, reason, { detail: `${upstream.address}: ${detail}` });
+      reportConnection(path, connection, upstream, reason, { detail });
     },
   });
 }

@@ -6,7 +6,15 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import { socketUnder } from './connections.ts';
-import { PeerCache, type PeerVerdict, readPeer, reasonOfTlsError, type VerifiedPeer } from './verify-peer.ts';
+import {
+  chainRefused,
+  describeTlsError,
+  PeerCache,
+  type PeerVerdict,
+  readPeer,
+  reasonOfTlsError,
+  type VerifiedPeer,
+} from './verify-peer.ts';
 
 /** Hybrid post-quantum first (draft-ietf-tls-ecdhe-mlkem), then what every Envoy speaks. */
 export const KEY_EXCHANGE_GROUPS = 'X25519MLKEM768:X25519:P-256:P-384';
@@ -101,8 +109,7 @@ export class InboundTls {
 
   #failed(error: NodeJS.ErrnoException, stream: TLSSocket): void {
     const done = this.#take(stream);
-    const code = error.code ?? '';
-    done?.refused(reasonOfTlsError(code), `${code} ${opensslReason(error)}`.trim());
+    done?.refused(reasonOfTlsError(error.code ?? ''), describeTlsError(error));
   }
 
   /** Chain, validity, exactly one SPIFFE URI, trust domain; a resumed session is checked anew. */
@@ -114,11 +121,7 @@ export class InboundTls {
     const now = Date.now();
     const verdict = readPeer(leaf, this.#peers, now);
     // OpenSSL's verdict on the chain comes first; a resumed session carries that of its full handshake.
-    if (!stream.authorized) {
-      const code = String(stream.authorizationError ?? 'unverified');
-      const presented = verdict.ok ? verdict.peer.identity.uri : verdict.detail;
-      return { ok: false, reason: reasonOfChainError(code), detail: `${code} (presented ${presented})` };
-    }
+    if (!stream.authorized) return chainRefused(String(stream.authorizationError), verdict);
     if (!verdict.ok) return verdict;
     if (!this.#trustDomains.has(verdict.peer.identity.trustDomain)) {
       return { ok: false, reason: 'untrusted_trust_domain', detail: verdict.peer.identity.uri };
@@ -137,17 +140,3 @@ export class InboundTls {
 }
 
 function ignore(): void {}
-
-/** A chain that fails for whatever cause is never called a mere handshake failure. */
-function reasonOfChainError(code: string): ReasonCode {
-  const reason = reasonOfTlsError(code);
-  return reason === 'tls_handshake_failed' ? 'untrusted_issuer' : reason;
-}
-
-/** OpenSSL's own words out of Node's error, without its source positions. */
-export function opensslReason(error: Error): string {
-  const parts = error.message.split(':');
-  const reason: unknown = Reflect.get(error, 'reason');
-  if (typeof reason === 'string') return reason;
-  return parts.length > 5 ? (parts[5] ?? '') : (error.message.split('\n')[0] ?? '');
-}

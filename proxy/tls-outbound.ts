@@ -14,9 +14,12 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
-import { KEY_EXCHANGE_GROUPS, opensslReason } from './tls-inbound.ts';
+import { KEY_EXCHANGE_GROUPS } from './tls-inbound.ts';
 import {
+  chainRefused,
+  describeTlsError,
   PeerCache,
+  type PeerVerdict,
   readPeer,
   reasonOfTlsError,
   type VerifiedPeer,
@@ -75,7 +78,7 @@ class Handshake {
     if (this.settled) return;
     this.settled = true;
     const code = error.code ?? '';
-    this.done.refused(reasonOfTlsError(code), `${code} ${opensslReason(error)}`.trim());
+    this.done.refused(reasonOfTlsError(code), describeTlsError(error));
   }
 
   /** Tickets come after the handshake (RFC 8446 §4.6.1): only a verified peer's is kept. */
@@ -91,11 +94,16 @@ export class OutboundTls {
   readonly sessions = new Map<string, Resumable>();
   readonly #context: SecureContext;
   readonly #peers: PeerCache;
+  readonly #trustDomains: readonly string[];
   readonly #maxSessions: number;
 
-  /** @throws where OpenSSL cannot use the credentials */
-  constructor(credentials: Credentials, limits: Limits) {
+  /**
+   * @param trustDomains ours and its aliases
+   * @throws where OpenSSL cannot use the credentials
+   */
+  constructor(credentials: Credentials, trustDomains: readonly string[], limits: Limits) {
     this.credentials = credentials;
+    this.#trustDomains = trustDomains;
     this.#peers = new PeerCache(limits.resumableSessions);
     this.#maxSessions = limits.resumableSessions;
     this.#context = createSecureContext({
@@ -126,7 +134,8 @@ export class OutboundTls {
       ALPNProtocols: http ? HTTP_ALPN : TCP_ALPN,
       // Names are judged from the certificate's own bytes, resumed or not, in `judge`.
       checkServerIdentity: () => undefined,
-      rejectUnauthorized: true,
+      // We judge the chain's verdict in `judge`, so that a refusal can name whom it refuses.
+      rejectUnauthorized: false,
       ...(handshake.resumed === null ? {} : { session: handshake.resumed.session }),
     });
     stream.on('session', (session) => handshake.ticket(session));
@@ -143,10 +152,8 @@ export class OutboundTls {
     this.sessions.set(key, resumable);
   }
 
-  judge(
-    handshake: Handshake,
-    stream: TLSSocket,
-  ): { ok: true; peer: VerifiedPeer } | { ok: false; reason: ReasonCode; detail: string } {
+  /** Chain, validity, exactly one SPIFFE URI, secure naming; on resumed sessions as on new ones. */
+  judge(handshake: Handshake, stream: TLSSocket): PeerVerdict {
     const now = Date.now();
     let peer: VerifiedPeer;
     if (stream.isSessionReused()) {
@@ -156,15 +163,15 @@ export class OutboundTls {
       if (now > peer.notAfter) return { ok: false, reason: 'expired', detail: peer.identity.uri };
     } else {
       const leaf = stream.getPeerX509Certificate();
-      if (leaf === undefined || !stream.authorized) {
-        return { ok: false, reason: 'untrusted_issuer', detail: String(stream.authorizationError ?? '') };
-      }
+      if (leaf === undefined) return { ok: false, reason: 'no_peer_certificate', detail: '' };
       const verdict = readPeer(leaf, this.#peers, now);
+      if (!stream.authorized) return chainRefused(String(stream.authorizationError), verdict);
       if (!verdict.ok) return verdict;
       peer = verdict.peer;
     }
-    const mismatch = verifyServerIdentity(peer.identity, handshake.tls.expectedIdentities);
-    return mismatch !== null && !mismatch.ok ? mismatch : { ok: true, peer };
+    const { expectedIdentities } = handshake.tls;
+    const mismatch = verifyServerIdentity(peer.identity, expectedIdentities, this.#trustDomains);
+    return mismatch ?? { ok: true, peer };
   }
 }
 
@@ -224,7 +231,7 @@ export function originateExternal(
     settle(() => {
       const code = error.code ?? '';
       const reason = code === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'identity_mismatch' : reasonOfTlsError(code);
-      done.refused(reason, `${code} ${opensslReason(error)}`.trim());
+      done.refused(reason, describeTlsError(error));
     }),
   );
 }

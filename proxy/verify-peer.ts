@@ -5,9 +5,13 @@ import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 
 /** A peer that passed, or why it did not. */
-export type PeerVerdict =
-  | { readonly ok: true; readonly peer: VerifiedPeer }
-  | { readonly ok: false; readonly reason: ReasonCode; readonly detail: string };
+export type PeerVerdict = { readonly ok: true; readonly peer: VerifiedPeer } | RefusedVerdict;
+
+export interface RefusedVerdict {
+  readonly ok: false;
+  readonly reason: ReasonCode;
+  readonly detail: string;
+}
 
 export interface VerifiedPeer {
   readonly identity: Identity;
@@ -83,15 +87,42 @@ function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {
 
 /**
  * Secure naming: the server must be one of those the registry expects (SEMANTICS, Outbound).
- * @param expected SPIFFE URIs; empty means any verified identity, as in Istio
+ * @param expected SPIFFE URIs; empty means any of the mesh, as in Istio: of our trust domain or an alias
+ * @returns null where it is
  */
-export function verifyServerIdentity(server: Identity, expected: readonly string[]): PeerVerdict | null {
-  if (expected.length === 0 || expected.includes(server.uri)) return null;
+export function verifyServerIdentity(
+  server: Identity,
+  expected: readonly string[],
+  trustDomains: readonly string[],
+): RefusedVerdict | null {
+  if (expected.includes(server.uri)) return null;
+  if (expected.length > 0) {
+    const detail = `expected ${expected.join(' or ')}, got ${server.uri}`;
+    return { ok: false, reason: 'identity_mismatch', detail };
+  }
+  if (trustDomains.includes(server.trustDomain)) return null;
+  return { ok: false, reason: 'untrusted_trust_domain', detail: server.uri };
+}
+
+/** OpenSSL refused the chain: its code, and whom the leaf names, which is a claim and no more. */
+export function chainRefused(code: string, leaf: PeerVerdict): RefusedVerdict {
+  const claimed = leaf.ok ? leaf.peer.identity.uri : leaf.detail;
+  const reason = reasonOfTlsError(code);
   return {
     ok: false,
-    reason: 'identity_mismatch',
-    detail: `expected ${expected.join(' or ')}, got ${server.uri}`,
+    // A chain that fails for whatever cause is never called a mere handshake failure.
+    reason: reason === 'tls_handshake_failed' ? 'untrusted_issuer' : reason,
+    detail: `${code} (presented ${claimed})`,
   };
+}
+
+/** Node's code, and OpenSSL's own words where it has any; never Node's advice to users of Node. */
+export function describeTlsError(error: NodeJS.ErrnoException): string {
+  const code = error.code ?? '';
+  const reason: unknown = Reflect.get(error, 'reason');
+  if (typeof reason === 'string') return `${code} ${reason}`.trim();
+  if (code.startsWith('ERR_TLS_CERT')) return error.message;
+  return code === '' ? (error.message.split('\n')[0] ?? '') : code;
 }
 
 /** OpenSSL's verification codes and Node's error codes → our reasons. */

@@ -146,8 +146,8 @@ export class Listeners {
       socket.on('error', () => socket.destroy());
       this.#held.push({ wanted, socket });
     } else {
-      this.#path.metrics.refused('no_credentials', wanted.kind === 'ingress' ? 'inbound' : 'outbound');
-      socket.resetAndDestroy();
+      const direction = wanted.kind === 'ingress' ? 'inbound' : 'outbound';
+      this.#path.turnAway(socket, direction, wanted.port, 'no_credentials');
     }
   }
 
