@@ -25,6 +25,8 @@ export class Connection {
   readonly socket: Socket;
   /** Plaintext both ways: the socket itself, or its TLS. */
   stream: Duplex;
+  /** All the downstream said before it ended its side, where that came while its first bytes were looked at. */
+  early: Buffer | null = null;
   /** Inbound: the workload's port. Outbound: the egress listener's port. */
   readonly port: number;
   readonly remoteAddress: string;

@@ -129,8 +129,13 @@ class InboundConnection {
 
   /** The peer closed before its bytes told anything. */
   #cut(bytes: Buffer): void {
+    const { mode } = this.#mode();
     if (bytes.length === 0) this.#connection.socket.end();
-    else if (firstByteClass(bytes) === 'TLS') {
+    else if (mode !== 'STRICT' && this.#listener.protocol !== 'http' && detect(bytes).kind === 'plaintext') {
+      // A short word and a half-close: no HTTP can come of it, but it is whole as TCP.
+      this.#connection.early = bytes;
+      this.#plaintext('tcp');
+    } else if (firstByteClass(bytes) === 'TLS') {
       this.#refuse('bad_client_hello', `closed after ${bytes.length} bytes`);
     } else this.#refuse('downstream_closed', `closed after ${bytes.length} bytes`);
   }
@@ -196,7 +201,10 @@ class InboundConnection {
     connection.cluster = `inbound|${this.#listener.port}||`;
     this.#label();
     if (protocol === 'auto') {
-      const ended = (): void => this.#refuse('downstream_closed', '');
+      const ended = (bytes: Buffer): void => {
+        connection.early = bytes;
+        this.#serveTcp();
+      };
       this.#look(connection.stream, (bytes) => this.#sniff(bytes), ended);
       // Not HTTP so far: a client that waits for a server-first protocol, or one with a short first line.
       connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => {

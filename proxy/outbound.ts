@@ -41,7 +41,11 @@ class OutboundConnection {
     // One host and no HTTP: a server-first protocol must not wait for the app's first byte.
     else if (protocol === 'tcp' && hosts.length === 1) this.#serveTcp(null);
     else {
-      const ended = (): void => void socket.end();
+      const ended = (bytes: Buffer): void => {
+        this.#connection.early = bytes;
+        if (bytes.length === 0) socket.end();
+        else this.#serveTcp(null);
+      };
       new FirstBytes(socket, (bytes) => this.#detect(bytes), ended).start();
       this.#connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () =>
         this.#serveTcp(null),

@@ -24,12 +24,17 @@ export class Pipe implements Carrier {
   #ends = 0;
   #over = false;
 
-  constructor(downstream: PipeEnd, upstream: PipeEnd, observer: PipeObserver) {
+  /** @param early what the downstream said before it ended, already taken from its stream; null: it has not ended */
+  constructor(downstream: PipeEnd, upstream: PipeEnd, observer: PipeObserver, early: Buffer | null) {
     this.#downstream = downstream;
     this.#upstream = upstream;
     this.#observer = observer;
     this.#join(downstream, upstream, true);
     this.#join(upstream, downstream, false);
+    if (early === null) return;
+    observer.moved(true, early.length);
+    upstream.stream.end(early);
+    this.#ends = 1;
   }
 
   drain(): void {

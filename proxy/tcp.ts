@@ -3,7 +3,7 @@ import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath, RefusalFacts } from './data-path.ts';
 import type { Upstream } from './dial.ts';
-import { Pipe } from './pipe.ts';
+import { Pipe, type PipeObserver } from './pipe.ts';
 import { reportConnection } from './report.ts';
 
 /** Refuses a connection: counter, log line, access log, reset. */
@@ -33,7 +33,7 @@ export function pipeConnection(path: DataPath, connection: Connection, upstream:
   const { series } = connection;
   path.addLoad(upstream.address, 1);
   if (series !== null) series.tcpOpened++;
-  connection.carrier = new Pipe(connection, upstream, {
+  const observer: PipeObserver = {
     moved(fromDownstream, bytes) {
       connection.active = true;
       if (fromDownstream) {
@@ -56,5 +56,6 @@ export function pipeConnection(path: DataPath, connection: Connection, upstream:
       if (reason !== null) path.refused(connection, reason, { detail: `${upstream.address}: ${detail}` });
       reportConnection(path, connection, upstream, reason, { detail });
     },
-  });
+  };
+  connection.carrier = new Pipe(connection, upstream, observer, connection.early);
 }
