@@ -17,6 +17,14 @@ export interface Carrier {
   abort(): void;
 }
 
+/** Why we ended a connection. */
+export interface Refusal {
+  readonly reason: ReasonCode;
+  readonly detail: string;
+  /** `NS/NAME` of the policy or PeerAuthentication that asked for it; null where none did. */
+  readonly policy: string | null;
+}
+
 /** One downstream connection. All fields are set at birth; the data path fills them in as it learns. */
 export class Connection {
   readonly id: number;
@@ -63,7 +71,7 @@ export class Connection {
   idleMs = 0;
   closed = false;
   /** Why we ended it, once we have: said once, and whatever falls apart after that is its consequence. */
-  refusedWith: ReasonCode | null = null;
+  refusal: Refusal | null = null;
 
   constructor(id: number, direction: Direction, socket: Socket, port: number) {
     this.id = id;

@@ -153,6 +153,7 @@ class Attempt implements OriginateDone {
     if (endpoint.tls === 'ISTIO_MUTUAL') {
       const outbound = this.#context.outboundTls;
       if (outbound === null) this.#fail('no_credentials', '');
+      else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
       else outbound.originate(this.#socket, { tls, http, address: addressText(this.#address) }, this);
       return;
     }

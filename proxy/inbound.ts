@@ -164,8 +164,8 @@ class InboundConnection {
     if (connection.closed) return;
     // The terminator has its own time-out from here on.
     connection.deadline = Number.POSITIVE_INFINITY;
-    if (inboundTls === null) {
-      this.#refuse('no_credentials', '');
+    if (inboundTls === null || Date.now() >= inboundTls.credentials.notAfter) {
+      this.#refuse('no_credentials', inboundTls === null ? '' : 'ours have expired');
       return;
     }
     inboundTls.terminate(connection.socket, alpn, {

@@ -9,7 +9,7 @@ import type { Exchange } from './http1/exchange.ts';
 /** Reports a finished request. */
 export function reportExchange(path: DataPath, connection: Connection, exchange: Exchange): void {
   const { decision } = exchange;
-  const reason = exchange.reason ?? connection.refusedWith;
+  const reason = exchange.reason ?? connection.refusal?.reason ?? null;
   const durationMs = performance.now() - exchange.startedTick;
   const flags = flagsOf(connection, reason);
   const policy = decision === null || decision.allowed ? null : deniedBy(decision.policy, decision.missed);

@@ -13,8 +13,8 @@ export function refuseConnection(
   reason: ReasonCode,
   facts: RefusalFacts = {},
 ): void {
-  if (connection.closed || connection.refusedWith !== null) return;
-  connection.refusedWith = reason;
+  if (connection.closed || connection.refusal !== null) return;
+  connection.refusal = { reason, detail: facts.detail ?? '', policy: facts.policy ?? null };
   connection.rejudge = null;
   const { carrier } = connection;
   connection.carrier = null;
@@ -26,7 +26,7 @@ export function refuseConnection(
 
 /** Joins a downstream to its upstream until both ends are through, and reports it. */
 export function pipeConnection(path: DataPath, connection: Connection, upstream: Upstream): void {
-  if (connection.closed || connection.refusedWith !== null) {
+  if (connection.closed || connection.refusal !== null) {
     upstream.abort();
     return;
   }
@@ -48,8 +48,9 @@ export function pipeConnection(path: DataPath, connection: Connection, upstream:
       path.addLoad(upstream.address, -1);
       if (series !== null) series.tcpClosed++;
       const detail = error?.message ?? '';
-      if (connection.refusedWith !== null) {
-        reportConnection(path, connection, upstream, connection.refusedWith, { detail });
+      const { refusal } = connection;
+      if (refusal !== null) {
+        reportConnection(path, connection, upstream, refusal.reason, refusal);
         return;
       }
       const reason = error === null ? null : fromDownstream ? 'downstream_closed' : 'upstream_closed';
