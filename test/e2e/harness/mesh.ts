@@ -35,9 +35,9 @@ export class Sidecar {
     return this.process.stderr.mark;
   }
 
-  /** Waits for a line of the log or access log that was written after `mark`. */
+  /** Waits for a line of the log that was written after `mark`; the access log is another, see `accessed`. */
   logged(match: Match, mark = 0): Promise<Line> {
-    return this.process.stderr.next(match, mark);
+    return this.process.stderr.next({ type: undefined, ...match }, mark);
   }
 
   /** The access log's line of a request or connection. */
@@ -128,9 +128,13 @@ export class Mesh {
 
   /** Puts a file in place and waits until these sidecars have it in force. */
   async change(name: string, text: string, sidecars: readonly Sidecar[]): Promise<void> {
-    const marks = sidecars.map((sidecar) => sidecar.mark);
+    const generation = (sidecar: Sidecar): Promise<number> => sidecar.metric('oarlock_snapshot_generation');
+    const before = await Promise.all(sidecars.map(generation));
     this.write(name, text);
-    await Promise.all(sidecars.map((one, i) => one.logged({ msg: 'resources are in force' }, marks[i])));
+    // Not by the log: its line for the change before this one may come late.
+    const inForce = async (sidecar: Sidecar, i: number): Promise<unknown> =>
+      until(`${name} to be in force`, async () => (await generation(sidecar)) > (before[i] ?? 0));
+    await Promise.all(sidecars.map(inForce));
   }
 
   /** Credentials of the mesh's CA for an account, in a folder of their own. */
