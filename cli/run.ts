@@ -25,6 +25,8 @@ export async function run(parsed: Record<string, unknown>): Promise<void> {
   await daemon.start();
 }
 
+const UNDEFINED_HOST =
+  'no ServiceEntry defines this host and port: ALLOW_ANY passes it through in plaintext, REGISTRY_ONLY refuses it';
 /** How soon a set that could not be put in force, though valid, is tried again. */
 const RETRY_MS = 5_000;
 
@@ -110,11 +112,13 @@ class Daemon {
   }
 
   /** What Istio would do silently and a reader should know, the routes' included. */
-  #warn({ warnings, egress, route }: Snapshot): void {
+  #warn({ warnings, egress, route, mesh: { outboundTrafficPolicy } }: Snapshot): void {
     for (const warning of warnings) this.#log.warn(warning);
     for (const { hosts, port } of egress) {
       for (const host of hosts) {
-        for (const warning of route(host, port)?.warnings ?? []) this.#log.warn({ host, port }, warning);
+        const known = route(host, port);
+        if (known === null) this.#log.warn({ host, port, outboundTrafficPolicy }, UNDEFINED_HOST);
+        for (const warning of known?.warnings ?? []) this.#log.warn({ host, port }, warning);
       }
     }
   }

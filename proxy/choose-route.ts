@@ -1,6 +1,6 @@
 /** Which service an outbound connection or request is for, and which of its endpoints gets it. */
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { Endpoint, Route } from '../mesh/route.ts';
+import type { Endpoint, Route, RouteTls } from '../mesh/route.ts';
 import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { DataPath } from './data-path.ts';
 import { addressText, dial, endpointAddress, poolKey, type Upstream } from './dial.ts';
@@ -17,17 +17,51 @@ export function chooseRoute(
 ): Route | null {
   if (snapshot === null) return null;
   const [only] = listener.hosts;
-  if (listener.hosts.length === 1 && only !== undefined) return snapshot.route(only, listener.port);
+  if (listener.hosts.length === 1 && only !== undefined) return routeTo(snapshot, only, listener.port);
   if (asked === null) return null;
   const wanted = asked.replace(/:[0-9]+$/, '').toLowerCase();
   for (const host of listener.hosts) {
-    if (host === wanted || isShortForm(host, wanted)) return snapshot.route(host, listener.port);
+    if (host === wanted || isShortForm(host, wanted)) return routeTo(snapshot, host, listener.port);
   }
   return null;
 }
 
+/**
+ * The route of a host the listener names. One that nobody defines is passed through under ALLOW_ANY, bytes untouched,
+ * to where DNS says it is; under REGISTRY_ONLY there is no route (MeshConfig outboundTrafficPolicy).
+ */
+function routeTo(snapshot: Snapshot, host: string, port: number): Route | null {
+  const known = snapshot.route(host, port);
+  if (known !== null || host.startsWith('*') || snapshot.mesh.outboundTrafficPolicy !== 'ALLOW_ANY')
+    return known;
+  return {
+    service: { host, name: PASSTHROUGH, namespace: 'unknown' },
+    port,
+    protocol: 'auto',
+    tls: PLAINTEXT,
+    endpoints: [{ address: host, port, tls: 'DISABLE', weight: 1, workload: null }],
+    warnings: [],
+  };
+}
+
+/** Istio's cluster of what the registry does not know. */
+const PASSTHROUGH = 'PassthroughCluster';
+
+const PLAINTEXT: RouteTls = {
+  mode: 'DISABLE',
+  auto: true,
+  sni: null,
+  expectedIdentities: [],
+  source: null,
+  clientCertificate: null,
+  privateKey: null,
+  caCertificates: null,
+  insecureSkipVerify: false,
+};
+
 /** Istio's name of the route, as logs show it. */
 export function clusterName(route: Route): string {
+  if (route.service.name === PASSTHROUGH) return PASSTHROUGH;
   return `outbound|${route.port}||${route.service.host}`;
 }
 

@@ -43,7 +43,7 @@ export function reportExchange(path: DataPath, connection: Connection, exchange:
     path: exchange.path || null,
     protocol: exchange.protocol,
     responseCode: exchange.status,
-    responseCodeDetails: details(exchange),
+    responseCodeDetails: details(exchange, reason),
     upstreamServiceTime: served === null ? null : Math.round(served),
     xForwardedFor: exchange.forwardedFor || null,
     userAgent: exchange.userAgent || null,
@@ -117,11 +117,11 @@ export function deniedBy(policy: string | null, missed: readonly string[]): stri
 }
 
 /** Envoy's `%RESPONSE_CODE_DETAILS%`. */
-function details(exchange: Exchange): string | null {
-  if (exchange.decision !== null && !exchange.decision.allowed) return exchange.decision.detail;
-  if (exchange.reason !== null)
-    return exchange.detail === '' ? exchange.reason : `${exchange.reason}{${exchange.detail}}`;
-  return exchange.status === 0 ? null : 'via_upstream';
+function details(exchange: Exchange, reason: ReasonCode | null): string | null {
+  const { decision, detail, status } = exchange;
+  if (decision !== null && !decision.allowed) return decision.detail;
+  if (reason !== null) return detail === '' ? reason : `${reason}{${detail}}`;
+  return status === 0 ? null : 'via_upstream';
 }
 
 const TRANSPORT: ReadonlySet<ReasonCode> = new Set([

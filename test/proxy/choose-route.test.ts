@@ -12,6 +12,7 @@ const known = new Set([ORDERS, CART, EXTERNAL]);
 
 /** A snapshot that knows these hosts on port 9080. */
 const snapshot = {
+  mesh: { outboundTrafficPolicy: 'REGISTRY_ONLY' },
   route: (host: string, port: number) =>
     known.has(host) && port === 9080 ? { service: { host }, port } : null,
 } as unknown as Snapshot;
@@ -55,6 +56,24 @@ t.test('by listener and by the name asked for', async (t) => {
   }
   t.equal(chooseRoute(null, one, null), null, 'no snapshot, no route');
 });
+
+t.test(
+  'ALLOW_ANY passes a listed host that nobody defines through, untouched, and nothing else',
+  async (t) => {
+    const open = { ...snapshot, mesh: { outboundTrafficPolicy: 'ALLOW_ANY' } } as unknown as Snapshot;
+    const gone = 'gone.example';
+    const route = chooseRoute(open, listener(gone), 'anything');
+    t.match(route, {
+      service: { host: gone, name: 'PassthroughCluster' },
+      tls: { mode: 'DISABLE' },
+      endpoints: [{ address: gone, port: 9080, tls: 'DISABLE' }],
+    });
+    t.equal(route === null ? '' : clusterName(route), 'PassthroughCluster');
+    t.equal(chooseRoute(open, listener('*.example'), 'x.example'), null, 'a wildcard is no address');
+    t.equal(chooseRoute(open, several, 'other.example'), null, 'a host the listener does not list');
+    t.equal(chooseRoute(open, one, null)?.service.host, ORDERS, 'a known host has its route');
+  },
+);
 
 t.test("Istio's name of a route", async (t) => {
   t.equal(clusterName({ service: { host: ORDERS }, port: 9080 } as Route), `outbound|9080||${ORDERS}`);
