@@ -45,7 +45,7 @@ async function refusedFor(
   const { mark } = orders;
   const outcome = await act();
   t.not(outcome, 200, `${title}: not served (${String(outcome)})`);
-  const line = await orders.logged({ reason, level: 'info' }, mark);
+  const line = await orders.logged({ reason }, mark);
   t.ok(line.hint, `${title}: ${reason} in the log, with a hint`);
   await orders.metricIs('oarlock_refusals_total', { reason, direction: 'inbound' }, before + 1);
   t.equal(

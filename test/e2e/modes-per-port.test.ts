@@ -32,6 +32,7 @@ const names = [
   'permissiveTls',
   'permissiveUndeclared',
   'permissiveUndeclaredTls',
+  'permissiveUndeclaredTcp',
   'disableHttp',
   'disableTls',
   'disableGreeter',
@@ -51,6 +52,7 @@ const ingress = [
   { port: port.permissiveTls, name: 'tcp-tls', app: tlsApp },
   { port: port.permissiveUndeclared, name: 'anything', app: http },
   { port: port.permissiveUndeclaredTls, name: 'whatever', app: tlsApp },
+  { port: port.permissiveUndeclaredTcp, name: 'something', app: echoes },
   { port: port.disableHttp, name: 'http-disable', app: http },
   { port: port.disableTls, name: 'tcp-disable', app: tlsApp },
   { port: port.disableGreeter, name: 'tcp-greeter', app: greeter },
@@ -176,6 +178,20 @@ t.test("TLS that is not the mesh's is refused on a PERMISSIVE port declared HTTP
 t.test('a server that speaks first is heard on a DISABLE port declared TCP', async (t) => {
   const peer = await open(t, port.disableGreeter);
   t.equal(await peer.until('the greeting', (text) => text.endsWith('\n')), '220 ready\r\n');
+});
+
+t.test('an undeclared port carries TCP of any first word, half-close included', async (t) => {
+  const rows = ['HELLO', 'HELLO\r\n', 'hello there', '\0\x01\x02', 'G', 'GET'];
+  for (const text of rows) {
+    const plain = await open(t, port.permissiveUndeclaredTcp);
+    const secure = await openTls(t, port.permissiveUndeclaredTcp, { leaf, ALPNProtocols: ['istio'] });
+    for (const peer of [plain, secure]) {
+      peer.write(text);
+      peer.end();
+      t.equal(await peer.ended(), 'end', JSON.stringify(text));
+      t.equal(peer.text, text, peer === plain ? 'in plaintext' : 'over mTLS');
+    }
+  }
 });
 
 t.test('PERMISSIVE to STRICT ends live plaintext connections, and those alone', async (t) => {

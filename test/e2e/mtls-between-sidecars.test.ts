@@ -161,7 +161,7 @@ t.test('what policy denies is 403, and log and access log name the policy', asyn
     t.equal(answer.status, 403, title);
     t.equal(answer.body.toString(), 'RBAC: access denied', title);
     t.equal(app.seen.count, before, 'the app saw nothing');
-    const logged = await callee.logged({ reason: 'policy_denied', policy, level: 'info' }, mark);
+    const logged = await callee.logged({ reason: 'policy_denied', policy }, mark);
     t.equal(logged.peer, 'spiffe://cluster.local/ns/shop/sa/web', 'the log names the peer');
     const accessed = await callee.accessed({ response_code: 403, path }, mark);
     t.match(accessed.policy, policy, 'so does the access log');
