@@ -75,6 +75,8 @@ export class HttpForwarder implements Carrier {
   #draining = false;
   /** Received and not yet consumed. */
   #pending: Buffer = EMPTY;
+  /** Bytes of `#pending` already searched for the head's end: a head in tiny pieces must not be read again for each. */
+  #searched = 0;
   #downstreamEnded = false;
   #exchange: Exchange | null = null;
   #head: RequestHead | null = null;
@@ -173,7 +175,9 @@ export class HttpForwarder implements Carrier {
         if (this.#pending.length === 0) return false;
       }
     }
-    const end = this.#pending.indexOf(HEAD_END);
+    const searched = this.#searched;
+    const end = this.#pending.indexOf(HEAD_END, Math.max(0, searched - 3));
+    this.#searched = end < 0 ? this.#pending.length : 0;
     if (end < 0 || end > limits.maxHeadBytes) {
       if (end > limits.maxHeadBytes || this.#pending.length > limits.maxHeadBytes) {
         this.#exchange = new Exchange();
@@ -181,7 +185,7 @@ export class HttpForwarder implements Carrier {
           { status: 431, body: 'request head too large', reason: 'head_too_large', detail: '' },
           true,
         );
-      } else if (hasBareLf(this.#pending)) {
+      } else if (hasBareLf(this.#pending, searched)) {
         // Without this a client that ends its lines with LF alone would wait for the time-out.
         this.#exchange = new Exchange();
         this.#refuse(
@@ -599,9 +603,9 @@ function lingerThenDestroy(stream: Duplex): void {
 
 function ignore(): void {}
 
-/** True where an LF stands without its CR: such a head never ends by our rules. */
-function hasBareLf(bytes: Buffer): boolean {
-  for (let at = bytes.indexOf(0x0a); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
+/** True where an LF at or after `from` stands without its CR: such a head never ends by our rules. */
+function hasBareLf(bytes: Buffer, from: number): boolean {
+  for (let at = bytes.indexOf(0x0a, from); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
     if (at === 0 || bytes[at - 1] !== 0x0d) return true;
   }
   return false;

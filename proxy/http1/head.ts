@@ -92,7 +92,8 @@ export function parseRequest(text: string, bounds: HeadBounds, normalize: Normal
     host: effectiveHost,
     fields: authority === null ? forwarded : withHost(forwarded, authority),
     framing,
-    keepAlive: minor === 1 ? !connection.includes('close') : connection.includes('keep-alive'),
+    // HTTP/1.0 ends with its answer: keeping it would need a header that no client of today asks for.
+    keepAlive: minor === 1 && !connection.includes('close'),
     expectsContinue:
       minor === 1 && (single(fields, 'expect', 'Expect') ?? '').toLowerCase() === '100-continue',
     headerValues: (name) => valuesOf(forwarded, name),
