@@ -92,7 +92,7 @@ export function parseRequest(text: string, bounds: HeadBounds, normalize: Normal
     host: effectiveHost,
     fields: authority === null ? forwarded : withHost(forwarded, authority),
     framing,
-    // HTTP/1.0 ends with its answer: keeping it would need a header that no client of today asks for.
+    // RFC 9112 §9.3: a proxy keeps no persistent connection with an HTTP/1.0 client.
     keepAlive: minor === 1 && !connection.includes('close'),
     expectsContinue:
       minor === 1 && (single(fields, 'expect', 'Expect') ?? '').toLowerCase() === '100-continue',

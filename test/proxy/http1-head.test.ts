@@ -237,7 +237,8 @@ t.test('keep-alive', async (t) => {
     [`${GET}\r\nConnection: close`, false],
     [`${GET}\r\nConnection: x, Close`, false],
     ['GET / HTTP/1.0\r\nHost: a', false],
-    ['GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive', true],
+    // RFC 9112 §9.3: a proxy must not keep one with an HTTP/1.0 client.
+    ['GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive', false],
   ];
   for (const [head, kept] of rows) t.equal(request(head).keepAlive, kept, JSON.stringify(head));
 });
