@@ -1,0 +1,82 @@
+/** `npm run bench`: reads what to measure, measures it, and tells the figures. */
+import { writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { Figures } from './figures.ts';
+
+export interface BenchOptions {
+  /** Measured time of each load, after its warm-up. */
+  readonly seconds: number;
+  readonly connections: readonly number[];
+  readonly rounds: number;
+}
+
+const USAGE = `npm run bench -- [pair|decide|micro|profile] [options]
+  --seconds N          measured time of each load (default 2)
+  --connections LIST   keep-alive connections, one load each (default 1,32,256; profile takes the first, 32)
+  --rounds N           how often everything is measured (default 3)
+  --json FILE          the figures as JSON too
+`;
+
+class UsageError extends Error {}
+
+function positive(text: string, name: string): number {
+  const value = Number(text);
+  if (/^[0-9]+(\.[0-9]+)?$/.test(text) && value > 0 && value <= 1000) return value;
+  throw new UsageError(`--${name} must be a number from 1 to 1000`);
+}
+
+function read(): {
+  readonly which: string;
+  readonly json: string | undefined;
+  readonly options: BenchOptions;
+} {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      seconds: { type: 'string', default: '2' },
+      connections: { type: 'string' },
+      rounds: { type: 'string', default: '3' },
+      json: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  const [which = 'pair', ...others] = positionals;
+  if (others.length > 0) throw new UsageError('one thing at a time');
+  if (values.help)
+    return { which: 'help', json: undefined, options: { seconds: 0, connections: [], rounds: 0 } };
+  const connections = values.connections ?? (which === 'profile' ? '32' : '1,32,256');
+  return {
+    which,
+    json: values.json,
+    options: {
+      seconds: positive(values.seconds, 'seconds'),
+      connections: connections.split(',').map((text) => Math.round(positive(text, 'connections'))),
+      rounds: Math.round(positive(values.rounds, 'rounds')),
+    },
+  };
+}
+
+async function main(): Promise<void> {
+  const { which, json, options } = read();
+  const figures = new Figures();
+  // Each loads what it measures: the others' code would only warm the wrong paths.
+  if (which === 'pair') await (await import('./pair.ts')).benchPair(options, figures);
+  else if (which === 'decide') (await import('./decide.ts')).benchDecide(options, figures);
+  else if (which === 'micro') await (await import('./micro.ts')).benchMicro(options, figures);
+  else if (which === 'profile') return (await import('./profile.ts')).benchProfile(options);
+  else if (which === 'help') return void process.stdout.write(USAGE);
+  else throw new UsageError(`there is no bench ${JSON.stringify(which)}`);
+  process.stdout.write(figures.toString());
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify(figures, null, 2)}\n`);
+}
+
+try {
+  await main();
+  process.exit(0);
+} catch (error) {
+  const { message } = error as Error;
+  const code = (error as NodeJS.ErrnoException).code ?? '';
+  const usage = error instanceof UsageError || code.startsWith('ERR_PARSE_ARGS');
+  process.stderr.write(`bench: ${message}\n${usage ? USAGE : ''}`);
+  process.exit(usage ? 2 : 1);
+}

@@ -1,0 +1,81 @@
+/** `micro`: nanoseconds a call of the hot path's small functions. */
+import { Duplex } from 'node:stream';
+import { connect } from 'node:tls';
+import { normalizeTarget } from '../policy/path.ts';
+import { detect, looksLikeHttp } from '../proxy/detect.ts';
+import { parseRequest, parseResponse, writeRequest, writeResponse } from '../proxy/http1/head.ts';
+import type { Figures } from './figures.ts';
+import type { BenchOptions } from './main.ts';
+import { type Timed, timeAll } from './rounds.ts';
+
+const bounds = { maxFields: 100 };
+
+const small = ['GET /orders/7 HTTP/1.1', 'Host: orders.bench.svc.cluster.local', 'Accept: */*'].join('\r\n');
+
+const browser = [
+  'GET /catalogue/items?page=2&sort=price HTTP/1.1',
+  'Host: shop.example.com',
+  'Connection: keep-alive',
+  'sec-ch-ua: "Chromium";v="140", "Not=A?Brand";v="24"',
+  'sec-ch-ua-mobile: ?0',
+  'sec-ch-ua-platform: "Linux"',
+  'Upgrade-Insecure-Requests: 1',
+  'User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36',
+  'Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8',
+  'Sec-Fetch-Site: same-origin',
+  'Sec-Fetch-Mode: navigate',
+  'Sec-Fetch-Dest: document',
+  'Accept-Encoding: gzip, deflate, br, zstd',
+  'Accept-Language: en-GB,en;q=0.9',
+  'Cookie: session=0123456789abcdef0123456789abcdef; theme=dark',
+].join('\r\n');
+
+const answer = [
+  'HTTP/1.1 200 OK',
+  'Content-Type: application/json',
+  'Date: Sat, 21 Nov 2026 04:00:00 GMT',
+  'Connection: keep-alive',
+  'Content-Length: 1024',
+].join('\r\n');
+
+/** The first bytes a Node client sends: groups and ALPN as a sidecar offers them. */
+function clientHello(): Promise<Buffer> {
+  return new Promise((resolve) => {
+    const wire = new Duplex({
+      read: () => {},
+      write: (chunk: Buffer) => resolve(chunk),
+    });
+    connect({
+      socket: wire,
+      servername: 'outbound_.9080_._.orders.bench.svc.cluster.local',
+      ALPNProtocols: ['istio-http/1.1', 'istio', 'http/1.1'],
+      minVersion: 'TLSv1.3',
+      ecdhCurve: 'X25519MLKEM768:X25519:P-256:P-384',
+    });
+  });
+}
+
+export async function benchMicro(options: BenchOptions, figures: Figures): Promise<void> {
+  const normalize = (target: string): string | null => normalizeTarget(target, 'BASE');
+  const hello = await clientHello();
+  if (detect(hello).kind !== 'tls') throw new Error('that was no ClientHello');
+  const plain = Buffer.from(`${small}\r\n\r\n`);
+  const request = parseRequest(small, bounds, normalize);
+  const response = parseResponse(answer, bounds, 'GET');
+  const extra = `x-forwarded-client-cert: By=spiffe://cluster.local/ns/bench/sa/orders;Hash=${'0'.repeat(64)};Subject="";URI=spiffe://cluster.local/ns/bench/sa/web\r\n`;
+  const functions: readonly Timed[] = [
+    { name: 'parseRequest, 2 fields', run: () => parseRequest(small, bounds, normalize) },
+    { name: 'parseRequest, 14 fields', run: () => parseRequest(browser, bounds, normalize) },
+    { name: 'parseResponse, 4 fields', run: () => parseResponse(answer, bounds, 'GET') },
+    {
+      name: 'writeRequest, 2 fields and ours',
+      run: () => Buffer.from(writeRequest(request, extra), 'latin1'),
+    },
+    { name: 'writeResponse, 3 fields', run: () => Buffer.from(writeResponse(response, false), 'latin1') },
+    { name: `detect, ClientHello of ${hello.length} bytes`, run: () => detect(hello) },
+    { name: 'looksLikeHttp', run: () => looksLikeHttp(plain) },
+    { name: 'normalizeTarget, nothing to do', run: () => normalize('/catalogue/items?page=2&sort=price') },
+    { name: 'normalizeTarget, dots and escapes', run: () => normalize('/a/./b/../%63atalogue\\items%2f?x') },
+  ];
+  timeAll('micro', functions, options.rounds, figures);
+}

@@ -1,0 +1,74 @@
+/** `profile`: where the pair's CPU time goes by function, from V8's sampling profiler. */
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { BenchOptions } from './main.ts';
+import { load } from './pair.ts';
+import { benchDir, startPair } from './sidecars.ts';
+
+const SHOWN = 25;
+const ROOT = join(import.meta.dirname, '..');
+
+/** The parts of a .cpuprofile that are read here. */
+interface CpuProfile {
+  readonly nodes: readonly {
+    readonly id: number;
+    readonly callFrame: { readonly functionName: string; readonly url: string; readonly lineNumber: number };
+  }[];
+  readonly samples: readonly number[];
+  /** Microseconds before each sample. */
+  readonly timeDeltas: readonly number[];
+}
+
+/** Loads the pair under the profiler and prints the functions that took the most time of their own. */
+export async function benchProfile(options: BenchOptions): Promise<void> {
+  const dir = benchDir();
+  const profiles = join(dir, 'profiles');
+  mkdirSync(profiles);
+  const pair = await startPair({ dir, nodeFlags: ['--cpu-prof', `--cpu-prof-dir=${profiles}`] });
+  const [connections = 32] = options.connections;
+  const row = { port: pair.ports.egress, pids: pair.pids };
+  const measureMs = options.seconds * options.rounds * 1000;
+  const { requests, seconds, cpuMs } = await load(row, { path: '/small', connections, measureMs });
+  // The profiles are written as the processes leave.
+  await pair.stop();
+  const self = new Map<string, number>();
+  let busy = 0;
+  for (const name of readdirSync(profiles)) {
+    busy += addTo(self, JSON.parse(readFileSync(join(profiles, name), 'utf8')) as CpuProfile, measureMs);
+  }
+  const perRequest = cpuMs === null ? '' : `, ${((cpuMs * 1000) / requests).toFixed(0)} µs CPU a request`;
+  process.stdout.write(
+    `${connections} connections, ${Math.round(requests / seconds)} requests/s${perRequest}, both under the profiler.\n\n| share of busy time | function |\n| ---: | --- |\n`,
+  );
+  const top = [...self].toSorted(([, a], [, b]) => b - a).slice(0, SHOWN);
+  for (const [name, micros] of top) {
+    process.stdout.write(`| ${((micros / busy) * 100).toFixed(1)} % | ${name} |\n`);
+  }
+}
+
+/**
+ * Adds the time of their own that a profile's functions took in its last `lastMs`: what comes before is start-up.
+ * @returns the time the thread was not idle
+ */
+function addTo(self: Map<string, number>, profile: CpuProfile, lastMs: number): number {
+  const { nodes, samples, timeDeltas } = profile;
+  const names = new Map(nodes.map(({ id, callFrame }) => [id, nameOf(callFrame)]));
+  let busy = 0;
+  let left = lastMs * 1000;
+  for (let i = samples.length - 1; i >= 0 && left > 0; i--) {
+    const micros = timeDeltas[i] ?? 0;
+    left -= micros;
+    const name = names.get(samples[i] ?? 0) ?? '';
+    if (name === '(idle)' || name === '(root)') continue;
+    busy += micros;
+    self.set(name, (self.get(name) ?? 0) + micros);
+  }
+  return busy;
+}
+
+function nameOf({ functionName, url, lineNumber }: CpuProfile['nodes'][number]['callFrame']): string {
+  if (url === '') return functionName;
+  const file = url.startsWith('file:') ? relative(ROOT, fileURLToPath(url)) : url;
+  return `\`${functionName === '' ? '(anonymous)' : functionName}\` ${file}:${lineNumber + 1}`;
+}

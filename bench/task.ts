@@ -1,0 +1,62 @@
+/** What the bench's processes are told and what they answer: JSON in the last argument, one JSON line on stdout. */
+
+/** A closed loop of HTTP/1.1 requests. */
+export interface LoadTask {
+  /** On 127.0.0.1. */
+  readonly port: number;
+  readonly path: string;
+  /** Requests in flight: each connection has one. */
+  readonly connections: number;
+  readonly warmUpMs: number;
+  readonly measureMs: number;
+  /** A connection for each request. */
+  readonly fresh: boolean;
+  /** Whose CPU time is taken at both ends of the measured time. */
+  readonly pids: readonly number[];
+}
+
+/** What was counted between warm-up and end. */
+export interface LoadResult {
+  readonly seconds: number;
+  readonly requests: number;
+  /** Of bodies. */
+  readonly bytes: number;
+  /** Answers other than 200, and connections that ended early. */
+  readonly errors: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** CPU time of all `pids` together; null where the system does not tell. */
+  readonly cpuMs: number | null;
+  /** CPU time of the generator itself. */
+  readonly ownCpuMs: number;
+}
+
+/** Mutual TLS handshakes, each on a connection of its own, `concurrency` at a time. */
+export interface HandshakeTask {
+  /** On 127.0.0.1. */
+  readonly port: number;
+  readonly certDir: string;
+  readonly concurrency: number;
+  readonly warmUpMs: number;
+  readonly measureMs: number;
+  /** Resume one session instead of shaking hands in full. */
+  readonly resumed: boolean;
+  readonly pids: readonly number[];
+}
+
+export interface HandshakeResult {
+  readonly seconds: number;
+  readonly handshakes: number;
+  readonly errors: number;
+  readonly cpuMs: number | null;
+}
+
+/** The task this process was started with. */
+export function taskOf<T>(): T {
+  return JSON.parse(process.argv.at(-1) ?? '') as T;
+}
+
+/** Says the result and ends the process once it is written. */
+export function answer(result: LoadResult | HandshakeResult): void {
+  process.stdout.write(`${JSON.stringify(result)}\n`, () => process.exit(0));
+}
