@@ -12,7 +12,7 @@ import { type Leaf, type LeafOptions, spiffe, TestCa } from './harness/test-ca.t
 import { attempt, ISTIO_HTTP } from './harness/tls-client.ts';
 import { Traffic } from './harness/traffic.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
 /** Long enough for an honest handshake on a busy machine, short enough to wait for. */
 const HANDSHAKE_TIMEOUT = '1500ms';

@@ -10,7 +10,7 @@ import { runToEnd, start } from './harness/processes.ts';
 import { policy, shop, shopPorts } from './harness/shop.ts';
 import { until } from './harness/wait.ts';
 
-t.setTimeout(90_000);
+t.setTimeout(180_000);
 
 const app = await httpApp(t);
 const tcp = await tcpApp(t, echo);

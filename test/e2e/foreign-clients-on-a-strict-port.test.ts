@@ -9,7 +9,7 @@ import { HOST, policy, shop, shopPorts } from './harness/shop.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP, openTls } from './harness/tls-client.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const app = await httpApp(t);
 const tcp = await tcpApp(t, echo);

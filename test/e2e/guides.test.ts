@@ -10,7 +10,7 @@ import { freePorts } from './harness/ports.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP } from './harness/tls-client.ts';
 
-t.setTimeout(90_000);
+t.setTimeout(180_000);
 
 const workloads = [
   { name: 'frontend', namespace: 'production' },

@@ -9,7 +9,7 @@ import { spiffe, TestCa } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP, openTls } from './harness/tls-client.ts';
 import { pause } from './harness/wait.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const http = await httpApp(t);
 const echoes = await tcpApp(t, echo);

@@ -10,7 +10,7 @@ import { start } from './harness/processes.ts';
 import { HOST, policy, shop, shopPorts } from './harness/shop.ts';
 import { within } from './harness/wait.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
 const app = await httpApp(t);
 let serveTcp: (socket: Socket) => void = echo;

@@ -11,7 +11,7 @@ import { openTls } from './harness/tls-client.ts';
 import { Traffic } from './harness/traffic.ts';
 import { until } from './harness/wait.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
 /** A change must be in force by then (ms). */
 const SOON = 5_000;

@@ -13,10 +13,10 @@ import { openTls } from './harness/tls-client.ts';
 import { Traffic } from './harness/traffic.ts';
 import { until } from './harness/wait.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 
-/** Renewed at half: three seconds to be late on a busy machine. */
-const TTL = '6s';
+/** Renewed at half, so that a busy machine has five seconds to be late. */
+const TTL_SECONDS = 10;
 const RENEWALS = 'oarlock_credentials_renewals_total';
 
 const app = await httpApp(t);
@@ -27,7 +27,7 @@ const mesh = await Mesh.create(
   `${shop(ports, { http: app.port, tcp: tcp.port })}---
 ${policy('web-only', '[{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]')}`,
 );
-const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), TTL);
+const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), `${TTL_SECONDS}s`);
 const begin = async (name: string): Promise<Sidecar> =>
   ready(start(t, mesh.flags(`shop/${name}`, ...(await ca.flags(name)), '--access-log', 'off')));
 const [web, orders] = await Promise.all([begin('web'), begin('orders')]);
@@ -73,7 +73,7 @@ t.test('new handshakes are shown the new certificate', async (t) => {
     t.equal(await sidecar.metric(RENEWALS, { result: 'failure' }), 0);
     // X.509 counts whole seconds: up to one more than asked for.
     const left = (await sidecar.metric('oarlock_certificate_expiry_seconds')) - Date.now() / 1000;
-    t.ok(left > 0 && left <= 7, `the metric tells the expiry: ${left} s left`);
+    t.ok(left > 0 && left <= TTL_SECONDS + 1, `the metric tells the expiry: ${left} s left`);
   }
 });
 
@@ -81,7 +81,7 @@ t.test('the CA is away: the old certificate serves, retries back off, then it re
   const { mark } = orders;
   const renewed = await orders.metric(RENEWALS, { result: 'success' });
   await ca.kill();
-  for (const attempt of [1, 2, 3]) {
+  for (const attempt of [1, 2]) {
     const line = await orders.logged({ attempt, msg: /no new credentials/ }, mark);
     const ceiling = 200 * 2 ** (attempt - 1);
     t.ok(
@@ -89,7 +89,7 @@ t.test('the CA is away: the old certificate serves, retries back off, then it re
       `attempt ${attempt}: again in ${line.nextRetryMs} ms, at most ${ceiling}`,
     );
   }
-  t.ok((await orders.metric(RENEWALS, { result: 'failure' })) >= 3);
+  t.ok((await orders.metric(RENEWALS, { result: 'failure' })) >= 2);
   t.match(JSON.stringify((await orders.health()).body.warnings), /./, '/healthz warns');
   await kept.goesOn();
   await fresh.goesOn();

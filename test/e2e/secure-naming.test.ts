@@ -13,7 +13,7 @@ import { freePorts } from './harness/ports.ts';
 import { type Leaf, spiffe, TestCa } from './harness/test-ca.ts';
 import { until } from './harness/wait.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const ours = await TestCa.create('O=mesh root');
 const theirs = await TestCa.create('O=public root');

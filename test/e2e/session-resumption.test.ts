@@ -9,7 +9,7 @@ import { type Leaf, spiffe, writeCertDir } from './harness/test-ca.ts';
 import { ISTIO_HTTP, openTls, type TlsPeer } from './harness/tls-client.ts';
 import { until } from './harness/wait.ts';
 
-t.setTimeout(90_000);
+t.setTimeout(180_000);
 
 const app = await httpApp(t);
 const tcp = await tcpApp(t, echo);

@@ -1,7 +1,7 @@
 /** Waiting with a bound: for an event, or by asking again where nothing tells of the change. */
 
 /** How long anything may take on a busy machine before a test gives it up (ms). */
-export const PATIENCE = 15_000;
+export const PATIENCE = 30_000;
 
 /** Resolves with the promise; rejects naming `what` once `ms` have passed. */
 export async function within<T>(what: string, promise: Promise<T>, ms = PATIENCE): Promise<T> {
