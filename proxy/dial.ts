@@ -224,7 +224,7 @@ export class UpstreamPool {
     while (list !== undefined) {
       const upstream = list.pop();
       if (upstream === undefined) break;
-      if (!upstream.pooled || upstream.stream.destroyed) continue;
+      if (!upstream.pooled || upstream.stream.destroyed || upstream.stream.readableEnded) continue;
       if (performance.now() - upstream.idleSince > this.#limits.poolIdleTimeout) {
         this.#retire(upstream);
         continue;

@@ -27,6 +27,8 @@ export class FirstBytes {
     this.#stream.on('data', this.#onData);
     this.#stream.on('end', this.#onEnd);
     this.#stream.on('close', this.#onEnd);
+    // It may have ended before anyone listened: right behind its TLS handshake.
+    if (this.#stream.readableEnded) queueMicrotask(this.#onEnd);
   }
 
   /** Ends the looking before it is decided: the bytes go back. @returns them */

@@ -56,6 +56,10 @@ export abstract class HttpSideBase implements HttpSide {
 
   closed(): void {}
 
+  broke(error: Error): void {
+    this.path.log.error({ error: error.stack ?? error.message }, 'a connection was aborted: fault of ours');
+  }
+
   /** An idle connection to the same place, else a new one. */
   protected connect(target: DialTarget, fresh: boolean, done: DialDone): void {
     const pooled = fresh ? null : this.path.pool.take(poolKey(target));

@@ -25,7 +25,6 @@ class OutboundConnection {
   readonly #path: DataPath;
   readonly #listener: EgressListener;
   readonly #connection: Connection;
-
   constructor(path: DataPath, listener: EgressListener, connection: Connection) {
     this.#path = path;
     this.#listener = listener;
@@ -46,10 +45,13 @@ class OutboundConnection {
         if (bytes.length === 0) socket.end();
         else this.#serveTcp(null);
       };
-      new FirstBytes(socket, (bytes) => this.#detect(bytes), ended).start();
-      this.#connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () =>
-        this.#serveTcp(null),
-      );
+      const looking = new FirstBytes(socket, (bytes) => this.#detect(bytes), ended);
+      looking.start();
+      this.#connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => {
+        // An app that waits for a server-first protocol, or one with a short first line.
+        looking.giveUp();
+        this.#serveTcp(null);
+      });
     }
   }
 

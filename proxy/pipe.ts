@@ -31,10 +31,9 @@ export class Pipe implements Carrier {
     this.#observer = observer;
     this.#join(downstream, upstream, true);
     this.#join(upstream, downstream, false);
-    if (early === null) return;
+    if (early === null || early.length === 0) return;
     observer.moved(true, early.length);
-    upstream.stream.end(early);
-    this.#ends = 1;
+    upstream.stream.write(early);
   }
 
   drain(): void {
@@ -51,17 +50,20 @@ export class Pipe implements Carrier {
       if (!to.stream.write(chunk)) from.stream.pause();
     });
     to.stream.on('drain', () => from.stream.resume());
-    from.stream.on('end', () => {
+    const ended = (): void => {
       if (this.#over) return;
       to.stream.end();
       if (++this.#ends === 2) this.#finish(null, fromDownstream);
-    });
+    };
+    from.stream.on('end', ended);
     from.stream.on('error', (error: Error) => this.#finish(error, fromDownstream));
     from.stream.on('close', () => {
       // Closed without an end: the other side must not take what came so far for all of it.
       if (!from.stream.readableEnded) this.#finish(new Error('closed before its end'), fromDownstream);
     });
     from.stream.resume();
+    // It may have ended before anyone listened: right behind its TLS handshake, or while its first bytes were looked at.
+    if (from.stream.readableEnded) queueMicrotask(ended);
   }
 
   #finish(error: Error | null, fromDownstream: boolean): void {

@@ -51,6 +51,8 @@ export interface HttpSide {
   expectHead(waiting: boolean): void;
   /** The connection is over. */
   closed(): void;
+  /** Something of ours threw: the connection is aborted next. */
+  broke(error: Error): void;
 }
 
 type Phase = 'idle' | 'head' | 'dialling' | 'exchange' | 'closed';
@@ -77,6 +79,12 @@ export class HttpForwarder implements Carrier {
   #pending: Buffer = EMPTY;
   /** Bytes of `#pending` already searched for the head's end: a head in tiny pieces must not be read again for each. */
   #searched = 0;
+  /** RFC 9112 §2.2: one empty line before a request line is passed over. */
+  #emptyLineSeen = false;
+  /** `#advance` is at work: what it calls must not start it anew, or pipelined requests would pile up the stack. */
+  #advancing = false;
+  /** The downstream does not read its answers: nothing more is begun for it until it does. */
+  #stalled = false;
   #downstreamEnded = false;
   #exchange: Exchange | null = null;
   #head: RequestHead | null = null;
@@ -109,10 +117,12 @@ export class HttpForwarder implements Carrier {
     stream.on('end', () => this.#downstreamEnd());
     stream.on('error', () => this.#downstreamGone());
     stream.on('close', () => this.#downstreamGone());
-    stream.on('drain', () => this.#upstream?.stream.resume());
+    stream.on('drain', () => this.#downstreamDrained());
     side.expectHead(false);
     // Whoever looked at the first bytes paused the stream: listening alone would not set it flowing again.
     stream.resume();
+    // It may have ended before anyone listened: right behind its TLS handshake, say.
+    if (stream.readableEnded) queueMicrotask(() => this.#downstreamEnd());
   }
 
   drain(): void {
@@ -149,9 +159,40 @@ export class HttpForwarder implements Carrier {
     this.#advance();
   }
 
+  /** A fault of ours in one connection ends that connection, not the process. */
+  #broke(error: unknown): void {
+    this.#side.broke(error as Error);
+    this.#end(true);
+  }
+
+  #downstreamDrained(): void {
+    this.#upstream?.stream.resume();
+    if (!this.#stalled) return;
+    this.#stalled = false;
+    this.#stream.resume();
+    this.#advance();
+  }
+
   /** Consumes what it can of the received bytes, request by request. */
   #advance(): void {
+    if (this.#advancing) return;
+    this.#advancing = true;
+    try {
+      this.#consume();
+    } catch (error) {
+      this.#broke(error);
+    } finally {
+      this.#advancing = false;
+    }
+  }
+
+  #consume(): void {
     while (this.#pending.length > 0) {
+      if (this.#phase === 'idle' && this.#stream.writableNeedDrain) {
+        this.#stalled = true;
+        this.#stream.pause();
+        return;
+      }
       if (this.#phase === 'idle' || this.#phase === 'head') {
         if (!this.#readHead()) return;
       } else if (!this.#requestDone && this.#phase === 'exchange') {
@@ -166,14 +207,17 @@ export class HttpForwarder implements Carrier {
   /** @returns false when it needs more bytes or the connection is over */
   #readHead(): boolean {
     const { limits } = this.#side;
-    // RFC 9112 §2.2: an empty line before the request line is passed over; more than that is refused.
     if (this.#phase === 'idle') {
-      this.#phase = 'head';
       this.#side.expectHead(true);
-      if (this.#pending.length >= 2 && this.#pending[0] === 0x0d && this.#pending[1] === 0x0a) {
-        this.#pending = this.#pending.subarray(2);
-        if (this.#pending.length === 0) return false;
+      if (!this.#emptyLineSeen && this.#pending[0] === 0x0d) {
+        if (this.#pending.length === 1) return false;
+        if (this.#pending[1] === 0x0a) {
+          this.#emptyLineSeen = true;
+          this.#pending = this.#pending.subarray(2);
+          if (this.#pending.length === 0) return false;
+        }
       }
+      this.#phase = 'head';
     }
     const searched = this.#searched;
     const end = this.#pending.indexOf(HEAD_END, Math.max(0, searched - 3));
@@ -215,6 +259,7 @@ export class HttpForwarder implements Carrier {
 
   #begin(head: RequestHead, exchange: Exchange): void {
     this.#side.expectHead(false);
+    this.#emptyLineSeen = false;
     this.#head = head;
     exchange.method = head.method;
     exchange.path = head.path;
@@ -273,6 +318,10 @@ export class HttpForwarder implements Carrier {
     stream.on('close', this.#onUpstreamClose);
     stream.on('drain', this.#onUpstreamDrain);
     stream.resume();
+    if (stream.readableEnded) {
+      this.#upstreamEnded(null);
+      return;
+    }
     // Head and the part of the body that came with it leave as one write.
     stream.cork();
     stream.write(writeRequest(head, this.#side.fieldsFor(head)), 'latin1');
@@ -343,6 +392,14 @@ export class HttpForwarder implements Carrier {
   #fromUpstream(chunk: Buffer): void {
     const exchange = this.#exchange;
     if (exchange === null) return;
+    try {
+      this.#readAnswer(chunk, exchange);
+    } catch (error) {
+      this.#broke(error);
+    }
+  }
+
+  #readAnswer(chunk: Buffer, exchange: Exchange): void {
     this.#connection.active = true;
     if (exchange.upstreamFirstByte === 0) exchange.upstreamFirstByte = performance.now();
     let bytes = this.#answerPending.length === 0 ? chunk : Buffer.concat([this.#answerPending, chunk]);

@@ -67,7 +67,7 @@ t.test('serve, token, and a certificate', async (t) => {
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));
-  t.match(lines, [{ name: 'oarlock-ca', event: 'issued', identity: orders.uri, serial: credentials.serial }]);
+  t.match(lines, [{ event: 'issued', identity: orders.uri, serial: credentials.serial }]);
   t.equal(ca.output.out.split('\n').length, 2, 'one line on stdout');
 });
 
