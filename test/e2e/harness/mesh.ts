@@ -12,7 +12,10 @@ import { until, within } from './wait.ts';
 /** A fresh folder that is gone after the test. */
 export function tempDir(t: Test): string {
   const dir = mkdtempSync(join(tmpdir(), 'oarlock-e2e-'));
-  t.teardown(() => rmSync(dir, { recursive: true, force: true }));
+  const remove = (): void => rmSync(dir, { recursive: true, force: true });
+  t.teardown(remove);
+  // Where an error at the file's top level leaves no teardown.
+  process.once('exit', remove);
   return dir;
 }
 

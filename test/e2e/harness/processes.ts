@@ -102,6 +102,12 @@ function showRegExp(_key: string, value: unknown): unknown {
   return value instanceof RegExp ? String(value) : value;
 }
 
+/** A test file that dies of an error has no teardown: what it started must not outlive it all the same. */
+const living = new Set<ChildProcess>();
+process.on('exit', () => {
+  for (const child of living) child.kill('SIGKILL');
+});
+
 export class Oarlock {
   readonly child: ChildProcess;
   readonly stdout: Lines;
@@ -117,6 +123,8 @@ export class Oarlock {
       stdio: ['ignore', 'pipe', 'pipe'],
       cwd: ROOT,
     });
+    living.add(this.child);
+    this.child.once('close', () => living.delete(this.child));
     const { stdout, stderr } = this.child;
     if (stdout === null || stderr === null) throw new Error('no pipes');
     this.stdout = new Lines(stdout);
