@@ -1,6 +1,7 @@
 /** Several data-path threads as one data plane: the kernel spreads connections over them by SO_REUSEPORT. */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
+import { createSecureContext } from 'node:tls';
 import { Worker } from 'node:worker_threads';
 import { AggregatorRegistry, type Registry } from 'prom-client';
 import type { SnapshotInput } from '../config/snapshot.ts';
@@ -47,9 +48,11 @@ class Thread {
 
 export class WorkerPlane implements DataPlane {
   readonly #threads: readonly Thread[];
+  readonly #onDeath: (error: Error) => void;
   #ports: Record<string, number> = {};
 
   constructor(count: number, options: WorkerOptions, onDeath: (error: Error) => void) {
+    this.#onDeath = onDeath;
     this.#threads = Array.from({ length: count }, () => new Thread(options, onDeath));
   }
 
@@ -64,7 +67,10 @@ export class WorkerPlane implements DataPlane {
   }
 
   useCredentials(credentials: Credentials): void {
-    void this.#all({ kind: 'credentials', credentials });
+    const { chainPem: cert, keyPem: key, rootsPem } = credentials;
+    // Here, so that a set that OpenSSL cannot use is refused before any thread has it.
+    createSecureContext({ cert, key, ca: [...rootsPem] });
+    this.#all({ kind: 'credentials', credentials }).catch(this.#onDeath);
   }
 
   ports(): Record<string, number> {
