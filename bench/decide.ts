@@ -6,7 +6,7 @@ import type { MeshSettings } from '../mesh/snapshot.ts';
 import { type AuthorizationPolicy, decodeAuthorizationPolicy } from '../policy/authorization-policy.ts';
 import { compileAuthorization } from '../policy/authorize.ts';
 import type { Figures } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 import { type Timed, timeAll } from './rounds.ts';
 
 const SIZES = [10, 200, 1000] as const;

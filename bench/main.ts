@@ -2,13 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Figures } from './figures.ts';
-
-export interface BenchOptions {
-  /** Measured time of each load, after its warm-up. */
-  readonly seconds: number;
-  readonly connections: readonly number[];
-  readonly rounds: number;
-}
+import type { BenchOptions } from './options.ts';
 
 const USAGE = `npm run bench -- [pair|decide|micro|profile] [options]
   --seconds N          measured time of each load (default 2)

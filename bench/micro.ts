@@ -5,7 +5,7 @@ import { normalizeTarget } from '../policy/path.ts';
 import { detect, looksLikeHttp } from '../proxy/detect.ts';
 import { parseRequest, parseResponse, writeRequest, writeResponse } from '../proxy/http1/head.ts';
 import type { Figures } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 import { type Timed, timeAll } from './rounds.ts';
 
 const bounds = { maxFields: 100 };

@@ -1,7 +1,7 @@
 /** `pair`: what two sidecars between two apps cost, beside the same load without them. */
 import { ask } from './children.ts';
 import type { Figures } from './figures.ts';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 import { memoryOf } from './proc.ts';
 import { benchDir, type Pair, startPair } from './sidecars.ts';
 import type { HandshakeResult, HandshakeTask, LoadResult, LoadTask } from './task.ts';

@@ -2,7 +2,7 @@
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { BenchOptions } from './main.ts';
+import type { BenchOptions } from './options.ts';
 import { load } from './pair.ts';
 import { benchDir, startPair } from './sidecars.ts';
 
