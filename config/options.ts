@@ -1,6 +1,7 @@
 /** The flags of `oarlock run`: one table of names, environment names and meanings; the only reader of the environment. */
 import { availableParallelism } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { parseHostPort } from '../ca-client/address.ts';
 import { parseDuration } from '../mesh/duration.ts';
 import { type LimitName, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
 import { ports } from '../mesh/ports.ts';
@@ -317,6 +318,9 @@ function credentialsOf(text: (name: string) => string | null): RunOptions['crede
     throw new UsageError('--cert-dir and --ca-address exclude each other');
   if (dir !== null) return { kind: 'files', dir };
   if (address === null) throw new UsageError('credentials are needed: --ca-address or --cert-dir');
+  if (parseHostPort(address) === null) {
+    throw new UsageError(`--ca-address (CA_ADDR) must be HOST:PORT, not ${JSON.stringify(address)}`);
+  }
   const rootFile = text('caRoot');
   const tokenFile = text('token');
   if (rootFile === null || tokenFile === null)

@@ -112,8 +112,18 @@ export function unmapped(address: string): string {
 
 /** Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike. */
 export function abortStream(stream: Duplex, socket: Socket): void {
-  if (!socket.destroyed) socket.resetAndDestroy();
+  reset(socket);
   if (stream !== socket && !stream.destroyed) stream.destroy();
+}
+
+/** Resets a socket where it can be: a Unix socket has no reset (Node throws), there closing is all there is. */
+export function reset(socket: Socket): void {
+  if (socket.destroyed) return;
+  try {
+    socket.resetAndDestroy();
+  } catch {
+    socket.destroy();
+  }
 }
 
 /** A sweep costs one comparison a connection; half a second is exact enough for every time-out we have. */

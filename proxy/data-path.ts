@@ -10,7 +10,7 @@ import type { Snapshot } from '../mesh/snapshot.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
-import { type Connection, Connections, type Direction, unmapped } from './connections.ts';
+import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
 import { type DialContext, UpstreamPool } from './dial.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -98,7 +98,7 @@ export class DataPath implements DialContext {
       { direction, port, remoteAddress: unmapped(remoteAddress), remotePort, peer: null, sni: null },
       reason,
     );
-    socket.resetAndDestroy();
+    reset(socket);
   }
 
   /** One way to report a refusal: one counter, one line naming reason, peer, policy and what would have to change. */

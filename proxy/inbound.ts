@@ -58,6 +58,8 @@ class InboundConnection {
   #peer: VerifiedPeer | null = null;
   /** Set while first bytes are looked at. */
   #looking: FirstBytes | null = null;
+  /** The terminator has the socket and has not answered yet. */
+  #handshaking = false;
 
   constructor(path: DataPath, listener: InboundListener, connection: Connection) {
     this.#path = path;
@@ -168,8 +170,10 @@ class InboundConnection {
       this.#refuse('no_credentials', inboundTls === null ? '' : 'ours have expired');
       return;
     }
+    this.#handshaking = true;
     inboundTls.terminate(connection.socket, alpn, {
       terminated: (stream, peer) => {
+        this.#handshaking = false;
         if (connection.closed) return;
         connection.stream = stream;
         connection.tls = true;
@@ -177,7 +181,10 @@ class InboundConnection {
         this.#peer = peer;
         this.#carry(this.#protocolOf(stream.alpnProtocol));
       },
-      refused: (reason, detail) => this.#refuse(reason, detail),
+      refused: (reason, detail) => {
+        this.#handshaking = false;
+        this.#refuse(reason, detail);
+      },
     });
   }
 
@@ -318,6 +325,7 @@ class InboundConnection {
   }
 
   #closed(): void {
+    if (this.#handshaking) this.#refuse('tls_handshake_failed', 'the peer left during the handshake');
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
   }
 }

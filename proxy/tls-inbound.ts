@@ -78,6 +78,8 @@ export class InboundTls {
    */
   terminate(socket: Socket, alpn: readonly string[], done: TerminateDone): void {
     this.#waiting.set(socket, done);
+    // Half-open is for what comes after: a peer that leaves inside the handshake must not be waited for.
+    socket.allowHalfOpen = false;
     const server = alpn.some((name) => INBOUND_ALPN.includes(name)) ? this.#withAlpn : this.#withoutAlpn;
     server.emit('connection', socket);
   }
@@ -98,6 +100,7 @@ export class InboundTls {
     if (done === null) return;
     // From now on errors come as events, and one that nobody hears ends the process.
     stream.on('error', ignore);
+    stream.allowHalfOpen = true;
     const verdict = this.#judge(stream);
     // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
     // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.
