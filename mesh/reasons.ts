@@ -26,6 +26,11 @@ const table = {
     flag: 'DT',
     hint: 'a server-first protocol needs its port declared TCP with mode DISABLE, or the client is gone',
   },
+  closed_unused: {
+    sentence: 'the peer connected and closed without sending anything',
+    flag: '-',
+    hint: 'a TCP health check, a port scan, or a client that gave up',
+  },
   bad_client_hello: {
     sentence: 'TLS: the first bytes begin as a ClientHello but make none',
     flag: '-',

@@ -3,11 +3,12 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { AppAddress, EffectiveMode, Mode } from '../mesh/snapshot.ts';
+import type { AppAddress, EffectiveMode } from '../mesh/snapshot.ts';
 import type { Protocol } from '../mesh/workload.ts';
+import { admit } from './admit.ts';
 import { type Connection, unmapped } from './connections.ts';
 import type { DataPath } from './data-path.ts';
-import { type Detected, detect, firstByteClass, looksLikeHttp, offersIstio } from './detect.ts';
+import { detect, firstByteClass, looksLikeHttp } from './detect.ts';
 import { dial } from './dial.ts';
 import { FirstBytes } from './first-bytes.ts';
 import { HttpForwarder } from './http1/forward.ts';
@@ -33,22 +34,6 @@ export function serveInbound(path: DataPath, listener: InboundListener, socket: 
     return;
   }
   new InboundConnection(path, listener, connection).start();
-}
-
-/** What to do with a connection, once its first bytes are known. */
-type Admission = 'terminate' | 'plaintext' | 'app-tls' | { readonly refused: ReasonCode };
-
-/** PeerAuthentication's modes (SEMANTICS, Modes). Pure. */
-export function admit(mode: Mode, protocol: Protocol, detected: Detected): Admission {
-  // DISABLE: no TLS is terminated, ours or theirs.
-  if (mode === 'DISABLE') return detected.kind === 'tls' ? 'app-tls' : 'plaintext';
-  if (detected.kind === 'tls') {
-    // ALPN is not asked for on a STRICT port.
-    if (mode === 'STRICT' || offersIstio(detected.alpn)) return 'terminate';
-    // PERMISSIVE: TLS without an Istio ALPN is the app's own.
-    return protocol === 'http' ? { refused: 'tls_not_istio' } : 'app-tls';
-  }
-  return mode === 'STRICT' ? { refused: 'plaintext_to_strict' } : 'plaintext';
 }
 
 class InboundConnection {
@@ -92,7 +77,16 @@ class InboundConnection {
   }
 
   #look(stream: Duplex, enough: (bytes: Buffer) => boolean, ended: (bytes: Buffer) => void): void {
-    this.#looking = new FirstBytes(stream, enough, ended);
+    const seen = (bytes: Buffer): boolean => {
+      const decided = enough(bytes);
+      if (decided) this.#looking = null;
+      return decided;
+    };
+    const over = (bytes: Buffer): void => {
+      this.#looking = null;
+      ended(bytes);
+    };
+    this.#looking = new FirstBytes(stream, seen, over);
     this.#looking.start();
   }
 
@@ -132,7 +126,7 @@ class InboundConnection {
   /** The peer closed before its bytes told anything. */
   #cut(bytes: Buffer): void {
     const { mode } = this.#mode();
-    if (bytes.length === 0) this.#connection.socket.end();
+    if (bytes.length === 0) this.#refuse('closed_unused', '');
     else if (mode !== 'STRICT' && this.#listener.protocol !== 'http' && detect(bytes).kind === 'plaintext') {
       // A short word and a half-close: no HTTP can come of it, but it is whole as TCP.
       this.#connection.early = bytes;
@@ -142,9 +136,19 @@ class InboundConnection {
     } else this.#refuse('downstream_closed', `closed after ${bytes.length} bytes`);
   }
 
+  /** The peer reset the connection before its bytes told enough. */
+  #gone(bytes: Buffer): void {
+    if (bytes.length === 0) this.#refuse('closed_unused', '');
+    else {
+      const reason = firstByteClass(bytes) === 'TLS' ? 'bad_client_hello' : 'downstream_closed';
+      this.#refuse(reason, `reset after ${bytes.length} bytes`);
+    }
+  }
+
   /** The deadline passed before the first bytes told enough, or the handshake was through. */
   #silent(): void {
     const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
+    this.#looking = null;
     const { mode } = this.#mode();
     // Undeclared, and what has come may be a short first line of anything but TLS.
     if (bytes.length > 0 && detect(bytes).kind === 'plaintext' && mode !== 'STRICT') {
@@ -157,6 +161,10 @@ class InboundConnection {
   }
 
   #refuse(reason: ReasonCode, detail: string, policy: string | null = null): void {
+    // Every connection is counted, also one that is turned away: its callers are whom a migration looks for.
+    if (this.#connection.series === null && this.#connection.refusal === null) {
+      this.#label(PLAINTEXT_REASONS.has(reason) ? 'none' : 'unknown');
+    }
     refuseConnection(this.#path, this.#connection, reason, { detail, policy });
   }
 
@@ -206,7 +214,7 @@ class InboundConnection {
     if (!this.#stillAdmitted()) return;
     connection.facts = this.#facts();
     connection.cluster = `inbound|${this.#listener.port}||`;
-    this.#label();
+    this.#label(connection.tls ? 'mutual_tls' : 'none');
     if (protocol === 'auto') {
       const ended = (bytes: Buffer): void => {
         connection.early = bytes;
@@ -216,6 +224,7 @@ class InboundConnection {
       // Not HTTP so far: a client that waits for a server-first protocol, or one with a short first line.
       connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => {
         this.#looking?.giveUp();
+        this.#looking = null;
         this.#serveTcp();
       });
     } else if (protocol === 'http') this.#serveHttp();
@@ -301,7 +310,7 @@ class InboundConnection {
     };
   }
 
-  #label(): void {
+  #label(security: 'mutual_tls' | 'none' | 'unknown'): void {
     const connection = this.#connection;
     const { snapshot, identity } = this.#path;
     const { peer } = connection;
@@ -316,7 +325,7 @@ class InboundConnection {
         destination: { workload: snapshot?.workload ?? null, identity: connection.tls ? identity : null },
         service: snapshot?.serviceOf(this.#listener.port) ?? null,
         fallback: 'InboundPassthroughCluster',
-        mutualTls: connection.tls,
+        security,
       }),
     );
     series.retain();
@@ -326,8 +335,12 @@ class InboundConnection {
 
   #closed(): void {
     if (this.#handshaking) this.#refuse('tls_handshake_failed', 'the peer left during the handshake');
+    else if (this.#looking !== null) this.#gone(this.#looking.giveUp());
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
   }
 }
+
+/** Refusals of what was plaintext beyond doubt. */
+const PLAINTEXT_REASONS: ReadonlySet<ReasonCode> = new Set(['plaintext_to_strict', 'downstream_closed']);
 
 function ignore(): void {}

@@ -18,7 +18,8 @@ export function peerLabels(fields: {
   destination: LabelledEnd;
   service: ServiceName | null;
   fallback: string;
-  mutualTls: boolean;
+  /** What the destination saw; the source does not report it. */
+  security: 'mutual_tls' | 'none' | 'unknown';
 }): PeerLabels {
   const { source, destination, service } = fields;
   return {
@@ -40,8 +41,7 @@ export function peerLabels(fields: {
     destinationCanonicalRevision: canonicalRevision(destination.workload),
     destinationServiceName: service?.name ?? fields.fallback,
     destinationServiceNamespace: service?.namespace ?? UNKNOWN,
-    connectionSecurityPolicy:
-      fields.reporter === 'source' ? UNKNOWN : fields.mutualTls ? 'mutual_tls' : 'none',
+    connectionSecurityPolicy: fields.security,
   };
 }
 

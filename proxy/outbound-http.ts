@@ -92,7 +92,7 @@ export function outboundSeries(
       destination: { workload, identity: upstream?.peer?.identity ?? null },
       service: route.service,
       fallback: 'unknown',
-      mutualTls: upstream?.peer !== null && upstream !== null,
+      security: 'unknown',
     }),
   );
 }

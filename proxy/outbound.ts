@@ -1,7 +1,9 @@
 /** The outbound side: serveOutbound → chooseRoute → dial → forward. */
 import type { Socket } from 'node:net';
 import type { ReasonCode } from '../mesh/reasons.ts';
+import type { Route } from '../mesh/route.ts';
 import type { EgressListener } from '../mesh/snapshot.ts';
+import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
 import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
@@ -22,6 +24,7 @@ export function serveOutbound(path: DataPath, listener: EgressListener, socket: 
 }
 
 class OutboundConnection {
+  #route: Route | null = null;
   readonly #path: DataPath;
   readonly #listener: EgressListener;
   readonly #connection: Connection;
@@ -92,6 +95,7 @@ class OutboundConnection {
       this.#refuse('no_route', `${sni ?? this.#listener.hosts.join(', ')} port ${this.#listener.port}`);
       return;
     }
+    this.#route = route;
     connection.cluster = clusterName(route);
     reachEndpoint(
       this.#path,
@@ -99,9 +103,7 @@ class OutboundConnection {
       {
         connected: (upstream, endpoint) => {
           const series = outboundSeries(this.#path, route, endpoint.workload, upstream);
-          series.retain();
-          series.connectionsOpened++;
-          connection.series = series;
+          this.#label(series);
           pipeConnection(this.#path, connection, upstream);
         },
         failed: (reason, detail) => this.#refuse(reason, detail),
@@ -109,7 +111,18 @@ class OutboundConnection {
     );
   }
 
+  #label(series: PeerSeries): void {
+    series.retain();
+    series.connectionsOpened++;
+    this.#connection.series = series;
+  }
+
   #refuse(reason: ReasonCode, detail: string): void {
+    const connection = this.#connection;
+    if (this.#route !== null && connection.series === null && connection.refusal === null) {
+      // Every connection is counted, also one that reached nobody.
+      this.#label(outboundSeries(this.#path, this.#route, null, null));
+    }
     refuseConnection(this.#path, this.#connection, reason, { detail });
   }
 

@@ -95,11 +95,13 @@ class ChunkedBody implements BodyReader {
   }
 
   feed(bytes: Buffer, sink: BodySink): number {
+    const pieces: Buffer[] = [];
     let at = 0;
     while (at < bytes.length && this.#state !== 'done') {
-      if (this.#state === 'data') at = this.#data(bytes, at, sink);
-      else at = this.#lineByte(bytes, at, sink);
+      if (this.#state === 'data') at = this.#data(bytes, at, pieces);
+      else at = this.#lineByte(bytes, at);
     }
+    this.#pass(pieces, sink);
     return at;
   }
 
@@ -107,21 +109,28 @@ class ChunkedBody implements BodyReader {
     return this.done;
   }
 
-  #data(bytes: Buffer, at: number, sink: BodySink): number {
+  /** Passes the data of one read on as one chunk: chunks of a byte each must not become three writes each. */
+  #pass(pieces: readonly Buffer[], sink: BodySink): void {
+    const [first] = pieces;
+    if (first !== undefined) {
+      const data = pieces.length === 1 ? first : Buffer.concat(pieces);
+      if (!this.#plain) sink(Buffer.from(`${data.length.toString(16)}\r\n`, 'latin1'));
+      sink(data);
+      if (!this.#plain) sink(CRLF);
+    }
+    if (this.#state === 'done' && !this.#plain) sink(LAST_CHUNK);
+  }
+
+  #data(bytes: Buffer, at: number, pieces: Buffer[]): number {
     const piece = bytes.subarray(at, Math.min(bytes.length, at + this.#left));
     this.#left -= piece.length;
-    if (this.#plain) sink(piece);
-    else {
-      sink(Buffer.from(`${piece.length.toString(16)}\r\n`, 'latin1'));
-      sink(piece);
-      sink(CRLF);
-    }
+    pieces.push(piece);
     if (this.#left === 0) this.#state = 'data-end';
     return at + piece.length;
   }
 
   /** Collects one line up to its CRLF; a bare LF, a bare CR or a NUL is an error. */
-  #lineByte(bytes: Buffer, at: number, sink: BodySink): number {
+  #lineByte(bytes: Buffer, at: number): number {
     let i = at;
     while (i < bytes.length) {
       const byte = bytes[i++] ?? 0;
@@ -130,7 +139,7 @@ class ChunkedBody implements BodyReader {
         if (!afterCr) throw new BodyError('bare LF in a chunk line');
         const line = this.#line.slice(0, -1);
         this.#line = '';
-        this.#endLine(line, sink);
+        this.#endLine(line);
         return i;
       }
       if (afterCr || byte === 0) throw new BodyError('bare CR or NUL in a chunk line');
@@ -144,7 +153,7 @@ class ChunkedBody implements BodyReader {
     return i;
   }
 
-  #endLine(line: string, sink: BodySink): void {
+  #endLine(line: string): void {
     if (this.#state === 'data-end') {
       this.#state = 'size';
       return;
@@ -152,7 +161,6 @@ class ChunkedBody implements BodyReader {
     if (this.#state === 'trailer') {
       if (line !== '') return;
       this.#state = 'done';
-      if (!this.#plain) sink(LAST_CHUNK);
       return;
     }
     // chunk-ext is dropped, but must begin where RFC 9112 §7.1.1 lets it.

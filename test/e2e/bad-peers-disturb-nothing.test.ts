@@ -191,6 +191,9 @@ t.test('10,000 connections come and go', async (t) => {
   const hello = await clientHello(t, { servername: 'orders', ALPNProtocols: ISTIO_HTTP });
   const proc = procOf(orders.process.pid);
   const before = { rss: proc?.rss() ?? 0, fds: proc?.fds() ?? 0 };
+  const { mark } = orders;
+  const refusals = await orders.metric('oarlock_refusals_total');
+  const opened = await orders.metric('oarlock_connections_opened_total');
   const visits: readonly ((port: number) => Promise<void>)[] = [
     (port) => visit(port, null, 'reset'),
     (port) => visit(port, null, 'fin'),
@@ -207,6 +210,14 @@ t.test('10,000 connections come and go', async (t) => {
   await kept.goesOn();
   await kept.stop();
   await orders.metricIs('oarlock_connections_open', {}, 0);
+  // A connection reset while it waited to be accepted may be nobody's: the kernel tells of some of them only.
+  const told = (await orders.metric('oarlock_refusals_total')) - refusals;
+  t.ok(told > 9_000, `${told} of 10,000 have a reason in the metric`);
+  const counted = (await orders.metric('oarlock_connections_opened_total')) - opened;
+  t.ok(counted >= told, `${counted} connections were counted`);
+  for (const reason of ['closed_unused', 'bad_client_hello', 'plaintext_to_strict', 'tls_handshake_failed']) {
+    t.ok(await orders.logged({ reason }, mark), `${reason} is in the log`);
+  }
   if (proc === null) return;
   const rss = proc.rss();
   t.ok(rss < before.rss + 250, `resident memory: ${before.rss} MB before, ${rss} MB after`);

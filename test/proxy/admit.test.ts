@@ -2,8 +2,8 @@
 import t from 'tap';
 import type { Mode } from '../../mesh/snapshot.ts';
 import type { Protocol } from '../../mesh/workload.ts';
+import { admit } from '../../proxy/admit.ts';
 import type { Detected } from '../../proxy/detect.ts';
-import { admit } from '../../proxy/inbound.ts';
 
 const plaintext: Detected = { kind: 'plaintext' };
 const tls = (...alpn: string[]): Detected => ({ kind: 'tls', sni: null, alpn });
