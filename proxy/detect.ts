@@ -35,41 +35,60 @@ export function detect(bytes: Buffer): Detected {
   if (bytes.length === 0) return MORE;
   if (bytes[0] !== HANDSHAKE_RECORD) return PLAINTEXT;
   if (bytes.length > 1 && bytes[1] !== 3) return PLAINTEXT;
-  const { hello, over } = handshakeBytes(bytes);
+  const { header, length, over } = handshakeSoFar(bytes);
   const unfinished = over ? PLAINTEXT : MORE;
-  if (hello.length > 0 && hello[0] !== CLIENT_HELLO) return PLAINTEXT;
-  if (hello.length < 4) return unfinished;
-  const length = hello.readUIntBE(1, 3);
-  if (length < 42) return PLAINTEXT;
-  if (hello.length < 4 + length) return unfinished;
-  return readExtensions(hello.subarray(4, 4 + length));
+  if (length > 0 && header >>> 24 !== CLIENT_HELLO) return PLAINTEXT;
+  if (length < 4) return unfinished;
+  const bodyLength = header & 0xff_ffff;
+  if (bodyLength < 42) return PLAINTEXT;
+  if (length < 4 + bodyLength) return unfinished;
+  return readExtensions(joinRecords(bytes).subarray(4, 4 + bodyLength));
 }
 
-interface HandshakeBytes {
-  readonly hello: Buffer;
+interface HandshakeSoFar {
+  /** The message's first four bytes (type and length) as far as they are there, left-aligned. */
+  readonly header: number;
+  /** Bytes of the message so far. */
+  readonly length: number;
   /** What follows is no handshake record: no more bytes of this message will come. */
   readonly over: boolean;
 }
 
-/** The handshake message's bytes so far, joined over records. */
-function handshakeBytes(bytes: Buffer): HandshakeBytes {
-  if (bytes.length < 5) return { hello: bytes.subarray(0, 0), over: false };
-  const first = bytes.readUInt16BE(3);
-  if (first === 0 || first > MAX_RECORD) return { hello: bytes.subarray(0, 0), over: true };
-  // Nearly always the whole ClientHello is one record: no copy then.
-  if (bytes.length <= 5 + first) return { hello: bytes.subarray(5), over: false };
-  const parts: Buffer[] = [];
+/** Adds up the records without joining them: many small ones, looked at again with each read, must stay cheap. */
+function handshakeSoFar(bytes: Buffer): HandshakeSoFar {
+  let header = 0;
+  let length = 0;
   let at = 0;
   while (at + 5 <= bytes.length) {
-    const length = bytes.readUInt16BE(at + 3);
+    const size = bytes.readUInt16BE(at + 3);
     // Bytes after a complete ClientHello (early data) are not ours to judge.
-    if (bytes[at] !== HANDSHAKE_RECORD || bytes[at + 1] !== 3 || length === 0 || length > MAX_RECORD) {
-      return { hello: Buffer.concat(parts), over: true };
+    if (!isHandshakeRecord(bytes, at, size)) return { header, length, over: true };
+    const end = Math.min(bytes.length, at + 5 + size);
+    for (let i = at + 5; i < end && length + (i - at - 5) < 4; i++) {
+      header = (header | ((bytes[i] ?? 0) << (24 - 8 * (length + i - at - 5)))) >>> 0;
     }
-    parts.push(bytes.subarray(at + 5, at + 5 + length));
-    at += 5 + length;
+    length += end - at - 5;
+    at += 5 + size;
   }
-  return { hello: Buffer.concat(parts), over: false };
+  return { header, length, over: false };
+}
+
+function isHandshakeRecord(bytes: Buffer, at: number, size: number): boolean {
+  return bytes[at] === HANDSHAKE_RECORD && bytes[at + 1] === 3 && size > 0 && size <= MAX_RECORD;
+}
+
+/** The handshake bytes of all records. Nearly always that is one record: no copy then. */
+function joinRecords(bytes: Buffer): Buffer {
+  const first = bytes.readUInt16BE(3);
+  if (bytes.length <= 5 + first) return bytes.subarray(5);
+  const parts: Buffer[] = [];
+  for (let at = 0; at + 5 <= bytes.length; ) {
+    const size = bytes.readUInt16BE(at + 3);
+    if (!isHandshakeRecord(bytes, at, size)) break;
+    parts.push(bytes.subarray(at + 5, at + 5 + size));
+    at += 5 + size;
+  }
+  return Buffer.concat(parts);
 }
 
 /** Walks `legacy_version … extensions` of a complete ClientHello; a length that lies makes it plaintext. */

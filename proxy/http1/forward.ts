@@ -144,6 +144,9 @@ export class HttpForwarder implements Carrier {
       );
     } else if (this.#phase === 'idle') {
       this.#closeGently();
+    } else if (this.#phase === 'closed') {
+      // Its last bytes are not read: what it has of them must not look like all.
+      this.#connection.abort();
     } else {
       this.#fail('idle_timeout', '');
     }
@@ -420,6 +423,7 @@ export class HttpForwarder implements Carrier {
     const end = bytes.indexOf(HEAD_END);
     if (end < 0 || end > limits.maxHeadBytes) {
       if (bytes.length > limits.maxHeadBytes) this.#badAnswer('answer head too large');
+      else if (!beginsAsHttp(bytes) || hasBareLf(bytes, 0)) this.#badAnswer('no HTTP/1 answer');
       else this.#answerPending = bytes;
       return null;
     }
@@ -603,9 +607,8 @@ export class HttpForwarder implements Carrier {
     const stream = this.#stream;
     this.#phase = 'closed';
     this.#pending = EMPTY;
-    stream.end();
+    endThenLinger(stream);
     stream.resume();
-    lingerThenDestroy(stream);
     this.#side.closed();
   }
 
@@ -616,10 +619,7 @@ export class HttpForwarder implements Carrier {
     this.#exchange = null;
     this.#dropUpstream();
     if (abort) this.#connection.abort();
-    else {
-      this.#stream.end();
-      lingerThenDestroy(this.#stream);
-    }
+    else endThenLinger(this.#stream);
     if (exchange !== null) this.#side.finished(exchange);
     this.#side.closed();
   }
@@ -653,12 +653,24 @@ const DONE: BodyReader = { done: true, feed: () => 0, ended: () => true };
 
 const LINGER_MS = 1_000;
 
-function lingerThenDestroy(stream: Duplex): void {
-  const timer = setTimeout(() => stream.destroy(), LINGER_MS);
-  stream.once('close', () => clearTimeout(timer));
+/** Ends a stream; the moment begins when all that was written has left, however slowly it is read. */
+function endThenLinger(stream: Duplex): void {
+  stream.end(() => {
+    if (stream.destroyed) return;
+    const timer = setTimeout(() => stream.destroy(), LINGER_MS);
+    stream.once('close', () => clearTimeout(timer));
+  });
 }
 
 function ignore(): void {}
+
+const VERSION = Buffer.from('HTTP/1.');
+
+/** False as soon as no status line can come of it: an app that speaks something else must not be waited for. */
+function beginsAsHttp(bytes: Buffer): boolean {
+  const length = Math.min(bytes.length, VERSION.length);
+  return bytes.compare(VERSION, 0, length, 0, length) === 0;
+}
 
 /** True where an LF at or after `from` stands without its CR: such a head never ends by our rules. */
 function hasBareLf(bytes: Buffer, from: number): boolean {

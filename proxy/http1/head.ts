@@ -119,7 +119,7 @@ export function parseResponse(text: string, bounds: HeadBounds, method: string):
     minor,
     status,
     phrase: match[3] ?? '',
-    fields: passedOn(fields, connection),
+    fields: withoutFraming(passedOn(fields, connection), status),
     framing,
     keepAlive: kept && framing.kind !== 'close',
   };
@@ -268,10 +268,21 @@ function passedOn(fields: readonly Field[], nominated: readonly string[]): reado
     if (key === 'content-length') {
       if (framed) continue;
       framed = true;
+      // As it was understood: an app must not read `010` as eight.
+      kept.push({ ...field, value: String(Number(field.value)) });
+      continue;
     }
     kept.push(field);
   }
   return kept;
+}
+
+/** RFC 9112 §6.1, RFC 9110 §8.6: answers that cannot have a body carry no framing that a lenient reader would wait by. */
+function withoutFraming(fields: readonly Field[], status: number): readonly Field[] {
+  if (status >= 200 && status !== 204 && status !== 304) return fields;
+  return fields.filter(
+    ({ key }) => key !== 'transfer-encoding' && (key !== 'content-length' || status === 304),
+  );
 }
 
 function withHost(fields: readonly Field[], authority: string): readonly Field[] {

@@ -27,6 +27,17 @@ interface Open {
 const BACKLOG = 1_024;
 /** Connections held until credentials arrive. */
 const MAX_HELD = 1_024;
+/** How long one is held: longer than a CA's restart, shorter than anyone's patience. */
+const HOLD_MS = 60_000;
+
+/** A connection that waits for credentials. */
+interface Held {
+  readonly open: Open;
+  readonly forget: () => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+function ignore(): void {}
 
 export class Listeners {
   readonly #path: DataPath;
@@ -34,7 +45,7 @@ export class Listeners {
   readonly #reusePort: boolean;
   readonly #open = new Map<string, Open>();
   /** Accepted before we had credentials: held, not refused, so that an app may start before its sidecar is ready. */
-  #held: { readonly wanted: Wanted; readonly socket: Socket }[] = [];
+  readonly #held = new Map<Socket, Held>();
 
   /** @param options `bind`: address of ingress entries that name none; `''` means all addresses, both families */
   constructor(path: DataPath, options: { readonly bind: string; readonly reusePort: boolean }) {
@@ -83,15 +94,17 @@ export class Listeners {
 
   /** Credentials are there: serves what was held for them. */
   release(): void {
-    const held = this.#held;
-    this.#held = [];
-    for (const { wanted, socket } of held) if (!socket.destroyed) this.#serve(wanted, socket);
+    for (const [socket, { open, forget, timer }] of this.#held) {
+      clearTimeout(timer);
+      socket.off('end', forget).off('close', forget);
+      this.#serve(open.wanted, socket);
+    }
+    this.#held.clear();
   }
 
   /** Stops accepting. */
   close(): void {
-    for (const { socket } of this.#held) socket.destroy();
-    this.#held = [];
+    for (const socket of this.#held.keys()) socket.destroy();
     for (const { server } of this.#open.values()) server.close();
     this.#open.clear();
   }
@@ -117,7 +130,7 @@ export class Listeners {
       server: createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: false }),
       wanted,
     };
-    open.server.on('connection', (socket: Socket) => this.#accepted(open.wanted, socket));
+    open.server.on('connection', (socket: Socket) => this.#accepted(open, socket));
     return new Promise((resolve, reject) => {
       open.server.once('error', (error: NodeJS.ErrnoException) => {
         const where = bind === '' ? `port ${port}` : `${bind}:${port}`;
@@ -139,16 +152,34 @@ export class Listeners {
     });
   }
 
-  #accepted(wanted: Wanted, socket: Socket): void {
-    if (this.#path.outboundTls !== null) {
-      this.#serve(wanted, socket);
-    } else if (this.#held.length < MAX_HELD) {
-      socket.on('error', () => socket.destroy());
-      this.#held.push({ wanted, socket });
-    } else {
-      const direction = wanted.kind === 'ingress' ? 'inbound' : 'outbound';
-      this.#path.turnAway(socket, direction, wanted.port, 'no_credentials');
-    }
+  #accepted(open: Open, socket: Socket): void {
+    if (this.#path.outboundTls !== null) this.#serve(open.wanted, socket);
+    else if (this.#held.size < MAX_HELD) this.#hold(open, socket);
+    else this.#turnAway(open, socket);
+  }
+
+  /** One that leaves or has waited too long makes room. */
+  #hold(open: Open, socket: Socket): void {
+    const forget = (): void => {
+      const held = this.#held.get(socket);
+      // It ended its side and said nothing, or it is gone: nobody waits any more.
+      if (held === undefined || (!socket.destroyed && socket.readableLength > 0)) return;
+      clearTimeout(held.timer);
+      this.#held.delete(socket);
+      socket.destroy();
+    };
+    const timer = setTimeout(() => {
+      this.#held.delete(socket);
+      this.#turnAway(open, socket);
+    }, HOLD_MS);
+    socket.on('error', ignore);
+    socket.on('end', forget).on('close', forget);
+    this.#held.set(socket, { open, forget, timer });
+  }
+
+  #turnAway({ wanted }: Open, socket: Socket): void {
+    const direction = wanted.kind === 'ingress' ? 'inbound' : 'outbound';
+    this.#path.turnAway(socket, direction, wanted.port, 'no_credentials');
   }
 
   #serve(wanted: Wanted, socket: Socket): void {
