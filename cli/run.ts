@@ -45,6 +45,8 @@ class Daemon {
   /** URI of the identity the keeper was started for. */
   #keptFor = '';
   #waitingFor: string | null = 'a valid snapshot';
+  /** What the set last read lacks, though it is valid: `WorkloadEntry NS/NAME`. */
+  #missing: string | null = null;
   /** Why the resources last read are not in force. */
   #problems: readonly string[] = [];
   #retry: NodeJS.Timeout | undefined;
@@ -80,6 +82,7 @@ class Daemon {
     this.#servers = await this.#startServers();
     process.on('SIGTERM', () => this.#signalled('SIGTERM'));
     process.on('SIGINT', () => this.#signalled('SIGINT'));
+    process.on('SIGHUP', () => this.#signalled('SIGHUP'));
     process.on('uncaughtException', (error) => this.#broken(error));
     if (snapshot !== null) await this.#putInForce(snapshot, input);
     if (this.#waitingFor !== null) this.#log.warn({ waitingFor: this.#waitingFor }, 'waiting, not ready');
@@ -107,6 +110,7 @@ class Daemon {
     const { snapshot, waitingFor, problems } = compileSnapshot(input);
     this.#problems = problems.filter(({ severity }) => severity === 'Error').map(problemLine);
     if (snapshot !== null) this.#warn(snapshot);
+    this.#missing = waitingFor;
     if (this.#snapshot === null) this.#waitingFor = waitingFor;
     return snapshot;
   }
@@ -138,7 +142,7 @@ class Daemon {
           this.#retry = setTimeout(() => this.#changed(set), RETRY_MS);
         }
       } else if (this.#problems.length === 0 && this.#snapshot !== null) {
-        this.#problems = [`${this.#waitingFor ?? 'our WorkloadEntry'} is gone`];
+        this.#problems = [`${this.#missing ?? 'our workload'} is gone`];
       }
       if (this.#problems.length === 0) return;
       this.#metrics.configValid = 0;

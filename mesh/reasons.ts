@@ -95,7 +95,7 @@ const table = {
   policy_denied: {
     sentence: 'an AuthorizationPolicy denied it',
     flag: '-',
-    hint: 'see policy and detail',
+    hint: 'an ALLOW policy must match this peer and request, and no DENY policy may: see policy, detail and request',
   },
   // requests
   bad_request: {

@@ -110,7 +110,7 @@ function attempt(path: DataPath, target: ReachTarget, tried: readonly Endpoint[]
     failed: (reason, detail) => {
       const next = [...tried, endpoint];
       if (reason === 'connect_failed' && next.length < Math.min(route.endpoints.length, MAX_ATTEMPTS)) {
-        path.metrics.refused(reason, 'outbound');
+        path.endpointFailed(reason, detail);
         attempt(path, target, next, done);
       } else done.failed(reason, detail);
     },

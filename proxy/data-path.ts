@@ -35,6 +35,16 @@ export interface RefusalFacts {
   readonly detail?: string;
   readonly policy?: string | null;
   readonly peer?: string | null;
+  /** `METHOD /path` where it was a request. */
+  readonly request?: string | null;
+}
+
+/** `address:port`; the kernel has forgotten it where the peer reset the connection before we looked. */
+export function remoteOf({
+  remoteAddress,
+  remotePort,
+}: Pick<Connection, 'remoteAddress' | 'remotePort'>): string {
+  return remoteAddress === '' ? 'unknown' : `${remoteAddress}:${remotePort}`;
 }
 
 export class DataPath implements DialContext {
@@ -52,6 +62,11 @@ export class DataPath implements DialContext {
   inboundTls: InboundTls | null = null;
   outboundTls: OutboundTls | null = null;
   draining = false;
+
+  /** Connections dialled under an older one are not used again. */
+  get generation(): number {
+    return this.pool.generation;
+  }
   /** Exchanges and connections under way by endpoint, `address:port`: what "least requests" compares. */
   readonly loads = new Map<string, number>();
 
@@ -114,7 +129,8 @@ export class DataPath implements DialContext {
         direction: connection.direction,
         port: connection.port,
         peer: facts.peer ?? connection.peer?.uri ?? null,
-        remote: `${connection.remoteAddress}:${connection.remotePort}`,
+        remote: remoteOf(connection),
+        request: facts.request ?? null,
         sni: connection.sni,
         policy: facts.policy ?? null,
         detail: facts.detail ?? '',
@@ -127,6 +143,13 @@ export class DataPath implements DialContext {
   /** Who we are: what the certificate says, which files may give another than the resources. */
   get identity(): Identity | null {
     return this.outboundTls?.credentials.identity ?? this.snapshot?.identity ?? null;
+  }
+
+  /** An endpoint could not be reached and the next one is tried: the request may well succeed, the endpoint is dead. */
+  endpointFailed(reason: ReasonCode, detail: string): void {
+    this.metrics.refused(reason, 'outbound');
+    if (this.refusalLines.admits(reason, detail))
+      this.log.info({ reason, detail }, 'an endpoint failed, trying the next');
   }
 
   loadOf(address: string): number {

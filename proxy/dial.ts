@@ -21,6 +21,8 @@ export class Upstream {
   readonly address: string;
   /** Our end, `host:port`, for the log. */
   readonly localAddress: string;
+  /** Of the context when it was dialled: one of an older trust or registry is not pooled. */
+  readonly generation: number;
   /** Exchanges served before this one. */
   uses = 0;
   idleSince = 0;
@@ -35,6 +37,7 @@ export class Upstream {
     peer: VerifiedPeer | null;
     tls: boolean;
     address: string;
+    generation: number;
   }) {
     this.stream = fields.stream;
     this.socket = fields.socket;
@@ -42,6 +45,7 @@ export class Upstream {
     this.peer = fields.peer;
     this.tls = fields.tls;
     this.address = fields.address;
+    this.generation = fields.generation;
     const { localAddress, localPort } = fields.socket;
     this.localAddress =
       localPort === undefined ? '' : addressText({ host: localAddress ?? '', port: localPort });
@@ -68,6 +72,8 @@ export type DialTarget =
     };
 
 export interface DialContext {
+  /** Counts up with credentials and resources: see `Upstream.generation`. */
+  readonly generation: number;
   readonly limits: Limits;
   /** Null while we have no credentials. */
   readonly outboundTls: OutboundTls | null;
@@ -107,10 +113,12 @@ class Attempt implements OriginateDone {
   readonly #timer: NodeJS.Timeout;
   readonly #socket: Socket;
   #settled = false;
+  readonly #generation: number;
   readonly #onClose = (): void => this.#fail(this.#connectReason(), 'closed during the handshake');
 
   constructor(context: DialContext, target: DialTarget, address: AppAddress, done: DialDone) {
     this.#context = context;
+    this.#generation = context.generation;
     this.#target = target;
     this.#address = address;
     this.#done = done;
@@ -178,6 +186,7 @@ class Attempt implements OriginateDone {
         peer,
         tls,
         address: addressText(this.#address),
+        generation: this.#generation,
       }),
     );
   }
@@ -209,6 +218,7 @@ function unpool(upstream: Upstream): void {
 /** Idle upstream connections, newest first out; each retired before a usual app would close it. */
 export class UpstreamPool {
   readonly #idle = new Map<string, Upstream[]>();
+  #generation = 0;
   readonly #limits: Limits;
   readonly #sweeper: NodeJS.Timeout;
 
@@ -242,7 +252,7 @@ export class UpstreamPool {
       list = [];
       this.#idle.set(upstream.key, list);
     }
-    if (list.length >= this.#limits.poolSize) {
+    if (list.length >= this.#limits.poolSize || upstream.generation !== this.#generation) {
       upstream.stream.destroy();
       return;
     }
@@ -256,8 +266,13 @@ export class UpstreamPool {
     list.push(upstream);
   }
 
-  /** Closes all idle connections: new credentials or a drain must not meet old ones. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** Closes all idle connections, and the busy ones when they come back: new credentials must not meet old ones. */
   clear(): void {
+    this.#generation++;
     for (const list of this.#idle.values()) for (const upstream of list) this.#retire(upstream);
     this.#idle.clear();
   }

@@ -2,7 +2,7 @@
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { ConnectionEntry } from '../telemetry/access-log.ts';
 import type { Connection } from './connections.ts';
-import type { DataPath, RefusalFacts } from './data-path.ts';
+import { type DataPath, type RefusalFacts, remoteOf } from './data-path.ts';
 import type { Upstream } from './dial.ts';
 import type { Exchange } from './http1/exchange.ts';
 
@@ -22,7 +22,11 @@ export function reportExchange(path: DataPath, connection: Connection, exchange:
     exchange.responseHeadBytes + exchange.responseBodyBytes,
   );
   if (exchange.reason !== null)
-    path.refused(connection, exchange.reason, { detail: exchange.detail, policy });
+    path.refused(connection, exchange.reason, {
+      detail: exchange.detail,
+      policy,
+      request: requestOf(exchange),
+    });
   if (path.accessLog === null) return;
   const served = exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
   path.accessLog.request({
@@ -95,7 +99,7 @@ function connectionEntry(path: DataPath, connection: Connection): ConnectionEntr
     upstreamCluster: connection.cluster || null,
     upstreamLocalAddress: null,
     downstreamLocalAddress: `${connection.localAddress}:${connection.localPort}`,
-    downstreamRemoteAddress: `${connection.remoteAddress}:${connection.remotePort}`,
+    downstreamRemoteAddress: remoteOf(connection),
     requestedServerName: connection.sni,
     routeName: inbound ? 'default' : null,
     sourcePrincipal: inbound ? (connection.peer?.uri ?? null) : (path.identity?.uri ?? null),
@@ -109,6 +113,11 @@ function connectionEntry(path: DataPath, connection: Connection): ConnectionEntr
 function destination(path: DataPath, connection: Connection, upstreamUri: string): string | null {
   if (connection.direction === 'outbound') return upstreamUri || null;
   return connection.tls ? (path.identity?.uri ?? null) : null;
+}
+
+/** Bounded: the path is the peer's. */
+function requestOf({ method, path }: Exchange): string | null {
+  return method === '' ? null : `${method} ${path}`.slice(0, 512);
 }
 
 /** The policy to name in a denial: the one that denied, else those that could have allowed it and did not. */

@@ -24,6 +24,7 @@ mesh.write(
 
 const app = createServer((request, response) => {
   if (request.url === '/bad') request.socket.end('this is no HTTP\r\n\r\n');
+  else if (request.url === '/smtp') request.socket.write('220 mail.example\r\n');
   else if (request.url !== '/never') response.end('from a socket');
 });
 const tcpApp = createTcpServer({ allowHalfOpen: true }, echo);
@@ -58,6 +59,7 @@ t.test('aborts of every kind end the connection and nothing else', async (t) => 
   request.abort();
   tcp.abort();
   t.equal((await call(ports.ordersHttp, '/bad')).status, 502);
+  t.equal((await call(ports.ordersHttp, '/smtp')).status, 502, 'what can become no HTTP is not waited for');
   await orders.metricIs('oarlock_connections_open', { direction: 'inbound' }, 0);
   t.equal((await call(ports.ordersHttp, '/')).status, 200);
   t.equal(orders.process.child.exitCode, null);

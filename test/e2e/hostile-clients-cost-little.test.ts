@@ -112,6 +112,19 @@ t.test('an empty line before a request, cut anywhere', async (t) => {
   }
 });
 
+t.test('an answer that ends with the connection arrives whole, however late it is read', async (t) => {
+  const size = 12_000_000;
+  const peer = await open(t, ports.ordersHttp);
+  peer.socket.pause();
+  peer.write(`GET /bytes/${size} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`);
+  // Longer than the moment a connection lingers after its last byte.
+  await pause(2_500);
+  peer.socket.resume();
+  t.equal(await peer.ended(), 'end');
+  const body = peer.received.length - peer.text.indexOf('\r\n\r\n') - 4;
+  t.equal(body, size);
+});
+
 t.test('an app that speaks late or slowly on an undeclared port is heard once', async (t) => {
   for (const [title, first, rest] of [
     ['silent at first', '', 'hello\n'],

@@ -298,3 +298,21 @@ t.test("where an answer's body ends (RFC 9112 §6.3)", async (t) => {
     'hop-by-hop fields stop in replies too',
   );
 });
+
+t.test('framing goes on as it was understood, and only where there can be a body', async (t) => {
+  const octal = request('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 010');
+  t.same(octal.framing, { kind: 'length', length: 10 });
+  t.match(writeRequest(octal, ''), /\r\nContent-Length: 10\r\n/, 'no app reads it as octal');
+  for (const [head, sent] of [
+    ['HTTP/1.1 204 No Content\r\nContent-Length: 5', 'HTTP/1.1 204 No Content\r\n\r\n'],
+    ['HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked', 'HTTP/1.1 204 No Content\r\n\r\n'],
+    ['HTTP/1.1 103 Early Hints\r\nContent-Length: 5', 'HTTP/1.1 103 Early Hints\r\n\r\n'],
+    ['HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked', 'HTTP/1.1 304 Not Modified\r\n\r\n'],
+    [
+      'HTTP/1.1 304 Not Modified\r\nContent-Length: 5',
+      'HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n',
+    ],
+  ] as const) {
+    t.equal(writeResponse(response(head), false), sent, head);
+  }
+});
