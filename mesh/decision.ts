@@ -22,6 +22,6 @@ export interface Authorization {
   readonly policies: readonly string[];
   /** Decides one HTTP request. */
   decideRequest(connection: ConnectionFacts, request: RequestFacts): Decision;
-  /** Decides a TCP connection: HTTP fields are dropped as SEMANTICS demand (ALLOW closes, DENY widens). */
+  /** Decides a TCP connection: HTTP fields are dropped as Istio does (docs/RESOURCES.md: ALLOW closes, DENY widens). */
   decideConnection(connection: ConnectionFacts): Decision;
 }

@@ -7,7 +7,7 @@ import { type Detected, offersIstio } from './detect.ts';
 /** What to do with a connection, once its first bytes are known. */
 export type Admission = 'terminate' | 'plaintext' | 'app-tls' | { readonly refused: ReasonCode };
 
-/** PeerAuthentication's modes (SEMANTICS, Modes). Pure. */
+/** PeerAuthentication's modes (docs/RESOURCES.md). Pure. */
 export function admit(mode: Mode, protocol: Protocol, detected: Detected): Admission {
   // DISABLE: no TLS is terminated, ours or theirs.
   if (mode === 'DISABLE') return detected.kind === 'tls' ? 'app-tls' : 'plaintext';

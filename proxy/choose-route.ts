@@ -117,7 +117,7 @@ function attempt(path: DataPath, target: ReachTarget, tried: readonly Endpoint[]
   });
 }
 
-/** Least requests of two random ones, drawn by weight (SEMANTICS, Endpoints). */
+/** Least requests of two random ones, drawn by weight. */
 export function pickEndpoint(
   path: DataPath,
   endpoints: readonly Endpoint[],

@@ -16,7 +16,7 @@ const ALPN = 16;
 /** RFC 8446 §5.1: a record's payload is at most 2^14 bytes. */
 const MAX_RECORD = 16_384;
 
-/** ALPNs that mean "an Istio sidecar's mTLS" (SEMANTICS: Istio's ALPNs). */
+/** ALPNs that mean "an Istio sidecar's mTLS". */
 const ISTIO_ALPNS = new Set(['istio', 'istio-http/1.0', 'istio-http/1.1', 'istio-h2', 'istio-peer-exchange']);
 
 /** True where the ClientHello comes from a mesh peer rather than from the app's own TLS client. */

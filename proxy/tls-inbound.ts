@@ -74,7 +74,7 @@ export class InboundTls {
   /**
    * Terminates TLS on a socket whose ClientHello was looked at and put back.
    * @param alpn what the ClientHello offers: a set without overlap is answered without ALPN, since a
-   *   STRICT port lets such a client in (SEMANTICS, Modes) while Node would end the handshake
+   *   STRICT port lets such a client in (docs/RESOURCES.md) while Node would end the handshake
    */
   terminate(socket: Socket, alpn: readonly string[], done: TerminateDone): void {
     this.#waiting.set(socket, done);

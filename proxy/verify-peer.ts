@@ -86,7 +86,7 @@ function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {
 }
 
 /**
- * Secure naming: the server must be one of those the registry expects (SEMANTICS, Outbound).
+ * Secure naming: the server must be one of those the registry expects (docs/RESOURCES.md).
  * @param expected SPIFFE URIs; empty means any of the mesh, as in Istio: of our trust domain or an alias
  * @returns null where it is
  */

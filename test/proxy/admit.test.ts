@@ -1,4 +1,4 @@
-/** PeerAuthentication's modes against what the first bytes say: the whole table of SEMANTICS, Modes. */
+/** PeerAuthentication's modes against what the first bytes say: the whole table. */
 import t from 'tap';
 import type { Mode } from '../../mesh/snapshot.ts';
 import type { Protocol } from '../../mesh/workload.ts';
