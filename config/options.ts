@@ -107,6 +107,8 @@ function option(flags: string, text: string, env: string): Option {
 
 const DEFAULT_INTERCEPT = process.platform === 'linux' ? 'redirect' : 'none';
 
+const LATER = 'not served yet; read so that manifests that name it still start';
+
 /** Adds the flags every command that reads resources shares. */
 export function addConfigOptions(command: Command): Command {
   return command
@@ -171,11 +173,14 @@ export function runCommandOptions(): Command {
     .addOption(portOption('admin', ports.admin))
     .addOption(portOption('metrics', ports.metrics))
     .addOption(portOption('health', ports.health))
+    .addOption(portOption('outbound', ports.outbound, LATER))
+    .addOption(portOption('inbound', ports.inbound, LATER))
+    .addOption(portOption('hbone', ports.hbone, LATER))
     .addOption(
-      portOption(
-        'hbone',
-        ports.hbone,
-        'HBONE is not served yet; read so that manifests that name it still start',
+      option(
+        '--spiffe-socket <path>',
+        'a SPIFFE Workload API: not in this build yet',
+        'SPIFFE_ENDPOINT_SOCKET',
       ),
     )
     .addOption(
@@ -314,6 +319,9 @@ function workloadName(entry: string | null, parsed: Record<string, unknown>): Wo
 function credentialsOf(text: (name: string) => string | null): RunOptions['credentials'] {
   const dir = text('certDir');
   const address = text('caAddress');
+  if (dir === null && address === null && text('spiffeSocket') !== null) {
+    throw new UsageError('--spiffe-socket is not in this build yet: give --ca-address or --cert-dir');
+  }
   if (dir !== null && address !== null)
     throw new UsageError('--cert-dir and --ca-address exclude each other');
   if (dir !== null) return { kind: 'files', dir };
