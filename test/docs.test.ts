@@ -109,7 +109,8 @@ t.test('each flag in CLI.md is one of a command', async (t) => {
     for (const [flag] of (line.split('|')[1] ?? '').matchAll(/--[a-z-]+/g)) t.ok(known.has(flag), flag);
   }
   for (const [flag] of notYet.matchAll(/--(?:outbound|inbound)-port|--spiffe-socket/g)) {
-    t.notOk(known.has(flag), `${flag} is not there yet`);
+    // Read, so that manifests that name it still start; its row must not promise more.
+    t.match(rowOf(page('docs/CLI.md'), flag) ?? '', /without effect yet|not there yet/, flag);
   }
 });
 
