@@ -58,9 +58,8 @@ export class Connection {
   /** Bytes of plaintext from and to the downstream. */
   bytesReceived = 0;
   bytesSent = 0;
-  /** `performance.now()` at which `deadlineReason` holds; Infinity: none. */
+  /** `performance.now()` at which `onDeadline` is called; Infinity: never. */
   deadline: number = Number.POSITIVE_INFINITY;
-  deadlineReason: ReasonCode = 'idle_timeout';
   /** Called once by the sweep when the deadline passes. */
   onDeadline: ((connection: Connection) => void) | null = null;
   /** Judges this connection by the snapshot in force; closes it where that refuses it. Set once it is admitted. */
@@ -86,16 +85,15 @@ export class Connection {
   }
 
   /** Gives the connection a fixed deadline. */
-  expire(ms: number, reason: ReasonCode, onDeadline: (connection: Connection) => void): void {
+  expire(ms: number, onDeadline: (connection: Connection) => void): void {
     this.idleMs = 0;
     this.deadline = performance.now() + ms;
-    this.deadlineReason = reason;
     this.onDeadline = onDeadline;
   }
 
   /** Lets the connection live while bytes move: it ends after `ms` to twice `ms` without any. */
   expireIdle(ms: number, onDeadline: (connection: Connection) => void): void {
-    this.expire(ms, 'idle_timeout', onDeadline);
+    this.expire(ms, onDeadline);
     this.idleMs = ms;
   }
 

@@ -16,7 +16,6 @@ export class Upstream {
   /** Pool key; connections of one key are interchangeable. */
   readonly key: string;
   readonly peer: VerifiedPeer | null;
-  readonly tls: boolean;
   /** `host:port` for the log. */
   readonly address: string;
   /** Our end, `host:port`, for the log. */
@@ -35,7 +34,6 @@ export class Upstream {
     socket: Socket;
     key: string;
     peer: VerifiedPeer | null;
-    tls: boolean;
     address: string;
     generation: number;
   }) {
@@ -43,7 +41,6 @@ export class Upstream {
     this.socket = fields.socket;
     this.key = fields.key;
     this.peer = fields.peer;
-    this.tls = fields.tls;
     this.address = fields.address;
     this.generation = fields.generation;
     const { localAddress, localPort } = fields.socket;
@@ -135,7 +132,7 @@ class Attempt implements OriginateDone {
   }
 
   originated(stream: Duplex, peer: VerifiedPeer | null): void {
-    this.#succeed(stream, peer, true);
+    this.#succeed(stream, peer);
   }
 
   refused(reason: ReasonCode, detail: string): void {
@@ -154,7 +151,7 @@ class Attempt implements OriginateDone {
   #connected(): void {
     const target = this.#target;
     if (target.kind === 'app' || target.endpoint.tls === 'DISABLE') {
-      this.#succeed(this.#socket, null, false);
+      this.#succeed(this.#socket, null);
       return;
     }
     const { tls, http, endpoint } = target;
@@ -173,7 +170,7 @@ class Attempt implements OriginateDone {
     }
   }
 
-  #succeed(stream: Duplex, peer: VerifiedPeer | null, tls: boolean): void {
+  #succeed(stream: Duplex, peer: VerifiedPeer | null): void {
     if (this.#settled) return;
     this.#settled = true;
     clearTimeout(this.#timer);
@@ -184,7 +181,6 @@ class Attempt implements OriginateDone {
         socket: this.#socket,
         key: poolKey(this.#target),
         peer,
-        tls,
         address: addressText(this.#address),
         generation: this.#generation,
       }),

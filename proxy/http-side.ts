@@ -46,15 +46,13 @@ export abstract class HttpSideBase implements HttpSide {
   expectHead(waiting: boolean): void {
     const { limits } = this.path;
     const expired = (): void => this.forwarder?.timedOut();
-    if (waiting) this.connection.expire(limits.requestHeadTimeout, 'request_timeout', expired);
+    if (waiting) this.connection.expire(limits.requestHeadTimeout, expired);
     else this.connection.expireIdle(limits.idleTimeout, expired);
   }
 
   finished(exchange: Exchange): void {
     reportExchange(this.path, this.connection, exchange);
   }
-
-  closed(): void {}
 
   broke(error: Error): void {
     this.path.log.error({ error: error.stack ?? error.message }, 'a connection was aborted: fault of ours');

@@ -72,7 +72,7 @@ class InboundConnection {
         (bytes) => this.#cut(bytes),
       );
     if (connection.onDeadline === null) {
-      connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => this.#silent());
+      connection.expire(this.#path.limits.handshakeTimeout, () => this.#silent());
     }
   }
 
@@ -125,23 +125,20 @@ class InboundConnection {
 
   /** The peer closed before its bytes told anything. */
   #cut(bytes: Buffer): void {
-    const { mode } = this.#mode();
-    if (bytes.length === 0) this.#refuse('closed_unused', '');
-    else if (mode !== 'STRICT' && this.#listener.protocol !== 'http' && detect(bytes).kind === 'plaintext') {
+    const plaintext = bytes.length > 0 && detect(bytes).kind === 'plaintext';
+    if (plaintext && this.#mode().mode !== 'STRICT' && this.#listener.protocol !== 'http') {
       // A short word and a half-close: no HTTP can come of it, but it is whole as TCP.
       this.#connection.early = bytes;
       this.#plaintext('tcp');
-    } else if (firstByteClass(bytes) === 'TLS') {
-      this.#refuse('bad_client_hello', `closed after ${bytes.length} bytes`);
-    } else this.#refuse('downstream_closed', `closed after ${bytes.length} bytes`);
+    } else this.#gone(bytes, 'closed');
   }
 
-  /** The peer reset the connection before its bytes told enough. */
-  #gone(bytes: Buffer): void {
+  /** The peer left before its bytes told enough. */
+  #gone(bytes: Buffer, how: 'closed' | 'reset'): void {
     if (bytes.length === 0) this.#refuse('closed_unused', '');
     else {
       const reason = firstByteClass(bytes) === 'TLS' ? 'bad_client_hello' : 'downstream_closed';
-      this.#refuse(reason, `reset after ${bytes.length} bytes`);
+      this.#refuse(reason, `${how} after ${bytes.length} bytes`);
     }
   }
 
@@ -222,7 +219,7 @@ class InboundConnection {
       };
       this.#look(connection.stream, (bytes) => this.#sniff(bytes), ended);
       // Not HTTP so far: a client that waits for a server-first protocol, or one with a short first line.
-      connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => {
+      connection.expire(this.#path.limits.handshakeTimeout, () => {
         this.#looking?.giveUp();
         this.#looking = null;
         this.#serveTcp();
@@ -335,7 +332,7 @@ class InboundConnection {
 
   #closed(): void {
     if (this.#handshaking) this.#refuse('tls_handshake_failed', 'the peer left during the handshake');
-    else if (this.#looking !== null) this.#gone(this.#looking.giveUp());
+    else if (this.#looking !== null) this.#gone(this.#looking.giveUp(), 'reset');
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
   }
 }

@@ -28,7 +28,6 @@ export class OutboundHttp extends HttpSideBase {
     this.#route = chooseRoute(this.path.snapshot, this.#listener, head.host);
     if (this.#route !== null) {
       exchange.cluster = clusterName(this.#route);
-      exchange.series = outboundSeries(this.path, this.#route, null, null);
       return null;
     }
     const detail = `${head.host} on port ${this.#listener.port}`;
@@ -67,6 +66,14 @@ export class OutboundHttp extends HttpSideBase {
     if (this.#busy !== upstream) return;
     this.#busy = null;
     this.path.addLoad(upstream.address, -1);
+  }
+
+  override finished(exchange: Exchange): void {
+    // Routed, and nobody was reached: counted under the service that was asked for.
+    if (exchange.series === null && exchange.cluster !== '' && this.#route !== null) {
+      exchange.series = outboundSeries(this.path, this.#route, null, null);
+    }
+    super.finished(exchange);
   }
 
   override fieldsFor(_head: RequestHead): string {

@@ -50,7 +50,7 @@ class OutboundConnection {
       };
       const looking = new FirstBytes(socket, (bytes) => this.#detect(bytes), ended);
       looking.start();
-      this.#connection.expire(this.#path.limits.handshakeTimeout, 'no_first_byte', () => {
+      this.#connection.expire(this.#path.limits.handshakeTimeout, () => {
         // An app that waits for a server-first protocol, or one with a short first line.
         looking.giveUp();
         this.#serveTcp(null);

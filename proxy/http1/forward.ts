@@ -49,8 +49,6 @@ export interface HttpSide {
   readonly draining: boolean;
   /** True while a request head is half there: it has a shorter deadline than an idle or busy connection. */
   expectHead(waiting: boolean): void;
-  /** The connection is over. */
-  closed(): void;
   /** Something of ours threw: the connection is aborted next. */
   broke(error: Error): void;
 }
@@ -609,7 +607,6 @@ export class HttpForwarder implements Carrier {
     this.#pending = EMPTY;
     endThenLinger(stream);
     stream.resume();
-    this.#side.closed();
   }
 
   #end(abort: boolean): void {
@@ -621,7 +618,6 @@ export class HttpForwarder implements Carrier {
     if (abort) this.#connection.abort();
     else endThenLinger(this.#stream);
     if (exchange !== null) this.#side.finished(exchange);
-    this.#side.closed();
   }
 
   #detach(upstream: Upstream): void {
@@ -686,7 +682,6 @@ const PHRASES: ReadonlyMap<number, string> = new Map([
   [404, 'Not Found'],
   [405, 'Method Not Allowed'],
   [408, 'Request Timeout'],
-  [414, 'URI Too Long'],
   [431, 'Request Header Fields Too Large'],
   [502, 'Bad Gateway'],
   [503, 'Service Unavailable'],

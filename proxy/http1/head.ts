@@ -35,8 +35,8 @@ export interface ResponseHead {
 
 /** Why a head was refused: the status to answer with (requests), and what was wrong. */
 export class HeadError extends Error {
-  readonly status: 400 | 405 | 414 | 431 | 505;
-  constructor(status: 400 | 405 | 414 | 431 | 505, message: string) {
+  readonly status: 400 | 405 | 431 | 505;
+  constructor(status: 400 | 405 | 431 | 505, message: string) {
     super(message);
     this.status = status;
   }
