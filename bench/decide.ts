@@ -67,7 +67,14 @@ function connectionOf(serviceAccount: string): ConnectionFacts {
 }
 
 function requestOf(path: string): RequestFacts {
-  return { method: 'GET', host: 'orders.bench.svc.cluster.local', path, headerValues: () => [] };
+  return {
+    method: 'GET',
+    host: 'orders.bench.svc.cluster.local',
+    path,
+    headerValues: () => [],
+    claims: null,
+    remoteIp: null,
+  };
 }
 
 /** Times decisions, and the compiling of each set. */

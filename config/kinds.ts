@@ -4,7 +4,7 @@ import type { ProblemCode } from '../mesh/schema.ts';
 
 /** The kinds that are read, by API group. */
 const READ: ReadonlyMap<string, ReadonlySet<string>> = new Map([
-  ['security.istio.io', new Set(['PeerAuthentication', 'AuthorizationPolicy'])],
+  ['security.istio.io', new Set(['PeerAuthentication', 'AuthorizationPolicy', 'RequestAuthentication'])],
   ['networking.istio.io', new Set(['ServiceEntry', 'WorkloadEntry', 'DestinationRule', 'Sidecar'])],
 ]);
 const READ_KINDS = new Set([...READ.values()].flatMap((kinds) => [...kinds]));
@@ -51,10 +51,6 @@ export function judgeKind(apiVersion: string, kind: string): Verdict {
   if (READ_KINDS.has(kind)) {
     const right = [...READ].find(([, kinds]) => kinds.has(kind))?.[0];
     return report('apiVersion', 'unknownKind', 'Error', `${kind} is of ${right}, not of ${apiVersion}`);
-  }
-  // Leaving it out would let through what it refuses.
-  if (kind === 'RequestAuthentication') {
-    return report('kind', 'unsupported', 'Error', 'RequestAuthentication is not supported yet; remove it');
   }
   if (!istio) return report('kind', 'unknownKind', 'Info', `${kind} is passed over: it is not of Istio`);
   const why = NOT_HONOURED.get(kind);

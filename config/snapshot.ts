@@ -1,4 +1,5 @@
 /** Compiles a set of resources into the Snapshot that one workload's data path runs on. */
+import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { identityOf, parseIdentity } from '../mesh/identity.ts';
 import type { Problem, Resource } from '../mesh/resource.ts';
@@ -10,6 +11,8 @@ import { decodeAuthorizationPolicy } from '../policy/authorization-policy.ts';
 import { compileAuthorization } from '../policy/authorize.ts';
 import type { PeerAuthentication } from '../policy/peer-authentication.ts';
 import { compileModes, decodePeerAuthentication } from '../policy/peer-authentication.ts';
+import type { RequestAuthentication } from '../policy/request-authentication.ts';
+import { compileTokenRules, decodeRequestAuthentication } from '../policy/request-authentication.ts';
 import type { DestinationRule } from '../registry/destination-rule.ts';
 import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import { inboundPorts } from '../registry/inbound.ts';
@@ -69,6 +72,7 @@ interface Decoded {
   mesh: MeshConfig;
   readonly peerAuthentications: PeerAuthentication[];
   readonly authorizationPolicies: AuthorizationPolicy[];
+  readonly requestAuthentications: RequestAuthentication[];
   readonly serviceEntries: ServiceEntry[];
   readonly workloadEntries: Workload[];
   readonly destinationRules: DestinationRule[];
@@ -101,6 +105,7 @@ function decodeAll(resources: readonly Resource[], problems: Problem[]): Decoded
     mesh: emptyMeshConfig,
     peerAuthentications: [],
     authorizationPolicies: [],
+    requestAuthentications: [],
     serviceEntries: [],
     workloadEntries: [],
     destinationRules: [],
@@ -115,6 +120,8 @@ function decodeAll(resources: readonly Resource[], problems: Problem[]): Decoded
     },
     PeerAuthentication: (r) => keep(decoded.peerAuthentications, decodePeerAuthentication(r, problems)),
     AuthorizationPolicy: (r) => keep(decoded.authorizationPolicies, decodeAuthorizationPolicy(r, problems)),
+    RequestAuthentication: (r) =>
+      keep(decoded.requestAuthentications, decodeRequestAuthentication(r, problems)),
     ServiceEntry: (r) => keep(decoded.serviceEntries, decodeServiceEntry(r, problems)),
     WorkloadEntry: (r) => keep(decoded.workloadEntries, decodeWorkloadEntry(r, problems)),
     DestinationRule: (r) => keep(decoded.destinationRules, decodeDestinationRule(r, problems)),
@@ -193,6 +200,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
   const inbound = inboundPorts(registry, sidecar, own);
   const ingress = ingressListeners(sidecar, own, input.intercept);
+  const extAuthz = decoded.mesh.extAuthz ?? new Map<string, ExtAuthzProvider>();
   const trusted = new Set([mesh.trustDomain, ...mesh.trustDomainAliases]);
   return {
     generation: input.generation,
@@ -201,7 +209,9 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     identity,
     ingress,
     egress: egressListeners(sidecar, own.namespace, visibleHosts(context)),
-    authorization: compileAuthorization(decoded.authorizationPolicies, own, mesh),
+    authorization: compileAuthorization(decoded.authorizationPolicies, own, mesh, extAuthz),
+    tokens: compileTokenRules(decoded.requestAuthentications, own, rootNamespace),
+    extAuthz,
     modeOf: compileModes(decoded.peerAuthentications, own.namespace, own.labels, rootNamespace),
     serviceOf: (port): ServiceName | null => inbound.get(port)?.service ?? null,
     protocolOf: (port) => inbound.get(port)?.protocol ?? 'auto',

@@ -1,5 +1,6 @@
 /** What policy may know of a connection and of a request: the only input a decision has. */
 import type { Identity } from './identity.ts';
+import type { Claims } from './tokens.ts';
 
 /** Facts of an inbound connection, complete before the first decision. */
 export interface ConnectionFacts {
@@ -7,7 +8,7 @@ export interface ConnectionFacts {
   readonly peer: Identity | null;
   /** The connection's own source address, IPv4-mapped IPv6 written as IPv4. */
   readonly sourceIp: string;
-  /** The original client's address (PROXY protocol, trusted X-Forwarded-For); else `sourceIp`. */
+  /** The original client's address (PROXY protocol); else `sourceIp`. A request may know better. */
   readonly remoteIp: string;
   readonly destinationIp: string;
   /** The workload's inbound port, not the service's. */
@@ -25,4 +26,8 @@ export interface RequestFacts {
   readonly path: string;
   /** Every value of a header, in order, each alone; `name` in lower case. Empty when absent. */
   headerValues(name: string): readonly string[];
+  /** Payload of the verified token; null where the request carries none, or nobody asked for one. */
+  readonly claims: Claims | null;
+  /** The original client's address by a trusted X-Forwarded-For; null: the connection's `remoteIp` holds. */
+  readonly remoteIp: string | null;
 }

@@ -1,7 +1,9 @@
 /** The compiled set of resources as one workload sees it: what config hands to the data path, swapped whole. */
 import type { Authorization } from './decision.ts';
+import type { ExtAuthzProvider } from './ext-authz.ts';
 import type { Identity } from './identity.ts';
 import type { Route } from './route.ts';
+import type { TokenRules } from './tokens.ts';
 import type { Protocol, ServiceName, Workload } from './workload.ts';
 
 export type Mode = 'STRICT' | 'PERMISSIVE' | 'DISABLE';
@@ -55,6 +57,10 @@ export interface Snapshot {
   readonly ingress: readonly IngressListener[];
   readonly egress: readonly EgressListener[];
   readonly authorization: Authorization;
+  /** RequestAuthentication of this workload. */
+  readonly tokens: TokenRules;
+  /** Mesh config's external authorization providers, by name. */
+  readonly extAuthz: ReadonlyMap<string, ExtAuthzProvider>;
   /** Mode of one inbound port of this workload. Constant time. */
   modeOf(port: number): EffectiveMode;
   /** The service an inbound port serves, for metrics; null where no service claims it. */

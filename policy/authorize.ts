@@ -1,5 +1,6 @@
 /** Compiles the AuthorizationPolicies of one workload to closures, and decides with them. */
 import type { Authorization, Decision } from '../mesh/decision.ts';
+import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
 import { selects } from '../mesh/schema.ts';
 import type { MeshSettings } from '../mesh/snapshot.ts';
@@ -38,6 +39,7 @@ export function compileAuthorization(
   policies: readonly AuthorizationPolicy[],
   workload: Selected,
   mesh: MeshSettings,
+  _providers: ReadonlyMap<string, ExtAuthzProvider> | null = null,
 ): Authorization {
   const selected = policies.filter(
     ({ namespace, matchLabels }) =>
@@ -48,6 +50,10 @@ export function compileAuthorization(
   const tcp = compileLayer(selected, 'tcp', mesh);
   return {
     policies: selected.map(nameOf).sort(),
+    byAction: { CUSTOM: [], DENY: [], ALLOW: [], AUDIT: [] },
+    ask: () => null,
+    observe: null,
+    explain: () => null,
     decideRequest: (connection, request) => decide(http, connection, request, pathOfTarget(request.path)),
     decideConnection: (connection) => decide(tcp, connection, null, ''),
   };

@@ -1,4 +1,5 @@
 /** MeshConfig: Istio's mesh-wide settings; the few that hold here, the rest known by name. */
+import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import { parseIdentity } from '../mesh/identity.ts';
 import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
@@ -28,6 +29,8 @@ export interface MeshConfig {
   /** Who sees a ServiceEntry or DestinationRule without `exportTo`; empty: everyone. */
   readonly defaultServiceExportTo: readonly string[];
   readonly defaultDestinationRuleExportTo: readonly string[];
+  /** `extensionProviders` of external authorization, by name; null where no mesh config was given. */
+  readonly extAuthz: ReadonlyMap<string, ExtAuthzProvider> | null;
 }
 
 export const emptyMeshConfig: MeshConfig = {
@@ -39,6 +42,7 @@ export const emptyMeshConfig: MeshConfig = {
   enableAutoMtls: true,
   defaultServiceExportTo: [],
   defaultDestinationRuleExportTo: [],
+  extAuthz: null,
 };
 
 const trustDomain = stringThat(
@@ -191,5 +195,6 @@ export function decodeMeshConfig(resource: Resource, problems: Problem[]): MeshC
     enableAutoMtls: config?.enableAutoMtls ?? true,
     defaultServiceExportTo: config?.defaultServiceExportTo ?? [],
     defaultDestinationRuleExportTo: config?.defaultDestinationRuleExportTo ?? [],
+    extAuthz: new Map(),
   };
 }

@@ -1,5 +1,6 @@
 /** Strict reading and canonical writing of HTTP/1.1 heads (RFC 9112), requests and answers. */
 import type { RequestFacts } from '../../mesh/facts.ts';
+import type { Claims } from '../../mesh/tokens.ts';
 
 /** One header field as it will be passed on; `key` is the name in lower case. */
 export interface Field {
@@ -16,6 +17,8 @@ export type Framing =
   | { readonly kind: 'close' };
 
 export interface RequestHead extends RequestFacts {
+  /** Set once the token is verified. */
+  claims: Claims | null;
   readonly minor: 0 | 1;
   readonly fields: readonly Field[];
   readonly framing: Framing;
@@ -97,6 +100,8 @@ export function parseRequest(text: string, bounds: HeadBounds, normalize: Normal
     expectsContinue:
       minor === 1 && (single(fields, 'expect', 'Expect') ?? '').toLowerCase() === '100-continue',
     headerValues: (name) => valuesOf(forwarded, name),
+    claims: null,
+    remoteIp: null,
   };
 }
 

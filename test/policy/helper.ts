@@ -87,5 +87,7 @@ export function request(facts: Facts = {}): RequestFacts {
     host: facts.host ?? 'app.foo',
     path: facts.path ?? '/',
     headerValues: () => [],
+    claims: null,
+    remoteIp: null,
   };
 }

@@ -112,9 +112,15 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
     ],
     authorization: {
       policies: ['shop/allow-web'],
+      byAction: { CUSTOM: [], DENY: [], ALLOW: ['shop/allow-web'], AUDIT: [] },
+      ask: () => null,
+      observe: null,
+      explain: () => null,
       decideRequest: () => ({ allowed: true, policy: null, rule: null, detail: '', missed: [] }),
       decideConnection: () => ({ allowed: true, policy: null, rule: null, detail: '', missed: [] }),
     },
+    tokens: { policies: [], rules: [] },
+    extAuthz: new Map(),
     modeOf: (port) =>
       port === 19080 ? { mode: 'STRICT', source: 'shop/default' } : { mode: 'PERMISSIVE', source: null },
     serviceOf: (port) => (port === 19080 ? { host: 'orders.shop', name: 'orders', namespace: 'shop' } : null),

@@ -1,0 +1,80 @@
+/** What an external authorization provider is, what it is asked, and what it answers. */
+import type { ConnectionFacts } from './facts.ts';
+import type { FieldChange } from './tokens.ts';
+
+/** MeshConfig `extensionProviders`: `envoyExtAuthzHttp` or `envoyExtAuthzGrpc`, checked. */
+export interface ExtAuthzProvider {
+  readonly name: string;
+  readonly protocol: 'http' | 'grpc';
+  /** As written: `HOST` or `NS/HOST`. */
+  readonly service: string;
+  readonly port: number;
+  /** Milliseconds. Istio's default: 600 s. */
+  readonly timeout: number;
+  /** A provider that cannot be asked allows instead of denying. */
+  readonly failOpen: boolean;
+  /** Status where it cannot be asked and does not fail open. Envoy's default: 403. */
+  readonly statusOnError: number;
+  /** Null: the body is not sent. */
+  readonly requestBody: {
+    readonly maxRequestBytes: number;
+    readonly allowPartialMessage: boolean;
+    readonly packAsBytes: boolean;
+  } | null;
+  // === envoyExtAuthzHttp only; header names exact, `prefix*` or `*suffix`, without regard to case ===
+  readonly pathPrefix: string;
+  readonly includeRequestHeadersInCheck: readonly string[];
+  readonly includeAdditionalHeadersInCheck: ReadonlyMap<string, string>;
+  readonly headersToUpstreamOnAllow: readonly string[];
+  readonly headersToDownstreamOnAllow: readonly string[];
+  readonly headersToDownstreamOnDeny: readonly string[];
+  /** Why the provider cannot be used, by Istio's rules; null: it can. What asks it is denied then. */
+  readonly fault: string | null;
+}
+
+/** One HTTP request, or one TCP connection (`request` null), to be checked. */
+export interface CheckRequest {
+  readonly connection: ConnectionFacts;
+  /** Our own identity's URI; null on plaintext. */
+  readonly ownIdentity: string | null;
+  readonly sourcePort: number;
+  readonly request: {
+    readonly method: string;
+    readonly host: string;
+    /** Normalized target, query included. */
+    readonly path: string;
+    readonly scheme: 'http' | 'https';
+    readonly protocol: string;
+    /** In order; names in lower case. */
+    readonly fields: readonly { readonly name: string; readonly value: string }[];
+    /** As much as the provider asked for. */
+    readonly body: Buffer | null;
+    readonly bodyTruncated: boolean;
+    /** As announced by Content-Length; -1: not known. */
+    readonly bodySize: number;
+  } | null;
+}
+
+export type CheckAnswer =
+  | {
+      readonly kind: 'allowed';
+      /** Names, lower case. */
+      readonly remove: readonly string[];
+      readonly set: readonly FieldChange[];
+      /** Fields for the answer to the downstream. */
+      readonly answerFields: readonly FieldChange[];
+    }
+  | {
+      readonly kind: 'denied';
+      readonly status: number;
+      readonly fields: readonly FieldChange[];
+      readonly body: Buffer;
+    }
+  /** It could not be asked: out of time, unreachable, no sense in its answer. The caller applies `failOpen`. */
+  | { readonly kind: 'failed'; readonly reason: string };
+
+/** Asks providers. */
+export interface ExtAuthz {
+  /** Never rejects. `signal`: the downstream left. */
+  check(provider: ExtAuthzProvider, request: CheckRequest, signal: AbortSignal): Promise<CheckAnswer>;
+}
