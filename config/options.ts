@@ -83,7 +83,7 @@ function threadCount(value: string): number {
 }
 
 /** `k=v,k2=v2`, or the JSON object that Istio's ISTIO_METAJSON_LABELS and ISTIO_META_LABELS carry. */
-function labels(value: string): ReadonlyMap<string, string> {
+export function labels(value: string): ReadonlyMap<string, string> {
   if (value.startsWith('{')) {
     try {
       const entries = Object.entries(JSON.parse(value) as Record<string, unknown>);

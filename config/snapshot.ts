@@ -68,7 +68,7 @@ export interface SnapshotResult {
 }
 
 /** Every resource, understood. */
-interface Decoded {
+export interface Decoded {
   mesh: MeshConfig;
   readonly peerAuthentications: PeerAuthentication[];
   readonly authorizationPolicies: AuthorizationPolicy[];
@@ -100,7 +100,7 @@ export function compileSnapshot(input: SnapshotInput): SnapshotResult {
 }
 
 /** Decodes every resource by its kind; what is wrong goes to `problems`. */
-function decodeAll(resources: readonly Resource[], problems: Problem[]): Decoded {
+export function decodeAll(resources: readonly Resource[], problems: Problem[]): Decoded {
   const decoded: Decoded = {
     mesh: emptyMeshConfig,
     peerAuthentications: [],
@@ -131,7 +131,7 @@ function decodeAll(resources: readonly Resource[], problems: Problem[]): Decoded
   return decoded;
 }
 
-function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrides']): MeshSettings {
+export function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrides']): MeshSettings {
   return {
     rootNamespace: overrides.rootNamespace ?? config.rootNamespace ?? 'istio-system',
     trustDomain: overrides.trustDomain ?? config.trustDomain ?? 'cluster.local',
