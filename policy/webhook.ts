@@ -1,6 +1,6 @@
-/** What Istio's webhook and schema ask of every security policy alike: its annotations and its selector. */
+/** What Istio's webhook and schema ask of every security policy alike: its annotations, its selector and its targets. */
 import type { FieldPath, Resource } from '../mesh/resource.ts';
-import { type Decoder, mapOf, object, type Reporter, string } from '../mesh/schema.ts';
+import { type Decoder, listOf, mapOf, object, type Reporter, string } from '../mesh/schema.ts';
 
 /** Istio bans them from what users write: the last two would raise a policy's reach. */
 const BANNED_ANNOTATIONS = [
@@ -64,4 +64,92 @@ export function hasErrors(reporter: Reporter, from: number): boolean {
     if (reporter.problems[i]?.severity === 'Error') return true;
   }
   return false;
+}
+
+/** `targetRef`: the gateway, waypoint or service a policy is for. */
+export interface TargetRef {
+  /** Empty: the core group. */
+  readonly group: string;
+  readonly kind: string;
+  readonly name: string;
+}
+
+/** What Istio lets a policy refer to, as `group/kind`. */
+const TARGET_KINDS = new Set([
+  'core/Service',
+  'networking.istio.io/ServiceEntry',
+  'gateway.networking.k8s.io/Gateway',
+  'gateway.networking.k8s.io/GatewayClass',
+]);
+
+/** Bounds of Istio's schema. */
+const MAX_TARGETS = 16;
+const MAX_TARGET_NAME = 253;
+
+const targetRefFields = object({ group: string, kind: string, name: string, namespace: string });
+
+/** `targetRef`, by the schema and `validatePolicyTargetReference` of Istio. */
+export const targetRef: Decoder<TargetRef> = (value, path, reporter) => {
+  const before = reporter.problems.length;
+  const decoded = targetRefFields(value, path, reporter);
+  if (decoded === undefined) return undefined;
+  const { group = '', kind = '', name = '', namespace = '' } = decoded;
+  if (hasErrors(reporter, before)) return undefined;
+  if (kind === '') reporter.report([...path, 'kind'], 'missing', 'must be given');
+  if (name === '') reporter.report([...path, 'name'], 'missing', 'must be given');
+  if (name.length > MAX_TARGET_NAME) {
+    reporter.report([...path, 'name'], 'badValue', `has at most ${MAX_TARGET_NAME} characters`);
+  }
+  if (namespace !== '') {
+    reporter.report(
+      [...path, 'namespace'],
+      'badValue',
+      "a policy refers only to its own namespace; leave this out, or move the policy to the target's namespace",
+    );
+  }
+  if (kind !== '' && !TARGET_KINDS.has(`${group === '' ? 'core' : group}/${kind}`)) {
+    reporter.report(
+      [...path, 'kind'],
+      'badValue',
+      `must be one of ${[...TARGET_KINDS].join(', ')}, not ${group === '' ? 'core' : group}/${kind}`,
+    );
+  }
+  return { group, kind, name };
+};
+
+/** `targetRefs`, at most as many as Istio's schema takes. */
+export const targetRefs: Decoder<readonly TargetRef[]> = (value, path, reporter) => {
+  if (Array.isArray(value) && value.length > MAX_TARGETS) {
+    reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${MAX_TARGETS}`);
+    return undefined;
+  }
+  return listOf(targetRef)(value, path, reporter);
+};
+
+/**
+ * Reports a policy that says twice what it is for: Istio's schema takes `selector`, `targetRef` or `targetRefs`,
+ * one of them, and counts an empty one too.
+ */
+export function checkOneTarget(
+  spec: {
+    readonly selector: unknown;
+    readonly targetRef: unknown;
+    readonly targetRefs: unknown;
+  },
+  reporter: Reporter,
+): void {
+  const given = (['selector', 'targetRef', 'targetRefs'] as const).filter((name) => spec[name] !== undefined);
+  const [, second] = given;
+  if (second !== undefined) {
+    reporter.report(['spec', second], 'badValue', `only one of ${given.join(' and ')} can be set`);
+  }
+}
+
+/** The targets of a policy, whichever field names them; a policy with any never selects a sidecar's workload. */
+export function targetsOf(spec: {
+  readonly targetRef: TargetRef | undefined;
+  readonly targetRefs: readonly TargetRef[] | undefined;
+}): readonly TargetRef[] {
+  if (spec.targetRefs !== undefined && spec.targetRefs.length > 0) return spec.targetRefs;
+  return spec.targetRef === undefined ? [] : [spec.targetRef];
 }
