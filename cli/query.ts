@@ -1,8 +1,7 @@
 /** What the commands that only read share: their flags, the resource set under `--config`, and how they answer. */
 import { type Command, Option } from 'commander';
-import { readFolders } from '../config/folder.ts';
 import { labels, UsageError } from '../config/options.ts';
-import { compileSnapshot, type SnapshotInput } from '../config/snapshot.ts';
+import type { SnapshotInput } from '../config/snapshot.ts';
 import { type Problem, problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 
@@ -70,8 +69,10 @@ export function readQuery(parsed: Readonly<Record<string, unknown>>): Query {
   };
 }
 
-/** What a snapshot of this query's workload is compiled from. Nothing is thrown: problems tell. */
-export function snapshotInput(query: Query): SnapshotInput {
+/** What a snapshot of this query's workload is compiled from. Never rejects: its problems tell. */
+export async function snapshotInput(query: Query): Promise<SnapshotInput> {
+  // Readers of YAML are loaded by the commands that need them alone.
+  const { readFolders } = await import('../config/folder.ts');
   const { workload, overrides } = query;
   return { ...readFolders(query.config), workload, overrides, intercept: 'none', generation: 1 };
 }
@@ -80,8 +81,9 @@ export function snapshotInput(query: Query): SnapshotInput {
  * The set under `--config` as the sidecar of this query's workload sees it; Warnings go to stderr.
  * @throws UsageError where `run` would refuse the set
  */
-export function compileQuery(query: Query): Snapshot {
-  const { snapshot, problems } = compileSnapshot(snapshotInput(query));
+export async function compileQuery(query: Query): Promise<Snapshot> {
+  const { compileSnapshot } = await import('../config/snapshot.ts');
+  const { snapshot, problems } = compileSnapshot(await snapshotInput(query));
   reportProblems(problems);
   if (snapshot === null) throw new Error('a valid set of a workload given by flags is always compiled');
   return snapshot;
