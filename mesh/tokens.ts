@@ -12,13 +12,17 @@ export interface JwtRule {
   readonly issuer: string;
   /** Empty: any audience. */
   readonly audiences: readonly string[];
-  /** Inline key set, JSON. Where both are given Istio takes this one. */
+  /** `presence: REQUIRED`: a request without this rule's token is refused. */
+  readonly required: boolean;
+  /** Inline key set, JSON; never beside `jwksUri`. */
   readonly jwks: string | null;
   /** Where to fetch the key set; null with `jwks` null: OpenID discovery from the issuer. */
   readonly jwksUri: string | null;
+  /** Where the token is, all three lists empty: `Authorization: Bearer` and the parameter `access_token`. Names in lower case. */
   readonly fromHeaders: readonly { readonly name: string; readonly prefix: string }[];
   readonly fromParams: readonly string[];
   readonly fromCookies: readonly string[];
+  /** Header names of outputs are in lower case. */
   readonly outputPayloadToHeader: string | null;
   readonly outputClaimToHeaders: readonly { readonly header: string; readonly claim: string }[];
   readonly forwardOriginalToken: boolean;

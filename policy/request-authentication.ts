@@ -1,7 +1,20 @@
 /** RequestAuthentication: the resource as a typed record, and which rules hold for one workload. */
 import type { Problem, Resource } from '../mesh/resource.ts';
-import { Reporter, selects } from '../mesh/schema.ts';
+import { type Decoder, listOf, object, Reporter, selects } from '../mesh/schema.ts';
 import type { JwtRule, TokenRules } from '../mesh/tokens.ts';
+import { jwtRule } from './jwt-rule.ts';
+import {
+  annotationPath,
+  checkAnnotations,
+  checkOneTarget,
+  DRY_RUN,
+  hasErrors,
+  selector,
+  type TargetRef,
+  targetRef,
+  targetRefs,
+  targetsOf,
+} from './webhook.ts';
 
 /** One valid RequestAuthentication. */
 export interface RequestAuthentication {
@@ -11,8 +24,23 @@ export interface RequestAuthentication {
   readonly creationTimestamp: number | null;
   /** `selector.matchLabels`; empty where the policy selects its whole scope. */
   readonly matchLabels: ReadonlyMap<string, string>;
+  /** `targetRefs`: not empty, and the policy is for gateways, waypoints or services, and for no sidecar. */
+  readonly targets: readonly TargetRef[];
   readonly rules: readonly JwtRule[];
 }
+
+/** Bound of Istio's schema. */
+const MAX_RULES = 4096;
+
+const jwtRules: Decoder<readonly JwtRule[]> = (value, path, reporter) => {
+  if (Array.isArray(value) && value.length > MAX_RULES) {
+    reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${MAX_RULES}`);
+    return undefined;
+  }
+  return listOf(jwtRule)(value, path, reporter);
+};
+
+const spec = object({ selector, targetRef, targetRefs, jwtRules });
 
 /**
  * Reads a RequestAuthentication by Istio's schema and webhook.
@@ -22,12 +50,29 @@ export function decodeRequestAuthentication(
   resource: Resource,
   problems: Problem[],
 ): RequestAuthentication | null {
-  new Reporter(resource, problems).report(['kind'], 'unsupported', 'not supported yet; remove it');
-  return null;
+  const reporter = new Reporter(resource, problems);
+  const before = problems.length;
+  checkAnnotations(resource, reporter);
+  if (resource.annotations.has(DRY_RUN)) {
+    const message = 'only an AuthorizationPolicy may carry it; remove it';
+    reporter.report(annotationPath(DRY_RUN), 'badValue', message);
+  }
+  const decoded = spec(resource.spec ?? {}, ['spec'], reporter);
+  if (decoded !== undefined) checkOneTarget(decoded, reporter);
+  if (decoded === undefined || hasErrors(reporter, before)) return null;
+  return {
+    namespace: resource.namespace,
+    name: resource.name,
+    creationTimestamp: resource.creationTimestamp,
+    matchLabels: decoded.selector ?? new Map(),
+    targets: targetsOf(decoded),
+    rules: decoded.jwtRules ?? [],
+  };
 }
 
 /**
- * The rules of every RequestAuthentication that selects a workload.
+ * The rules of every RequestAuthentication that selects a workload: those of its namespace and of the root
+ * namespace, selectors honoured in both (Istio's `getConfigsForWorkload`, `newPolicyApplier`).
  * @param policies of all namespaces, in any order.
  */
 export function compileTokenRules(
@@ -36,12 +81,26 @@ export function compileTokenRules(
   rootNamespace: string,
 ): TokenRules {
   const selected = policies.filter(
-    ({ namespace, matchLabels }) =>
+    ({ namespace, matchLabels, targets }) =>
       (namespace === workload.namespace || namespace === rootNamespace) &&
+      // "if targetRef is specified, ignore the policy altogether": they are for gateways.
+      targets.length === 0 &&
       selects(matchLabels, workload.labels),
+  );
+  // The workload's own namespace goes first, older policies before younger ones; then "sort the jwt rules by the
+  // issuer alphabetically". The order matters where rules share an issuer, or a request has several tokens.
+  const inOrder = selected.toSorted(
+    (a, b) =>
+      Number(a.namespace !== workload.namespace) - Number(b.namespace !== workload.namespace) ||
+      (a.creationTimestamp ?? 0) - (b.creationTimestamp ?? 0) ||
+      compare(a.name, b.name),
   );
   return {
     policies: selected.map(({ namespace, name }) => `${namespace}/${name}`).sort(),
-    rules: selected.flatMap(({ rules }) => rules),
+    rules: inOrder.flatMap(({ rules }) => rules).sort((a, b) => compare(a.issuer, b.issuer)),
   };
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
