@@ -1,6 +1,7 @@
 /** The command line's entry: one file a command, loaded when asked for. */
 import { Command, CommanderError } from 'commander';
 import { runCommandOptions } from '../config/options.ts';
+import { authzCommand } from './authz-check.ts';
 import { caCommand } from './ca.ts';
 import { demoCommand } from './demo.ts';
 
@@ -21,6 +22,7 @@ program.addCommand(
   }),
 );
 program.addCommand(caCommand());
+program.addCommand(authzCommand());
 program.addCommand(demoCommand());
 
 function inherit(command: Command): void {

@@ -1,0 +1,154 @@
+/** One line of `authz check`: a request's JSON in, its answer's JSON out, by the data path's own rules. */
+import type { Ask, Authorization, Decision, Nearest } from '../mesh/decision.ts';
+import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
+import type { PathNormalization } from '../mesh/snapshot.ts';
+import type { TokenVerdict, TokenVerifier } from '../mesh/tokens.ts';
+import { isObject, type JsonObject, RequestError, readCheckRequest } from './authz-request.ts';
+import type { BadLine } from './line-splitter.ts';
+
+/** What answers come from. */
+export interface CheckRules {
+  readonly authorization: Authorization;
+  /** Null: no RequestAuthentication selects the workload, so tokens are ignored. */
+  readonly verifier: TokenVerifier | null;
+  readonly pathNormalization: PathNormalization;
+  /** Adds `nearest` to denials. */
+  readonly explain: boolean;
+}
+
+/**
+ * Answers one line.
+ * @returns a line of JSON with its end; a promise where a token has to be verified; empty for a blank line
+ */
+export function answerLine(rules: CheckRules, line: string | BadLine): string | Promise<string> {
+  if (typeof line !== 'string') return failure(null, line.fault);
+  if (line.trim() === '') return '';
+  let given: unknown;
+  try {
+    given = JSON.parse(line);
+  } catch {
+    return failure(null, 'the line is not valid JSON');
+  }
+  if (!isObject(given)) return failure(null, 'a request must be a JSON object');
+  try {
+    return answer(rules, given);
+  } catch (error) {
+    if (error instanceof RequestError) return failure(given.id, error.message);
+    throw error;
+  }
+}
+
+function answer(rules: CheckRules, given: JsonObject): string | Promise<string> {
+  const { connection, request } = readCheckRequest(given, rules.pathNormalization);
+  const ask = rules.authorization.ask(connection, request);
+  const asked: Asked = { rules, id: given.id, connection, ask };
+  if (request === null || request.claims !== null || rules.verifier === null) return decide(asked, request);
+  const verdict = rules.verifier.verify(request);
+  return verdict instanceof Promise
+    ? verdict.then((late) => judged(asked, request, late))
+    : judged(asked, request, verdict);
+}
+
+/** A request on its way through the rules. */
+interface Asked {
+  readonly rules: CheckRules;
+  readonly id: unknown;
+  readonly connection: ConnectionFacts;
+  /** CUSTOM is asked before tokens are looked at, as in Istio's order of filters. */
+  readonly ask: Ask | Decision | null;
+}
+
+function judged(asked: Asked, request: RequestFacts, verdict: TokenVerdict): string {
+  if (verdict.kind === 'passed') return decide(asked, withVerdict(request, verdict));
+  const { status, message } = verdict;
+  return line({
+    id: asked.id ?? null,
+    decision: 'UNAUTHENTICATED',
+    status,
+    policy: null,
+    rule: null,
+    reason: message,
+    audit: [],
+    dryRun: [],
+  });
+}
+
+/** The request as DENY and ALLOW see it once its token is verified: its claims, and its fields as they go on. */
+function withVerdict(
+  request: RequestFacts,
+  { claims, remove, set, path }: TokenVerdict & { readonly kind: 'passed' },
+): RequestFacts {
+  const headerValues = (name: string): readonly string[] => {
+    let values = remove.includes(name) ? [] : request.headerValues(name);
+    for (const change of set) {
+      if (change.name.toLowerCase() === name)
+        values = change.append ? [...values, change.value] : [change.value];
+    }
+    return values;
+  };
+  const { method, host, remoteIp } = request;
+  return { method, host, remoteIp, claims, path: path ?? request.path, headerValues };
+}
+
+function decide(asked: Asked, request: RequestFacts | null): string {
+  const { rules, connection, ask, id } = asked;
+  const { authorization } = rules;
+  const decision = decisionOf(authorization, connection, request, ask);
+  const observed = authorization.observe?.(connection, request) ?? NOTHING;
+  if ('provider' in decision) {
+    const { provider, policy, rule } = decision;
+    const reason = `policy ${policy} asks the provider ${provider}`;
+    return line({ id: id ?? null, decision: 'CUSTOM', provider, policy, rule, reason, ...observed });
+  }
+  const { allowed, policy, rule, detail } = decision;
+  const answered: Answer = {
+    id: id ?? null,
+    decision: allowed ? 'ALLOW' : 'DENY',
+    policy,
+    rule,
+    reason: detail,
+    audit: observed.audit,
+    dryRun: observed.dryRun,
+  };
+  if (allowed || !rules.explain) return line(answered);
+  return line({ ...answered, nearest: authorization.explain(connection, request, decision) });
+}
+
+/** CUSTOM stands unless a DENY policy matches too: then nothing a provider says would help. */
+function decisionOf(
+  authorization: Authorization,
+  connection: ConnectionFacts,
+  request: RequestFacts | null,
+  ask: Ask | Decision | null,
+): Ask | Decision {
+  if (ask !== null && 'allowed' in ask) return ask;
+  const decision =
+    request === null
+      ? authorization.decideConnection(connection)
+      : authorization.decideRequest(connection, request);
+  const denied = !decision.allowed && decision.policy !== null;
+  return ask === null || denied ? decision : ask;
+}
+
+interface Answer {
+  readonly id: unknown;
+  readonly decision: 'ALLOW' | 'DENY' | 'CUSTOM' | 'UNAUTHENTICATED';
+  readonly provider?: string;
+  readonly status?: number;
+  readonly policy: string | null;
+  readonly rule: number | null;
+  readonly reason: string;
+  readonly audit: readonly string[];
+  readonly dryRun: readonly { readonly policy: string; readonly decision: 'ALLOW' | 'DENY' }[];
+  readonly nearest?: Nearest | null;
+}
+
+const NOTHING = { audit: [], dryRun: [] } as const;
+
+function line(value: Answer): string {
+  return `${JSON.stringify(value)}\n`;
+}
+
+function failure(id: unknown, error: string): string {
+  return `${JSON.stringify({ id: id ?? null, error })}\n`;
+}
