@@ -1,10 +1,27 @@
 /** AuthorizationPolicy: the resource as a typed record, read and checked by the rules of Istio's webhook. */
+import type { Action } from '../mesh/decision.ts';
 import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
-import { type Decoder, enumOf, listOf, object, Reporter, string, unsupported } from '../mesh/schema.ts';
-import { parseCidr } from './cidr.ts';
-import { annotationPath, checkAnnotations, DRY_RUN, hasErrors, selector } from './webhook.ts';
-
-export type Action = 'ALLOW' | 'DENY';
+import { type Decoder, enumOf, listOf, object, Reporter, string } from '../mesh/schema.ts';
+import {
+  accountValues,
+  blockValues,
+  boundedList,
+  pathValues,
+  plainValues,
+  portValues,
+  trustDomainValues,
+  valuesOfKey,
+} from './authorization-values.ts';
+import {
+  annotationPath,
+  checkAnnotations,
+  checkOneTarget,
+  DRY_RUN,
+  hasErrors,
+  selector,
+  targetRef,
+  targetRefs,
+} from './webhook.ts';
 
 /** A field and its `not` twin. Both empty: the field asks nothing. */
 export interface Field {
@@ -15,8 +32,12 @@ export interface Field {
 /** `from[].source`: all its fields must hold. */
 export interface Source {
   readonly principals: Field;
+  readonly requestPrincipals: Field;
   readonly namespaces: Field;
+  readonly serviceAccounts: Field;
+  readonly trustDomains: Field;
   readonly ipBlocks: Field;
+  readonly remoteIpBlocks: Field;
 }
 
 /** `to[].operation`: all its fields must hold. */
@@ -27,10 +48,17 @@ export interface Operation {
   readonly paths: Field;
 }
 
-/** Holds where any source and any operation does; an empty list holds always. */
+/** `when[]`: a key and its values. */
+export interface When {
+  readonly key: string;
+  readonly field: Field;
+}
+
+/** Holds where any source, any operation and every condition does; an empty list holds always. */
 export interface Rule {
   readonly from: readonly Source[];
   readonly to: readonly Operation[];
+  readonly when: readonly When[];
 }
 
 /** One valid AuthorizationPolicy. */
@@ -39,73 +67,18 @@ export interface AuthorizationPolicy {
   readonly name: string;
   /** `selector.matchLabels`; empty where the policy selects its whole scope. */
   readonly matchLabels: ReadonlyMap<string, string>;
+  /** It has `targetRef` or `targetRefs`, which name gateways and waypoints: it never holds for a sidecar. */
+  readonly targeted: boolean;
   readonly action: Action;
+  /** CUSTOM only, else empty: a name of mesh config's `extensionProviders`. */
+  readonly provider: string;
+  /** The annotation `istio.io/dry-run`: decided and reported, never enforced. */
+  readonly dryRun: boolean;
   readonly rules: readonly Rule[];
 }
 
 /** Bound of `rules` and of `from` in Istio's schema. */
 const MAX_ITEMS = 512;
-
-/** One value of a field: not empty, and as `check` asks (its answer is what is wrong, or null). */
-function text(check: (value: string) => string | null = () => null): Decoder<string> {
-  return (value, path, reporter) => {
-    const decoded = string(value, path, reporter);
-    if (decoded === undefined) return undefined;
-    const wrong = decoded === '' ? 'an empty value is not allowed' : check(decoded);
-    if (wrong !== null) reporter.report(path, 'badValue', wrong);
-    return decoded;
-  };
-}
-
-/** A list of at most `MAX_ITEMS`. */
-function boundedList<T>(member: Decoder<T>): Decoder<readonly T[]> {
-  const decode = listOf(member);
-  return (value, path, reporter) => {
-    if (Array.isArray(value) && value.length > MAX_ITEMS) {
-      reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${MAX_ITEMS}`);
-      return undefined;
-    }
-    return decode(value, path, reporter);
-  };
-}
-
-/** Istio's `ValidatePorts`: a decimal number up to 65535, 0 included. */
-function wrongPort(value: string): string | null {
-  return /^[0-9]+$/.test(value) && Number(value) <= 65535
-    ? null
-    : `must be a port number from 0 to 65535, not ${JSON.stringify(value)}`;
-}
-
-/** Istio's `ValidateIPs`. */
-function wrongBlock(value: string): string | null {
-  return parseCidr(value) === null
-    ? `must be an IP address or CIDR block, not ${JSON.stringify(value)}`
-    : null;
-}
-
-const pathValue: Decoder<string> = (value, path, reporter) => {
-  const decoded = text(wrongBraces)(value, path, reporter);
-  return decoded !== undefined && isTemplate(decoded)
-    ? unsupported('a path template')(decoded, path, reporter)
-    : decoded;
-};
-
-function isTemplate(value: string): boolean {
-  return value.includes('{*}') || value.includes('{**}');
-}
-
-/** Istio's `CheckValidPathTemplate`: braces belong to templates alone. */
-function wrongBraces(value: string): string | null {
-  return /[{}]/.test(value) && !isTemplate(value)
-    ? '{ and } are allowed only as the path templates {*} and {**}'
-    : null;
-}
-
-/** The lists of values that fields have. */
-const values = listOf(text());
-const ports = listOf(text(wrongPort));
-const blocks = listOf(text(wrongBlock));
-const paths = listOf(pathValue);
 
 const NOTHING: readonly string[] = [];
 
@@ -113,21 +86,26 @@ function field(positive: readonly string[] | undefined, negative: readonly strin
   return { values: positive ?? NOTHING, notValues: negative ?? NOTHING };
 }
 
+/** True where a field asks something. */
+export function asks({ values, notValues }: Field): boolean {
+  return values.length + notValues.length > 0;
+}
+
 const sourceFields = object({
-  principals: values,
-  notPrincipals: values,
-  namespaces: values,
-  notNamespaces: values,
-  ipBlocks: blocks,
-  notIpBlocks: blocks,
-  requestPrincipals: unsupported('requestPrincipals'),
-  notRequestPrincipals: unsupported('notRequestPrincipals'),
-  remoteIpBlocks: unsupported('remoteIpBlocks'),
-  notRemoteIpBlocks: unsupported('notRemoteIpBlocks'),
-  serviceAccounts: unsupported('serviceAccounts'),
-  notServiceAccounts: unsupported('notServiceAccounts'),
-  trustDomains: unsupported('trustDomains'),
-  notTrustDomains: unsupported('notTrustDomains'),
+  principals: plainValues,
+  notPrincipals: plainValues,
+  requestPrincipals: plainValues,
+  notRequestPrincipals: plainValues,
+  namespaces: plainValues,
+  notNamespaces: plainValues,
+  serviceAccounts: accountValues,
+  notServiceAccounts: accountValues,
+  trustDomains: trustDomainValues,
+  notTrustDomains: trustDomainValues,
+  ipBlocks: blockValues,
+  notIpBlocks: blockValues,
+  remoteIpBlocks: blockValues,
+  notRemoteIpBlocks: blockValues,
 });
 
 const source: Decoder<Source> = (value, path, reporter) => {
@@ -136,22 +114,34 @@ const source: Decoder<Source> = (value, path, reporter) => {
   if (decoded === undefined) return undefined;
   const asked: Source = {
     principals: field(decoded.principals, decoded.notPrincipals),
+    requestPrincipals: field(decoded.requestPrincipals, decoded.notRequestPrincipals),
     namespaces: field(decoded.namespaces, decoded.notNamespaces),
+    serviceAccounts: field(decoded.serviceAccounts, decoded.notServiceAccounts),
+    trustDomains: field(decoded.trustDomains, decoded.notTrustDomains),
     ipBlocks: field(decoded.ipBlocks, decoded.notIpBlocks),
+    remoteIpBlocks: field(decoded.remoteIpBlocks, decoded.notRemoteIpBlocks),
   };
   reportEmpty(Object.values(asked), before, path, reporter);
+  // The schema's own rule asks for the fields' presence, not for values in them.
+  const given = (name: keyof typeof decoded): boolean => decoded[name] !== undefined;
+  const accounts = given('serviceAccounts') || given('notServiceAccounts');
+  const others = ['principals', 'notPrincipals', 'namespaces', 'notNamespaces'] as const;
+  if (accounts && others.some(given)) {
+    const message = 'serviceAccounts cannot stand beside principals or namespaces; use two sources';
+    reporter.report(path, 'badValue', message);
+  }
   return asked;
 };
 
 const operationFields = object({
-  hosts: values,
-  notHosts: values,
-  ports: ports,
-  notPorts: ports,
-  methods: values,
-  notMethods: values,
-  paths,
-  notPaths: paths,
+  hosts: plainValues,
+  notHosts: plainValues,
+  ports: portValues,
+  notPorts: portValues,
+  methods: plainValues,
+  notMethods: plainValues,
+  paths: pathValues,
+  notPaths: pathValues,
 });
 
 const operation: Decoder<Operation> = (value, path, reporter) => {
@@ -170,8 +160,7 @@ const operation: Decoder<Operation> = (value, path, reporter) => {
 
 /** "`from.source` must not be empty": an empty list is as good as none. Silent where something else was wrong. */
 function reportEmpty(fields: readonly Field[], before: number, path: FieldPath, reporter: Reporter): void {
-  const empty = fields.every((asked) => asked.values.length === 0 && asked.notValues.length === 0);
-  if (empty && !hasErrors(reporter, before)) {
+  if (!fields.some(asks) && !hasErrors(reporter, before)) {
     reporter.report(path, 'missing', 'must ask for something; leave the list above out to match everything');
   }
 }
@@ -189,32 +178,50 @@ function wrapped<T>(name: 'source' | 'operation', member: Decoder<T>): Decoder<T
   };
 }
 
-const rule = object({
-  from: boundedList(wrapped('source', source)),
-  to: listOf(wrapped('operation', operation)),
-  when: unsupported('when'),
-});
+const whenShape = object({ key: string, values: listOf(string), notValues: listOf(string) });
 
-const action: Decoder<Action> = (value, path, reporter) => {
-  const name = enumOf('ALLOW', 'DENY', 'AUDIT', 'CUSTOM')(value, path, reporter);
-  if (name === 'AUDIT' || name === 'CUSTOM') {
-    return unsupported(`action ${name}`)(name, path, reporter);
+const when: Decoder<When> = (value, path, reporter) => {
+  const shape = whenShape(value, path, reporter);
+  if (shape === undefined) return undefined;
+  const { key = '' } = shape;
+  if (key === '') {
+    reporter.report([...path, 'key'], 'missing', 'a condition needs a key');
+    return undefined;
   }
-  return name;
+  const decode = valuesOfKey(key);
+  if (typeof decode !== 'function') {
+    reporter.report(
+      [...path, 'key'],
+      decode.unsupported ? 'unsupported' : 'badValue',
+      `${key} ${decode.wrong}`,
+    );
+    return undefined;
+  }
+  const asked = field(
+    decode(shape.values ?? [], [...path, 'values'], reporter),
+    decode(shape.notValues ?? [], [...path, 'notValues'], reporter),
+  );
+  if (!asks(asked)) reporter.report(path, 'missing', `${key} needs values or notValues`);
+  return { key, field: asked };
 };
+
+const rule = object({
+  from: boundedList(wrapped('source', source), MAX_ITEMS),
+  to: listOf(wrapped('operation', operation)),
+  when: listOf(when),
+});
 
 const spec = object({
   selector,
-  action,
-  rules: boundedList(rule),
-  provider: unsupported('provider'),
-  targetRef: unsupported('targetRef'),
-  targetRefs: unsupported('targetRefs'),
+  targetRef,
+  targetRefs,
+  action: enumOf('ALLOW', 'DENY', 'AUDIT', 'CUSTOM'),
+  rules: boundedList(rule, MAX_ITEMS),
+  provider: object({ name: string }),
 });
 
 /**
- * Reads an AuthorizationPolicy by Istio's schema and webhook. Whatever of the language is not supported yet is an
- * Error `unsupported`, never ignored.
+ * Reads an AuthorizationPolicy by Istio's schema and webhook.
  * @returns null after reporting at least one Error; Warnings may accompany a valid one.
  */
 export function decodeAuthorizationPolicy(
@@ -224,18 +231,27 @@ export function decodeAuthorizationPolicy(
   const reporter = new Reporter(resource, problems);
   const before = problems.length;
   checkAnnotations(resource, reporter);
-  checkDryRun(resource, reporter);
   const decoded = spec(resource.spec ?? {}, ['spec'], reporter);
+  const action = decoded?.action ?? 'ALLOW';
+  const dryRun = readDryRun(resource, action, reporter);
+  if (decoded !== undefined) checkOneTarget(decoded, reporter);
   if (decoded === undefined || hasErrors(reporter, before)) return null;
-  const rules: Rule[] = (decoded.rules ?? []).map((one) => ({ from: one.from ?? [], to: one.to ?? [] }));
+  const rules: Rule[] = (decoded.rules ?? []).map((one) => ({
+    from: one.from ?? [],
+    to: one.to ?? [],
+    when: one.when ?? [],
+  }));
   const policy: AuthorizationPolicy = {
     namespace: resource.namespace,
     name: resource.name,
     matchLabels: decoded.selector ?? new Map(),
-    action: decoded.action ?? 'ALLOW',
+    targeted: decoded.targetRef !== undefined || (decoded.targetRefs?.length ?? 0) > 0,
+    action,
+    provider: decoded.provider?.name ?? '',
+    dryRun,
     rules,
   };
-  if (policy.action === 'DENY') checkDeny(policy, reporter);
+  checkAction(policy, decoded.provider !== undefined, reporter);
   return hasErrors(reporter, before) ? null : policy;
 }
 
@@ -243,30 +259,80 @@ export function decodeAuthorizationPolicy(
 const TRUE = new Set(['1', 't', 'T', 'TRUE', 'true', 'True']);
 const FALSE = new Set(['0', 'f', 'F', 'FALSE', 'false', 'False']);
 
-function checkDryRun(resource: Resource, reporter: Reporter): void {
+function readDryRun(resource: Resource, action: Action, reporter: Reporter): boolean {
   const value = resource.annotations.get(DRY_RUN);
-  if (value === undefined || FALSE.has(value)) return;
+  if (value === undefined) return false;
   const path = annotationPath(DRY_RUN);
-  if (TRUE.has(value)) unsupported(DRY_RUN)(value, path, reporter);
-  else reporter.report(path, 'badValue', `must be true or false, not ${JSON.stringify(value)}`);
+  if (action !== 'ALLOW' && action !== 'DENY') {
+    reporter.report(path, 'badValue', `only ALLOW and DENY may be tried dry, not ${action}; remove it`);
+  } else if (!TRUE.has(value) && !FALSE.has(value)) {
+    reporter.report(path, 'badValue', `must be true or false, not ${JSON.stringify(value)}`);
+  }
+  return TRUE.has(value);
 }
 
-function checkDeny(policy: AuthorizationPolicy, reporter: Reporter): void {
-  if (policy.rules.length === 0) {
-    // Istio: "DENY action without `rules` is meaningless as it will never be triggered, add an empty rule `{}`
-    // if you want it be triggered for every request".
-    reporter.report(['spec', 'rules'], 'missing', 'DENY needs rules; an empty rule {} denies everything');
-    return;
+/** What an action asks of the rest. */
+function checkAction(policy: AuthorizationPolicy, providerGiven: boolean, reporter: Reporter): void {
+  const { action, rules, provider } = policy;
+  if (action !== 'CUSTOM' && providerGiven) {
+    reporter.report(
+      ['spec', 'provider'],
+      'badValue',
+      `only CUSTOM asks a provider, not ${action}; remove it`,
+    );
   }
-  for (const [i, one] of policy.rules.entries()) {
-    if (
-      one.to.length > 0 &&
-      !one.to.some(({ ports: asked }) => asked.values.length + asked.notValues.length > 0)
-    ) {
-      // Istio's webhook warns: on TCP the HTTP fields are dropped, and what is left of the rule matches more.
-      const message =
-        'only HTTP fields: on a TCP port this rule denies everything else it asks; name the ports';
-      reporter.report(['spec', 'rules', i, 'to'], 'badValue', message, 'Warning');
+  if ((action === 'DENY' || action === 'CUSTOM') && rules.length === 0) {
+    // Istio: "without `rules` is meaningless as it will never be triggered, add an empty rule `{}` if you want it
+    // be triggered for every request".
+    reporter.report(
+      ['spec', 'rules'],
+      'missing',
+      `${action} needs rules; an empty rule {} matches everything`,
+    );
+  } else if (action === 'CUSTOM' && provider === '') {
+    reporter.report(['spec', 'provider', 'name'], 'missing', 'CUSTOM needs the name of a provider');
+  }
+  for (const [i, one] of rules.entries()) {
+    if (action === 'CUSTOM') checkCustomRule(one, i, reporter);
+    if (action === 'DENY') warnOfTcp(one, i, reporter);
+  }
+}
+
+/** The source fields that a CUSTOM rule may have. */
+const CUSTOM_SOURCE: ReadonlySet<string> = new Set(['ipBlocks', 'remoteIpBlocks']);
+const IDENTITY_KEYS = /^(?:source\.(?:namespace|serviceAccount|trustDomain|principal)$|request\.auth\.)/;
+
+/** "CUSTOM forbids identity and JWT fields." */
+function checkCustomRule(one: Rule, i: number, reporter: Reporter): void {
+  const message =
+    'is not supported with CUSTOM by Istio: ask for identity in a DENY or ALLOW policy beside it';
+  for (const [j, asked] of one.from.entries()) {
+    for (const [name, { values, notValues }] of Object.entries(asked) as [string, Field][]) {
+      if (CUSTOM_SOURCE.has(name)) continue;
+      const path = ['spec', 'rules', i, 'from', j, 'source'];
+      if (values.length > 0) reporter.report([...path, name], 'badValue', `${name} ${message}`);
+      if (notValues.length > 0) {
+        const twin = `not${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+        reporter.report([...path, twin], 'badValue', `${twin} ${message}`);
+      }
     }
+  }
+  for (const [j, { key }] of one.when.entries()) {
+    if (IDENTITY_KEYS.test(key)) {
+      reporter.report(['spec', 'rules', i, 'when', j, 'key'], 'badValue', `${key} ${message}`);
+    }
+  }
+}
+
+/** Istio's webhook warns of DENY rules that ask HTTP fields alone: on TCP those are dropped, and the rest denies. */
+function warnOfTcp({ from, to }: Rule, i: number, reporter: Reporter): void {
+  const l4From = from.some(({ requestPrincipals: _, trustDomains: __, ...l4 }) =>
+    Object.values(l4).some(asks),
+  );
+  const l4To = to.some(({ ports }) => asks(ports));
+  if ((from.length > 0 && to.length === 0 && !l4From) || (to.length > 0 && !l4To)) {
+    const message =
+      'only HTTP fields: on a TCP port this rule denies everything else it asks; name the ports';
+    reporter.report(['spec', 'rules', i, to.length > 0 ? 'to' : 'from'], 'badValue', message, 'Warning');
   }
 }

@@ -1,150 +1,221 @@
-/** Compiles one rule of an AuthorizationPolicy to one test of a connection and a request. */
-import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
-import type { Action, Field, Operation, Rule, Source } from './authorization-policy.ts';
-import { compileCidrs } from './cidr.ts';
+/** Compiles one rule of an AuthorizationPolicy: to one test for the hot path, and to conditions that explain it. */
+import type { Action } from '../mesh/decision.ts';
 import {
-  compileHosts,
-  compileNamespaces,
-  compilePorts,
-  compilePrincipals,
-  compileStrings,
-} from './matchers.ts';
-import { expandPrincipals } from './trust-domain.ts';
+  type Actual,
+  type Attribute,
+  claim,
+  destinationIp,
+  header,
+  hosts,
+  methods,
+  namespaces,
+  type PolicyContext,
+  paths,
+  ports,
+  principals,
+  remoteIp,
+  requestPrincipals,
+  serviceAccounts,
+  sni,
+  sourceIp,
+  type Test,
+  trustDomains,
+} from './attributes.ts';
+import { asks, type Field, type Rule } from './authorization-policy.ts';
+import type { Offer } from './rule-index.ts';
+import { claimPath, headerName } from './when-key.ts';
 
 /** What is decided: one HTTP request, or a connection whose bytes are not understood. */
 export type Layer = 'http' | 'tcp';
 
-export interface RuleContext {
+export interface RuleContext extends PolicyContext {
   readonly action: Action;
   readonly layer: Layer;
-  /** The local trust domain first, then its aliases. */
-  readonly trustDomains: readonly string[];
 }
 
-/**
- * True where the rule matches. `request` is null and `path` empty for the TCP layer, where no test that reads
- * them is ever compiled in; `path` is the request's without its query, taken once for all rules.
- */
-export type Test = (connection: ConnectionFacts, request: RequestFacts | null, path: string) => boolean;
+/** One list of values, as something that holds or does not. */
+export interface Condition {
+  /** `from.source.principals`, `to.operation.notPaths`, `when[request.headers[x]].values` */
+  readonly field: string;
+  readonly expected: readonly string[];
+  readonly test: Test;
+  readonly actual: Actual;
+}
 
-/** A field's two lists, as something to ask of the facts. */
-interface Condition {
-  readonly httpOnly: boolean;
+/** A rule that asks HTTP fields where there are none: an ALLOW rule on TCP, which matches nothing. */
+export interface DroppedRule {
+  /** The first such field. */
+  readonly field: string;
+  readonly expected: readonly string[];
+}
+
+export interface CompiledRule {
+  readonly test: Test;
+  /** One of each list's alternatives must hold, with all its conditions; an empty list asks nothing. */
+  readonly alternatives: readonly (readonly (readonly Condition[])[])[];
+  /** Where the rule may be looked up. */
+  readonly offers: readonly Offer[];
+}
+
+/** A field as written, and what it asks of. */
+interface Asked {
+  readonly name: string;
+  readonly notName: string;
   readonly field: Field;
-  /** Compiles one of the two lists to a test that holds where any of its values matches. */
-  compile(values: readonly string[]): Test;
+  readonly attribute: Attribute;
 }
 
-/** An HTTP-only field: for ALLOW on TCP it takes the whole rule with it. */
-class NotOnTcp extends Error {}
+/** Istio puts the fields of a source in this order. */
+const SOURCE: readonly (readonly [name: keyof Rule['from'][number], attribute: Attribute])[] = [
+  ['principals', principals],
+  ['requestPrincipals', requestPrincipals],
+  ['serviceAccounts', serviceAccounts],
+  ['trustDomains', trustDomains],
+  ['namespaces', namespaces],
+  ['remoteIpBlocks', remoteIp],
+  ['ipBlocks', sourceIp],
+];
 
-const always: Test = () => true;
+const OPERATION: readonly (readonly [name: keyof Rule['to'][number], attribute: Attribute])[] = [
+  ['hosts', hosts],
+  ['methods', methods],
+  ['paths', paths],
+  ['ports', ports],
+];
+
+const WHEN: ReadonlyMap<string, Attribute> = new Map([
+  ['source.ip', sourceIp],
+  ['remote.ip', remoteIp],
+  ['source.namespace', namespaces],
+  ['source.serviceAccount', serviceAccounts],
+  ['source.trustDomain', trustDomains],
+  ['source.principal', principals],
+  ['request.auth.principal', requestPrincipals],
+  ['request.auth.audiences', claim(['aud'])],
+  ['request.auth.presenter', claim(['azp'])],
+  ['destination.ip', destinationIp],
+  ['destination.port', ports],
+  ['connection.sni', sni],
+]);
+
+/** The attribute of a `when` key, which validation has checked. */
+function attributeOf(key: string): Attribute {
+  const fixed = WHEN.get(key);
+  if (fixed !== undefined) return fixed;
+  const name = headerName(key);
+  if (name !== null) return header(name);
+  const path = claimPath(key);
+  if (path !== null) return claim(path);
+  throw new TypeError(`not a key of when: ${key}`);
+}
+
+function notName(name: string): string {
+  return `not${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+}
+
+function listsOf({ from, to, when }: Rule): readonly (readonly (readonly Asked[])[])[] {
+  return [
+    from.map((source) =>
+      SOURCE.map(([name, attribute]) => ({
+        name: `from.source.${name}`,
+        notName: `from.source.${notName(name)}`,
+        field: source[name],
+        attribute,
+      })),
+    ),
+    to.map((operation) =>
+      OPERATION.map(([name, attribute]) => ({
+        name: `to.operation.${name}`,
+        notName: `to.operation.${notName(name)}`,
+        field: operation[name],
+        attribute,
+      })),
+    ),
+    ...when.map(({ key, field }) => [
+      [
+        {
+          name: `when[${key}].values`,
+          notName: `when[${key}].notValues`,
+          field,
+          attribute: attributeOf(key),
+        },
+      ],
+    ]),
+  ];
+}
 
 /**
- * Compiles a rule: any source and any operation, each with all its fields.
+ * Compiles a rule: any source, any operation and every condition, each with all its fields.
  *
  * "An HTTP-only field anywhere in an ALLOW rule drops the whole rule, even where another `to` or `from` entry of
- * it is L4-only. In DENY only that condition is dropped, so the rule widens."
- * @returns null for a rule dropped, which matches nothing.
+ * it is L4-only. In DENY and AUDIT only that condition is dropped, so the rule widens." CUSTOM is as DENY.
  */
-export function compileRule(rule: Rule, context: RuleContext): Test | null {
-  try {
-    const from = rule.from.map((source) => allOf(sourceConditions(source, context), context));
-    const to = rule.to.map((operation) => allOf(operationConditions(operation), context));
-    return and([anyOf(from), anyOf(to)]);
-  } catch (error) {
-    if (error instanceof NotOnTcp) return null;
-    throw error;
-  }
-}
-
-function sourceConditions(source: Source, context: RuleContext): Condition[] {
-  return [
-    {
-      httpOnly: false,
-      field: source.principals,
-      compile(values) {
-        const test = compilePrincipals(expandPrincipals(values, context.trustDomains));
-        return (connection) => test(connection.peer);
-      },
-    },
-    {
-      httpOnly: false,
-      field: source.namespaces,
-      compile(values) {
-        const test = compileNamespaces(values);
-        return (connection) => test(connection.peer);
-      },
-    },
-    {
-      httpOnly: false,
-      field: source.ipBlocks,
-      compile(values) {
-        const test = compileCidrs(values);
-        // "`ipBlocks` is the connection's address."
-        return (connection) => test(connection.sourceIp);
-      },
-    },
-  ];
-}
-
-function operationConditions(operation: Operation): Condition[] {
-  return [
-    {
-      httpOnly: false,
-      field: operation.ports,
-      compile(values) {
-        const test = compilePorts(values);
-        return (connection) => test(connection.destinationPort);
-      },
-    },
-    {
-      httpOnly: true,
-      field: operation.methods,
-      compile(values) {
-        const test = compileStrings(values, 'present');
-        return (_connection, request) => request !== null && test(request.method);
-      },
-    },
-    {
-      httpOnly: true,
-      field: operation.paths,
-      compile(values) {
-        // "Paths: the query takes no part."
-        const test = compileStrings(values, 'nonEmpty');
-        return (_connection, _request, path) => test(path);
-      },
-    },
-    {
-      httpOnly: true,
-      field: operation.hosts,
-      compile(values) {
-        // "Hosts without regard to case, the port is not stripped."
-        const test = compileHosts(values);
-        return (_connection, request) => request !== null && test(request.host);
-      },
-    },
-  ];
-}
-
-/** One source or operation: every field that asks something, its values matching and its notValues not. */
-function allOf(conditions: readonly Condition[], context: RuleContext): Test {
-  const tests: Test[] = [];
-  for (const { field, httpOnly, compile } of conditions) {
-    if (field.values.length === 0 && field.notValues.length === 0) continue;
-    if (httpOnly && context.layer === 'tcp') {
-      if (context.action === 'ALLOW') throw new NotOnTcp();
-      continue;
-    }
-    if (field.values.length > 0) tests.push(compile(field.values));
-    if (field.notValues.length > 0) {
-      // "Plaintext matches no positive identity field, not even `*`; it matches every `not…` one."
-      const refused = compile(field.notValues);
-      tests.push((connection, request, path) => !refused(connection, request, path));
+export function compileRule(rule: Rule, context: RuleContext): CompiledRule | DroppedRule {
+  const lists = listsOf(rule).map((list) =>
+    list.map((alternative) => alternative.filter(({ field }) => asks(field))),
+  );
+  if (context.layer === 'tcp' && context.action === 'ALLOW') {
+    const http = lists.flat(2).find(({ attribute }) => attribute.httpOnly);
+    if (http !== undefined) {
+      const { name, notName: twin, field } = http;
+      const positive = field.values.length > 0;
+      return { field: positive ? name : twin, expected: positive ? field.values : field.notValues };
     }
   }
-  return and(tests);
+  const kept = lists.map((list) =>
+    list.map((alternative) =>
+      alternative.filter(({ attribute }) => context.layer === 'http' || !attribute.httpOnly),
+    ),
+  );
+  const alternatives = kept.map((list) =>
+    list.map((alternative) => alternative.flatMap((asked) => conditions(asked, context))),
+  );
+  return {
+    test: and(alternatives.map((list) => anyOf(list.map((all) => and(all.map(({ test }) => test)))))),
+    alternatives,
+    offers: kept.flatMap((list) => offersOf(list, context)),
+  };
 }
+
+function conditions({ name, notName: twin, field, attribute }: Asked, context: RuleContext): Condition[] {
+  const { values, notValues } = field;
+  const { actual } = attribute;
+  const list: Condition[] = [];
+  if (values.length > 0) {
+    list.push({ field: name, expected: values, test: attribute.compile(values, context), actual });
+  }
+  if (notValues.length > 0) {
+    // "Plaintext matches no positive identity field, not even `*`; it matches every `not…` one."
+    const refused = attribute.compile(notValues, context);
+    const test: Test = (connection, request, path) => !refused(connection, request, path);
+    list.push({ field: twin, expected: notValues, test, actual });
+  }
+  return list;
+}
+
+/** The dimensions by which a list of alternatives may be looked up: those that each of them asks exact values of. */
+function offersOf(list: readonly (readonly Asked[])[], context: RuleContext): Offer[] {
+  const [first, ...others] = list;
+  if (first === undefined) return [];
+  const offers: Offer[] = [];
+  for (const { attribute } of first) {
+    const { dimension } = attribute;
+    if (dimension === null) continue;
+    const keys = new Set<string>();
+    const all = [first, ...others].every((alternative) => {
+      const found = alternative.find(
+        (asked) => asked.attribute === attribute && asked.field.values.length > 0,
+      );
+      const own = found === undefined ? null : attribute.keys(found.field.values, context);
+      for (const key of own ?? []) keys.add(key);
+      return own !== null;
+    });
+    if (all) offers.push({ dimension, keys: [...keys] });
+  }
+  return offers;
+}
+
+const always: Test = () => true;
 
 function and(tests: readonly Test[]): Test {
   const [first, second, ...more] = tests.filter((test) => test !== always);

@@ -34,6 +34,14 @@ export function expandPrincipals(principals: readonly string[], trustDomains: re
   return expanded;
 }
 
+/**
+ * Expands `trustDomains`, as Istio's `ExpandTrustDomainAliases` does: one of ours stands for all of ours; there is
+ * no `cluster.local` that points to them.
+ */
+export function expandTrustDomains(values: readonly string[], trustDomains: readonly string[]): string[] {
+  return [...new Set(values.flatMap((value) => (trustDomains.includes(value) ? trustDomains : [value])))];
+}
+
 /** Either may be a pattern: `book*` or `*-td`. */
 function overlaps(a: string, b: string): boolean {
   return (
