@@ -4,6 +4,7 @@ import type { ConnectionFacts, RequestFacts } from '../../mesh/facts.ts';
 import { type Identity, parseIdentity } from '../../mesh/identity.ts';
 import type { Problem, Resource } from '../../mesh/resource.ts';
 import type { MeshSettings } from '../../mesh/snapshot.ts';
+import type { Claims } from '../../mesh/tokens.ts';
 import { type AuthorizationPolicy, decodeAuthorizationPolicy } from '../../policy/authorization-policy.ts';
 import { decodePeerAuthentication, type PeerAuthentication } from '../../policy/peer-authentication.ts';
 
@@ -57,10 +58,17 @@ export interface Facts {
   /** Without its scheme; null or absent: plaintext. */
   readonly principal?: string | null;
   readonly sourceIp?: string;
+  /** The original client's, by X-Forwarded-For. */
+  readonly remoteIp?: string;
+  readonly destinationIp?: string;
   readonly port?: number;
+  readonly sni?: string;
   readonly method?: string;
   readonly host?: string;
   readonly path?: string;
+  /** Names in lower case. */
+  readonly headers?: Readonly<Record<string, readonly string[]>>;
+  readonly claims?: Claims | null;
 }
 
 function identity(principal: string): Identity {
@@ -75,9 +83,9 @@ export function connection(facts: Facts = {}): ConnectionFacts {
     peer: facts.principal == null ? null : identity(facts.principal),
     sourceIp,
     remoteIp: sourceIp,
-    destinationIp: '10.0.0.1',
+    destinationIp: facts.destinationIp ?? '10.0.0.1',
     destinationPort: facts.port ?? 8080,
-    sni: null,
+    sni: facts.sni ?? null,
   };
 }
 
@@ -86,8 +94,8 @@ export function request(facts: Facts = {}): RequestFacts {
     method: facts.method ?? 'GET',
     host: facts.host ?? 'app.foo',
     path: facts.path ?? '/',
-    headerValues: () => [],
-    claims: null,
-    remoteIp: null,
+    headerValues: (name) => facts.headers?.[name] ?? [],
+    claims: facts.claims ?? null,
+    remoteIp: facts.remoteIp ?? null,
   };
 }
