@@ -8,6 +8,12 @@ const READ: ReadonlyMap<string, ReadonlySet<string>> = new Map([
   ['networking.istio.io', new Set(['ServiceEntry', 'WorkloadEntry', 'DestinationRule', 'Sidecar'])],
 ]);
 const READ_KINDS = new Set([...READ.values()].flatMap((kinds) => [...kinds]));
+/** Kubernetes' own kinds that are read, by API version: their fields are not all under `spec`. */
+const KUBERNETES: ReadonlyMap<string, ReadonlySet<string>> = new Map([
+  ['v1', new Set(['Service', 'Pod', 'Endpoints'])],
+  ['discovery.k8s.io/v1', new Set(['EndpointSlice'])],
+  ['discovery.k8s.io/v1beta1', new Set(['EndpointSlice'])],
+]);
 const VERSIONS = new Set(['v1', 'v1beta1', 'v1alpha3']);
 
 /** Istio's other kinds and what leaving them out means. */
@@ -37,8 +43,13 @@ function report(at: 'apiVersion' | 'kind', code: ProblemCode, severity: Severity
   return { do: 'report', at, code, severity, message };
 }
 
+export function isKubernetes(apiVersion: string, kind: string): boolean {
+  return KUBERNETES.get(apiVersion)?.has(kind) ?? false;
+}
+
 /** Says what to do with a document that is neither a List nor mesh config. */
 export function judgeKind(apiVersion: string, kind: string): Verdict {
+  if (isKubernetes(apiVersion, kind)) return { do: 'read' };
   const slash = apiVersion.indexOf('/');
   const group = slash < 0 ? '' : apiVersion.slice(0, slash);
   const version = apiVersion.slice(slash + 1);

@@ -1,6 +1,7 @@
 /** Reads what Kubernetes keeps around every spec: name, namespace, labels, annotations, creation time. */
 import type { Problem, Resource } from '../mesh/resource.ts';
 import { anything, mapOf, object, Reporter, string } from '../mesh/schema.ts';
+import { isKubernetes } from './kinds.ts';
 import type { RawDocument, Sink } from './raw.ts';
 
 /** Kubernetes' ObjectMeta, every field. */
@@ -36,6 +37,7 @@ export function resourceOf(raw: RawDocument, kind: string, sink: Sink): Resource
   const given = value.metadata ?? {};
   const apiVersion = typeof value.apiVersion === 'string' ? value.apiVersion : '';
   const mesh = kind === 'MeshConfig';
+  const kubernetes = isKubernetes(apiVersion, kind);
   const peek = given as { name?: unknown; namespace?: unknown };
   const resource = {
     apiVersion,
@@ -45,14 +47,14 @@ export function resourceOf(raw: RawDocument, kind: string, sink: Sink): Resource
     labels: new Map<string, string>(),
     annotations: new Map<string, string>(),
     creationTimestamp: null,
-    // Protobuf's absent message is an empty one.
-    spec: value.spec ?? {},
+    // Protobuf's absent message is an empty one. Of a Kubernetes object more than its spec is read.
+    spec: kubernetes ? value : (value.spec ?? {}),
     origin: { file, lineOf: lines.of },
   } satisfies Resource;
   const problems: Problem[] = [];
   const reporter = new Reporter(resource, problems);
   const meta = metadata(given, ['metadata'], reporter);
-  if (!mesh) {
+  if (!mesh && !kubernetes) {
     for (const key of Object.keys(value)) {
       if (TOP_LEVEL.has(key)) continue;
       reporter.report([key], 'unknownField', `unknown field; known here: ${[...TOP_LEVEL].join(', ')}`);

@@ -15,14 +15,19 @@ import type { RequestAuthentication } from '../policy/request-authentication.ts'
 import { compileTokenRules, decodeRequestAuthentication } from '../policy/request-authentication.ts';
 import type { DestinationRule } from '../registry/destination-rule.ts';
 import { decodeDestinationRule } from '../registry/destination-rule.ts';
+import type { EndpointSlice } from '../registry/endpoint-slice.ts';
+import { decodeEndpointSlice, decodeEndpoints } from '../registry/endpoint-slice.ts';
 import { inboundPorts } from '../registry/inbound.ts';
+import { decodeService } from '../registry/kube-service.ts';
 import type { Intercept } from '../registry/listeners.ts';
 import { compileImports, egressListeners, ingressListeners, selectSidecar } from '../registry/listeners.ts';
 import type { MeshConfig } from '../registry/mesh-config.ts';
 import { decodeMeshConfig, emptyMeshConfig } from '../registry/mesh-config.ts';
+import type { Pod } from '../registry/pod.ts';
+import { decodePod } from '../registry/pod.ts';
 import { buildRegistry } from '../registry/registry.ts';
 import type { RouteContext } from '../registry/route.ts';
-import { cachedRoutes, visibleHosts } from '../registry/route.ts';
+import { cachedRoutes, chooseRoute, knownPorts, visibleHosts } from '../registry/route.ts';
 import { compileRules } from '../registry/rule-lookup.ts';
 import type { ServiceEntry } from '../registry/service-entry.ts';
 import { decodeServiceEntry } from '../registry/service-entry.ts';
@@ -33,7 +38,7 @@ import { problemOf } from './raw.ts';
 
 /** Which workload the snapshot is for. */
 export type WorkloadChoice =
-  /** `--workload NS/NAME`: the WorkloadEntry of that name. */
+  /** `--workload NS/NAME`: the WorkloadEntry of that name, or else the Pod. */
   | { readonly entry: string }
   /** Given directly, as in a pod. */
   | {
@@ -77,6 +82,8 @@ export interface Decoded {
   readonly workloadEntries: Workload[];
   readonly destinationRules: DestinationRule[];
   readonly sidecars: Sidecar[];
+  readonly pods: Pod[];
+  readonly slices: EndpointSlice[];
 }
 
 /**
@@ -87,7 +94,7 @@ export function compileSnapshot(input: SnapshotInput): SnapshotResult {
   const problems = [...input.problems];
   const decoded = decodeAll(input.resources, problems);
   const mesh = settingsOf(decoded.mesh, input.overrides);
-  const workload = findWorkload(input.workload, decoded.workloadEntries);
+  const workload = findWorkload(input.workload, decoded);
   const identity = workload === null ? null : checkedIdentity(mesh.trustDomain, workload, problems);
   if (problems.some(({ severity }) => severity === 'Error'))
     return { snapshot: null, waitingFor: null, problems };
@@ -110,6 +117,8 @@ export function decodeAll(resources: readonly Resource[], problems: Problem[]): 
     workloadEntries: [],
     destinationRules: [],
     sidecars: [],
+    pods: [],
+    slices: [],
   };
   const keep = <T>(list: T[], item: T | null): void => {
     if (item !== null) list.push(item);
@@ -126,6 +135,10 @@ export function decodeAll(resources: readonly Resource[], problems: Problem[]): 
     WorkloadEntry: (r) => keep(decoded.workloadEntries, decodeWorkloadEntry(r, problems)),
     DestinationRule: (r) => keep(decoded.destinationRules, decodeDestinationRule(r, problems)),
     Sidecar: (r) => keep(decoded.sidecars, decodeSidecar(r, problems)),
+    Service: (r) => keep(decoded.serviceEntries, decodeService(r, problems)),
+    Pod: (r) => keep(decoded.pods, decodePod(r, problems)),
+    EndpointSlice: (r) => keep(decoded.slices, decodeEndpointSlice(r, problems)),
+    Endpoints: (r) => decoded.slices.push(...decodeEndpoints(r, problems)),
   };
   for (const resource of resources) readers[resource.kind]?.(resource);
   return decoded;
@@ -141,9 +154,11 @@ export function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrid
   };
 }
 
-function findWorkload(choice: WorkloadChoice, entries: readonly Workload[]): Workload | null {
+/** The WorkloadEntry of that name, else the Pod. */
+function findWorkload(choice: WorkloadChoice, { workloadEntries, pods }: Decoded): Workload | null {
   if ('entry' in choice) {
-    return entries.find(({ namespace, name }) => `${namespace}/${name}` === choice.entry) ?? null;
+    const all = [...workloadEntries, ...pods.map(({ workload }) => workload)];
+    return all.find(({ namespace, name }) => `${namespace}/${name}` === choice.entry) ?? null;
   }
   const { namespace, name, labels, serviceAccount } = choice;
   return {
@@ -185,7 +200,12 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     ...defaults,
     outboundTrafficPolicy: sidecar?.outboundTrafficPolicy ?? defaults.outboundTrafficPolicy,
   };
-  const registry = buildRegistry(decoded.serviceEntries, decoded.workloadEntries);
+  const registry = buildRegistry({
+    services: decoded.serviceEntries,
+    workloadEntries: decoded.workloadEntries,
+    pods: decoded.pods,
+    slices: decoded.slices,
+  });
   const context: RouteContext = {
     registry,
     rules: compileRules(decoded.destinationRules, rootNamespace, decoded.mesh.defaultDestinationRuleExportTo),
@@ -197,6 +217,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     modeOf: (namespace, labels, port) =>
       compileModes(decoded.peerAuthentications, namespace, labels, rootNamespace)(port).mode,
   };
+  const routes = cachedRoutes(context);
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
   const inbound = inboundPorts(registry, sidecar, own);
   const ingress = ingressListeners(sidecar, own, input.intercept);
@@ -215,7 +236,9 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     modeOf: compileModes(decoded.peerAuthentications, own.namespace, own.labels, rootNamespace),
     serviceOf: (port): ServiceName | null => inbound.get(port)?.service ?? null,
     protocolOf: (port) => inbound.get(port)?.protocol ?? 'auto',
-    route: cachedRoutes(context),
+    route: (host, port, subset) =>
+      subset === undefined ? routes(host, port) : chooseRoute(context, host, port, subset),
+    portsOf: (host) => knownPorts(context, host),
     workloadByIdentity({ trustDomain, namespace, serviceAccount }) {
       if (namespace === null || serviceAccount === null || !trusted.has(trustDomain)) return null;
       return registry.workloadByAccount(namespace, serviceAccount);

@@ -19,7 +19,7 @@ export interface Resource {
   readonly annotations: ReadonlyMap<string, string>;
   /** Milliseconds since the epoch; null where the document has none. */
   readonly creationTimestamp: number | null;
-  /** The document's `spec` (for MeshConfig: the whole document), not yet checked. */
+  /** The document's `spec` (for MeshConfig and Kubernetes' own kinds: the whole document), not yet checked. */
   readonly spec: unknown;
   readonly origin: Origin;
 }

@@ -19,6 +19,9 @@ export interface RouteTls {
   readonly clientCertificate: string | null;
   readonly privateKey: string | null;
   readonly caCertificates: string | null;
+  readonly caCrl: string | null;
+  /** The Kubernetes secret that should hold these files: nothing here can read it, so nothing is dialled. */
+  readonly credentialName: string | null;
   readonly insecureSkipVerify: boolean;
 }
 
@@ -39,5 +42,7 @@ export interface Route {
   readonly protocol: Protocol;
   readonly tls: RouteTls;
   readonly endpoints: readonly Endpoint[];
+  /** ServiceEntry resolution NONE: the caller's own destination is the endpoint, and `endpoints` is empty. */
+  readonly ownDestination: boolean;
   readonly warnings: readonly string[];
 }

@@ -17,6 +17,14 @@ export interface EffectiveMode {
 /** How paths are normalized before matching and forwarding (MeshConfig `pathNormalization`). */
 export type PathNormalization = 'NONE' | 'BASE' | 'MERGE_SLASHES' | 'DECODE_AND_MERGE_SLASHES';
 
+/** What happens to X-Forwarded-Client-Cert (MeshConfig `defaultConfig.proxyHeaders.forwardedClientCert`). */
+export type ForwardedClientCert =
+  | 'SANITIZE'
+  | 'FORWARD_ONLY'
+  | 'APPEND_FORWARD'
+  | 'SANITIZE_SET'
+  | 'ALWAYS_FORWARD_ONLY';
+
 /** The MeshConfig fields in force. */
 export interface MeshSettings {
   readonly rootNamespace: string;
@@ -25,6 +33,7 @@ export interface MeshSettings {
   /** `ALLOW_ANY` passes unknown hosts through, `REGISTRY_ONLY` refuses them. */
   readonly outboundTrafficPolicy: 'ALLOW_ANY' | 'REGISTRY_ONLY';
   readonly pathNormalization: PathNormalization;
+  readonly forwardedClientCert: ForwardedClientCert;
 }
 
 /** A socket address of an app; `path` for a Unix socket. */
@@ -67,8 +76,13 @@ export interface Snapshot {
   serviceOf(port: number): ServiceName | null;
   /** Declared protocol of an inbound port; `auto` where nobody declared one. */
   protocolOf(port: number): Protocol;
-  /** The route to a service host and port; null: unknown. Cached, constant time after the first call. */
-  route(host: string, port: number): Route | null;
+  /**
+   * The route to a service host and port, or to a subset of its DestinationRule; null: unknown. Without a subset it is
+   * cached, constant time after the first call.
+   */
+  route(host: string, port: number, subset?: string): Route | null;
+  /** The ports of the service that a host means, in its own order; empty where it is unknown. */
+  portsOf(host: string): readonly number[];
   /** The workload behind a verified identity where exactly one has it; else null. For metrics only. */
   workloadByIdentity(identity: Identity): Workload | null;
   /** The workload at an address where exactly one has it; else null. For metrics of plaintext peers only. */

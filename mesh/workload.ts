@@ -5,6 +5,8 @@ export type Protocol = 'http' | 'tcp' | 'auto';
 
 /** A pod, VM or process as policy and registry see it. */
 export interface Workload {
+  /** A Kubernetes Pod; else a WorkloadEntry, an inline endpoint, or one given by flags. */
+  readonly kind?: 'Pod';
   readonly name: string;
   readonly namespace: string;
   readonly labels: ReadonlyMap<string, string>;

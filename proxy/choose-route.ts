@@ -40,6 +40,7 @@ function routeTo(snapshot: Snapshot, host: string, port: number): Route | null {
     protocol: 'auto',
     tls: PLAINTEXT,
     endpoints: [{ address: host, port, tls: 'DISABLE', weight: 1, workload: null }],
+    ownDestination: false,
     warnings: [],
   };
 }
@@ -56,6 +57,8 @@ const PLAINTEXT: RouteTls = {
   clientCertificate: null,
   privateKey: null,
   caCertificates: null,
+  caCrl: null,
+  credentialName: null,
   insecureSkipVerify: false,
 };
 

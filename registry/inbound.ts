@@ -1,9 +1,9 @@
 /** What a workload's own ports are: the service each serves and the protocol declared for it. */
-import { selects } from '../mesh/schema.ts';
 import type { Protocol, ServiceName, Workload } from '../mesh/workload.ts';
+import { endpointPort } from './endpoints.ts';
 import { shortName } from './hosts.ts';
 import type { Registry } from './registry.ts';
-import { endpointPort } from './registry.ts';
+import { isSelected } from './registry.ts';
 import type { ServiceEntry } from './service-entry.ts';
 import type { Sidecar } from './sidecar.ts';
 
@@ -27,8 +27,8 @@ export function inboundPorts(
       const self = selfIn(entry, workload);
       if (self === null) continue;
       for (const port of entry.ports) {
-        const number = endpointPort(self, port);
-        if (ports.has(number)) continue;
+        const number = endpointPort(entry, self, port);
+        if (number === null || ports.has(number)) continue;
         const { host, namespace } = service;
         ports.set(number, {
           service: { host, name: shortName(host), namespace },
@@ -48,10 +48,6 @@ export function inboundPorts(
 /** The workload as this entry's endpoint: selected by label, or an inline endpoint at one of its addresses. */
 function selfIn(entry: ServiceEntry, workload: Workload): Workload | null {
   if (entry.resolution === 'NONE') return null;
-  if (entry.workloadSelector !== null) {
-    const selected =
-      entry.namespace === workload.namespace && selects(entry.workloadSelector, workload.labels);
-    return selected ? workload : null;
-  }
+  if (entry.workloadSelector !== null) return isSelected(entry, workload) ? workload : null;
   return entry.endpoints.find(({ addresses }) => workload.addresses.includes(addresses[0] ?? '')) ?? null;
 }

@@ -1,75 +1,108 @@
 /** The registry: who defines a host, which workloads stand behind it, and who has an address or an identity. */
-import { isIP } from 'node:net';
 import { selects } from '../mesh/schema.ts';
 import type { Workload } from '../mesh/workload.ts';
+import type { EndpointSlice } from './endpoint-slice.ts';
 import { byAge, compareText, isCoveredBy, isWildcard } from './hosts.ts';
+import type { Pod } from './pod.ts';
 import type { ServiceEntry, ServicePort } from './service-entry.ts';
 
-/** One host of a ServiceEntry. Several entries of one namespace and host count as one service. */
+/** One host of a ServiceEntry, or a Kubernetes Service. Several of one namespace and host count as one service. */
 export interface Service {
   readonly host: string;
   readonly namespace: string;
-  /** Oldest first; the first one's location and resolution hold. */
+  /** Kubernetes' own first, then the oldest; the first one's location and resolution hold. */
   readonly entries: readonly ServiceEntry[];
 }
 
-/** Where a workload serves a service's port. */
-export interface ServiceEndpoint {
-  /** Null: the host itself, by DNS. */
-  readonly workload: Workload | null;
-  /** IP address, host name, or `unix://` path (then `port` is 0). */
-  readonly address: string;
-  readonly port: number;
-}
-
 export interface Registry {
-  /** Host in lower case → its services, the oldest first. */
+  /** Host in lower case → its services, Kubernetes' own first, then the oldest. */
   readonly services: ReadonlyMap<string, readonly Service[]>;
   /** The WorkloadEntries, sorted by namespace and name, as Istio orders the endpoints it selects. */
   readonly workloads: readonly Workload[];
+  /** Sorted in the same way. */
+  readonly pods: readonly Pod[];
+  /** By `NS/SERVICE`. */
+  readonly slices: ReadonlyMap<string, readonly EndpointSlice[]>;
   /** The service of the most specific host that covers `host` and passes `sees`; null: none does. */
-  find(host: string, sees: (service: Service) => boolean): Service | null;
-  /** The WorkloadEntry (or else inline endpoint) at an address where exactly one has it. */
+  find(host: string, clientNamespace: string, sees: (service: Service) => boolean): Service | null;
+  /** The Pod of `NS/NAME`. */
+  pod(key: string): Pod | null;
+  /** The Pod or WorkloadEntry (or else inline endpoint) at an address where exactly one has it. */
   workloadByAddress(address: string): Workload | null;
   /** The same by `NS/SERVICE-ACCOUNT`. */
   workloadByAccount(namespace: string, serviceAccount: string): Workload | null;
 }
 
-/** Indexes ServiceEntries and WorkloadEntries; nothing is resolved or dialled. */
-export function buildRegistry(
-  serviceEntries: readonly ServiceEntry[],
-  workloadEntries: readonly Workload[],
-): Registry {
-  const services = indexServices([...serviceEntries].sort(byAge));
-  const entries = [...workloadEntries].sort(
-    (a, b) => compareText(a.namespace, b.namespace) || compareText(a.name, b.name),
-  );
+/** What a registry is made of. */
+export interface RegistryInput {
+  /** Kubernetes Services among them. */
+  readonly services: readonly ServiceEntry[];
+  readonly workloadEntries: readonly Workload[];
+  readonly pods: readonly Pod[];
+  readonly slices: readonly EndpointSlice[];
+}
+
+/** Indexes services and workloads; nothing is resolved or dialled. */
+export function buildRegistry(input: RegistryInput): Registry {
+  const services = indexServices([...input.services].sort(kubernetesFirst));
+  const workloads = [...input.workloadEntries].sort(byName);
+  const pods = [...input.pods].sort((a, b) => byName(a.workload, b.workload));
   // Longest first: the most specific of those that cover a host (Istio: MostSpecificHostMatch).
   const wildcards = [...services.keys()].filter(isWildcard).sort((a, b) => b.length - a.length);
-  const inline = serviceEntries.flatMap(({ endpoints }) => endpoints);
-  const addressOf = ({ addresses }: Workload): readonly string[] => addresses;
+  const podsByName = new Map(pods.map((pod) => [`${pod.workload.namespace}/${pod.workload.name}`, pod]));
+  const inline = input.services.flatMap(({ endpoints }) => endpoints);
+  const known = [...workloads, ...pods.map(({ workload }) => workload)];
+  // An address of the node tells nothing of the pod.
+  const shared = new Set(pods.filter(({ hostNetwork }) => hostNetwork).map(({ workload }) => workload));
+  const addressOf = (workload: Workload): readonly string[] =>
+    shared.has(workload) ? [] : workload.addresses;
   const accountOf = ({ namespace, serviceAccount }: Workload): readonly string[] =>
     serviceAccount === '' ? [] : [`${namespace}/${serviceAccount}`];
-  const byAddress = uniqueBy(addressOf, entries, inline);
-  const byAccount = uniqueBy(accountOf, entries, inline);
+  const byAddress = uniqueBy(addressOf, known, inline);
+  const byAccount = uniqueBy(accountOf, known, inline);
 
   return {
     services,
-    workloads: entries,
-    find(host, sees) {
+    workloads,
+    pods,
+    slices: indexSlices(input.slices),
+    find(host, clientNamespace, sees) {
       const name = host.toLowerCase();
-      const exact = services.get(name)?.find(sees);
+      const exact = choose(services.get(name) ?? [], clientNamespace, sees);
       if (exact !== undefined) return exact;
       for (const wildcard of wildcards) {
         if (!isCoveredBy(name, wildcard)) continue;
-        const service = services.get(wildcard)?.find(sees);
+        const service = choose(services.get(wildcard) ?? [], clientNamespace, sees);
         if (service !== undefined) return service;
       }
       return null;
     },
+    pod: (key) => podsByName.get(key) ?? null,
     workloadByAddress: (address) => byAddress(address),
     workloadByAccount: (namespace, serviceAccount) => byAccount(`${namespace}/${serviceAccount}`),
   };
+}
+
+/**
+ * "If the same hostname is imported from multiple namespaces, pick the one in the configNamespace", else "preferring
+ * Kubernetes services over ServiceEntry", else the oldest (Istio: IstioEgressListenerWrapper.selectServices).
+ */
+function choose(
+  services: readonly Service[],
+  clientNamespace: string,
+  sees: (service: Service) => boolean,
+): Service | undefined {
+  const seen = services.filter(sees);
+  return seen.find(({ namespace }) => namespace === clientNamespace) ?? seen[0];
+}
+
+/** So that nobody takes a Kubernetes Service's host by defining it earlier (Istio: initServiceRegistry). */
+function kubernetesFirst(a: ServiceEntry, b: ServiceEntry): number {
+  return Number(a.kubernetes === null) - Number(b.kubernetes === null) || byAge(a, b);
+}
+
+function byName(a: Workload, b: Workload): number {
+  return compareText(a.namespace, b.namespace) || compareText(a.name, b.name);
 }
 
 function indexServices(sorted: readonly ServiceEntry[]): ReadonlyMap<string, readonly Service[]> {
@@ -85,6 +118,25 @@ function indexServices(sorted: readonly ServiceEntry[]): ReadonlyMap<string, rea
     }
   }
   return services;
+}
+
+/** The older kind counts only where there is no slice: Kubernetes mirrors the one into the other. */
+function indexSlices(slices: readonly EndpointSlice[]): ReadonlyMap<string, readonly EndpointSlice[]> {
+  const index = new Map<string, EndpointSlice[]>();
+  for (const slice of slices) {
+    const key = `${slice.namespace}/${slice.service}`;
+    const list = index.get(key);
+    if (list === undefined) index.set(key, [slice]);
+    else list.push(slice);
+  }
+  for (const [key, list] of index) {
+    if (list.some(({ old }) => !old))
+      index.set(
+        key,
+        list.filter(({ old }) => !old),
+      );
+  }
+  return index;
 }
 
 /** A look-up that answers only where exactly one has the key, among the entries or else among the inline ones. */
@@ -105,7 +157,7 @@ function uniqueBy(
   return (key) => (first.has(key) ? first.get(key) : second.get(key)) ?? null;
 }
 
-/** The port of that number in the oldest entry that has it. */
+/** The port of that number in the first entry that has it. */
 export function servicePort(service: Service, number: number): ServicePort | null {
   for (const entry of service.entries) {
     const port = entry.ports.find((item) => item.number === number);
@@ -114,58 +166,11 @@ export function servicePort(service: Service, number: number): ServicePort | nul
   return null;
 }
 
-/** Istio's isDNSTypeService. */
-function isDns(entry: ServiceEntry): boolean {
-  return entry.resolution === 'DNS' || entry.resolution === 'DNS_ROUND_ROBIN';
-}
-
-/** The workloads of one entry: inline, or those of its namespace that its selector matches. */
-function workloadsOf(registry: Registry, entry: ServiceEntry): readonly Workload[] {
-  if (entry.workloadSelector === null) return entry.endpoints;
-  const selector = entry.workloadSelector;
-  return registry.workloads.filter(
-    (workload) =>
-      workload.namespace === entry.namespace &&
-      selects(selector, workload.labels) &&
-      // Istio's DNSServiceEntryOnly: a host name or socket path as address serves DNS resolution only.
-      (isDns(entry) || isIP(workload.addresses[0] ?? '') !== 0),
+/** Whether the entry's selector, if it has one, matches; selectors stay in their namespace. */
+export function isSelected(entry: ServiceEntry, workload: Workload): boolean {
+  return (
+    entry.workloadSelector !== null &&
+    entry.namespace === workload.namespace &&
+    selects(entry.workloadSelector, workload.labels)
   );
-}
-
-/** "priority level: unixAddress > we.ports > se.port.targetPort > se.port.number" (Istio's conversion.go). */
-export function endpointPort(workload: Workload, port: ServicePort): number {
-  if (workload.addresses[0]?.startsWith('unix://')) return 0;
-  return workload.ports.get(port.name) ?? port.targetPort ?? port.number;
-}
-
-/** The endpoints of a service's port; empty for resolution NONE. */
-export function endpointsOf(
-  registry: Registry,
-  service: Service,
-  number: number,
-): readonly ServiceEndpoint[] {
-  const endpoints: ServiceEndpoint[] = [];
-  for (const entry of service.entries) {
-    const port = entry.ports.find((item) => item.number === number);
-    if (port === undefined || entry.resolution === 'NONE') continue;
-    // Istio: "Only one locality lb end point is allowed for DnsRoundRobinLB services."
-    if (entry.resolution === 'DNS_ROUND_ROBIN' && endpoints.length > 0) continue;
-    if (isDns(entry) && entry.workloadSelector === null && entry.endpoints.length === 0) {
-      // Istio's convertServiceEntryToInstances: the host is the endpoint, and outside the mesh.
-      endpoints.push({ workload: null, address: service.host, port: port.targetPort ?? port.number });
-      continue;
-    }
-    for (const workload of workloadsOf(registry, entry)) {
-      const address = workload.addresses[0] ?? '';
-      endpoints.push({ workload, address, port: endpointPort(workload, port) });
-    }
-  }
-  return endpoints;
-}
-
-/** Every workload behind any port of a service: the ones whose accounts secure naming expects. */
-export function serviceWorkloads(registry: Registry, service: Service): readonly Workload[] {
-  return service.entries
-    .filter(({ resolution }) => resolution !== 'NONE')
-    .flatMap((entry) => workloadsOf(registry, entry));
 }

@@ -1,13 +1,18 @@
 /** Chooses the route to a service: its endpoints, and by DestinationRule or auto mTLS the TLS spoken to each. */
 import { identityOf } from '../mesh/identity.ts';
 import type { Endpoint, Route, RouteTls, TlsMode } from '../mesh/route.ts';
+import { selects } from '../mesh/schema.ts';
 import type { Mode } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
+import type { ServiceEndpoint } from './endpoints.ts';
+import { endpointsOf, serviceWorkloads } from './endpoints.ts';
 import { compareText, isWildcard, shortName, withAliases } from './hosts.ts';
 import type { KnownHost } from './listeners.ts';
-import type { Registry, Service, ServiceEndpoint } from './registry.ts';
-import { endpointsOf, servicePort, serviceWorkloads } from './registry.ts';
+import type { Registry, Service } from './registry.ts';
+import { servicePort } from './registry.ts';
 import type { RuleLookup } from './rule-lookup.ts';
+import { tlsOnPort } from './rule-lookup.ts';
+import type { ServiceEntry } from './service-entry.ts';
 import type { ClientTls } from './traffic-policy.ts';
 import { TLS_MODE_LABEL } from './workload-entry.ts';
 
@@ -27,12 +32,10 @@ export interface RouteContext {
   readonly modeOf: (namespace: string, labels: ReadonlyMap<string, string>, port: number) => Mode;
 }
 
-interface Chosen {
-  readonly tls: ClientTls | null;
-  readonly source: string | null;
-}
-
 const NO_LABELS: ReadonlyMap<string, string> = new Map();
+
+/** By it a Pod asks for a sidecar. */
+const INJECT_LABEL = 'sidecar.istio.io/inject';
 
 /**
  * Whether a service is exported to the client's namespace (`exportTo`: `*`, `.`, `~`, names).
@@ -46,79 +49,159 @@ export function isExported(service: Service, clientNamespace: string, defaults: 
   return exportTo.some((scope) => (scope === '.' ? service.namespace : scope) === clientNamespace);
 }
 
-/** The service that a host and port mean to this client; null where it knows none. */
+/** How many ExternalName Services may stand one for another. */
+const MAX_ALIASES = 8;
+
+/**
+ * The service that a host and port mean to this client; null where it knows none. A Kubernetes ExternalName that
+ * stands for a known service is that service (Istio: resolveServiceAliases).
+ */
 export function findService(context: RouteContext, host: string, port: number): Service | null {
-  return context.registry.find(
-    host,
-    (service) =>
-      isExported(service, context.client.namespace, context.defaultExportTo) &&
-      context.imports(service.namespace, service.host, port),
-  );
+  return findBy(context, host, ({ namespace, host: name }) => context.imports(namespace, name, port));
+}
+
+/** The ports on which this client may reach a host, in the service's order; empty where it knows none. */
+export function knownPorts(context: RouteContext, host: string): readonly number[] {
+  const portsOf = (service: Service): readonly number[] => [
+    ...new Set(service.entries.flatMap(({ ports }) => ports.map(({ number }) => number))),
+  ];
+  const imported = (service: Service): readonly number[] =>
+    portsOf(service).filter((port) => context.imports(service.namespace, service.host, port));
+  const service = findBy(context, host, (candidate) => isAlias(candidate) || imported(candidate).length > 0);
+  return service === null ? [] : imported(service);
+}
+
+function isAlias(service: Service): boolean {
+  return (service.entries[0]?.kubernetes?.externalName ?? null) !== null;
+}
+
+function findBy(
+  context: RouteContext,
+  host: string,
+  imported: (service: Service) => boolean,
+): Service | null {
+  const { client, defaultExportTo } = context;
+  const find = (name: string): Service | null =>
+    context.registry.find(
+      name,
+      client.namespace,
+      (service) => isExported(service, client.namespace, defaultExportTo) && imported(service),
+    );
+  let service = find(host);
+  for (let i = 0; i < MAX_ALIASES; i++) {
+    const alias = service?.entries[0]?.kubernetes?.externalName ?? null;
+    const target = alias === null ? null : find(alias);
+    if (target === null) return service;
+    service = target;
+  }
+  // They stand for each other in a circle.
+  return null;
 }
 
 /**
  * The route to `host` (of any case, no port in it) and service port `port`.
- * @returns null: no service of that host is known to this client, or it has no such port
+ * @param subset a subset of the DestinationRule; null: all endpoints
+ * @returns null: no service of that host is known to this client, or it has no such port or subset
  */
-export function chooseRoute(context: RouteContext, host: string, port: number): Route | null {
+export function chooseRoute(
+  context: RouteContext,
+  host: string,
+  port: number,
+  subset: string | null = null,
+): Route | null {
   const service = findService(context, host, port);
-  return service === null ? null : routeTo(context, service, port);
+  return service === null ? null : routeTo(context, service, port, subset);
 }
 
-/** The route to a service found before; null: it has no such port. */
-export function routeTo(context: RouteContext, service: Service, port: number): Route | null {
+/** The route to a service found before; null: it has no such port or subset. */
+export function routeTo(
+  context: RouteContext,
+  service: Service,
+  port: number,
+  subsetName: string | null = null,
+): Route | null {
   const declared = servicePort(service, port);
   const entry = service.entries[0];
   if (declared === null || entry === undefined) return null;
-  const { tls: set, source } = chosenTls(context, service, port);
-  const auto = set === null;
-  const mayAuto =
-    auto && context.autoMtls && entry.location === 'MESH_INTERNAL' && !isNamespaceOpen(context, service);
-  const found = endpointsOf(context.registry, service, port);
-  const endpoints = found.map((endpoint): Endpoint => {
-    const autoMode: TlsMode = mayAuto && speaksMtls(context, endpoint) ? 'ISTIO_MUTUAL' : 'DISABLE';
-    return {
-      address: endpoint.address,
-      port: endpoint.port,
-      tls: set?.mode ?? autoMode,
-      weight: endpoint.workload?.weight ?? 1,
-      workload: endpoint.workload,
-    };
+  const { client } = context;
+  const rules = context.rules({
+    host: service.host.toLowerCase(),
+    serviceNamespace: service.namespace,
+    client,
   });
+  const subset = subsetName === null ? null : (rules?.subsets.get(subsetName) ?? null);
+  if (subsetName !== null && subset === null) return null;
+  const { tls: set, source } = rules === null ? { tls: null, source: null } : tlsOnPort(rules, subset, port);
+  const all = endpointsOf(context.registry, service, port);
+  const autoModeOf = autoMtls(context, service, entry, all);
+  const endpoints = all
+    .filter(({ workload }) => subset === null || selects(subset.labels, workload?.labels ?? NO_LABELS))
+    .map(
+      (endpoint): Endpoint => ({
+        address: endpoint.address,
+        port: endpoint.port,
+        tls: set?.mode ?? autoModeOf(endpoint),
+        weight: endpoint.workload?.weight ?? 1,
+        workload: endpoint.workload,
+      }),
+    );
   const mode =
     set?.mode ?? (endpoints.some(({ tls }) => tls === 'ISTIO_MUTUAL') ? 'ISTIO_MUTUAL' : 'DISABLE');
   const tls: RouteTls = {
     mode,
-    auto,
-    sni: sniOf(service, port, mode, set),
+    auto: set === null,
+    sni: sniOf({ service, port, subset: subsetName ?? '', mode, set }),
     expectedIdentities: expectedIdentities(context, service, mode, set),
     source,
-    clientCertificate: mode === 'MUTUAL' ? (set?.clientCertificate ?? null) : null,
-    privateKey: mode === 'MUTUAL' ? (set?.privateKey ?? null) : null,
-    caCertificates: isOriginated(mode) ? (set?.caCertificates ?? null) : null,
-    insecureSkipVerify: isOriginated(mode) && (set?.insecureSkipVerify ?? false),
+    ...filesOf(mode, set),
   };
+  const ownDestination = service.entries.every(({ resolution }) => resolution === 'NONE');
   return {
     service: { host: service.host, name: shortName(service.host), namespace: service.namespace },
     port,
     protocol: declared.protocol,
     tls,
     endpoints,
-    warnings: warningsOf(service, tls, endpoints.length),
+    ownDestination,
+    warnings: warningsOf(service, tls, endpoints.length, ownDestination),
   };
 }
 
-/** The DestinationRule's word: "port-level settings replace, never merge", so one without `tls` means auto. */
-function chosenTls(context: RouteContext, service: Service, port: number): Chosen {
-  const match = context.rules({
-    host: service.host.toLowerCase(),
-    serviceNamespace: service.namespace,
-    client: context.client,
-  });
-  if (match === null) return { tls: null, source: null };
-  const { trafficPolicy, rule } = match;
-  const tls = trafficPolicy.ports.has(port) ? (trafficPolicy.ports.get(port) ?? null) : trafficPolicy.tls;
-  return { tls, source: tls === null ? null : `${rule.namespace}/${rule.name}` };
+/** The files of a TLS origination; none where the mode uses none. */
+function filesOf(
+  mode: TlsMode,
+  set: ClientTls | null,
+): Pick<
+  RouteTls,
+  'clientCertificate' | 'privateKey' | 'caCertificates' | 'caCrl' | 'credentialName' | 'insecureSkipVerify'
+> {
+  const originated = isOriginated(mode);
+  return {
+    clientCertificate: mode === 'MUTUAL' ? (set?.clientCertificate ?? null) : null,
+    privateKey: mode === 'MUTUAL' ? (set?.privateKey ?? null) : null,
+    caCertificates: originated ? (set?.caCertificates ?? null) : null,
+    caCrl: originated ? (set?.caCrl ?? null) : null,
+    credentialName: originated ? (set?.credentialName ?? null) : null,
+    insecureSkipVerify: originated && (set?.insecureSkipVerify ?? false),
+  };
+}
+
+/** What auto mTLS gives each endpoint of a service. */
+function autoMtls(
+  context: RouteContext,
+  service: Service,
+  entry: ServiceEntry,
+  all: readonly ServiceEndpoint[],
+): (endpoint: ServiceEndpoint) => TlsMode {
+  const off = !context.autoMtls || entry.location !== 'MESH_INTERNAL' || isNamespaceOpen(context, service);
+  if (off) return () => 'DISABLE';
+  if (entry.resolution !== 'HEADLESS') {
+    return (endpoint) => (speaksMtls(context, endpoint) ? 'ISTIO_MUTUAL' : 'DISABLE');
+  }
+  // "For passthrough traffic (headless service …), we look at the instances. If ALL instances have a sidecar, we
+  // enable TLS, otherwise we disable" (Istio: BestEffortInferServiceMTLSMode).
+  const whole = all.length > 0 && all.every(({ workload }) => workload !== null && inMesh(workload));
+  return () => (whole ? 'ISTIO_MUTUAL' : 'DISABLE');
 }
 
 /**
@@ -129,16 +212,21 @@ function isNamespaceOpen(context: RouteContext, service: Service): boolean {
   return context.modeOf(service.namespace, NO_LABELS, 0) === 'DISABLE';
 }
 
-/** Istio's getTLSModeFromWorkloadEntry ("Use security.istio.io/tlsMode if its present. If not, set TLS mode if
- * ServiceAccount is specified") and checkMtlsEnabled (not where the endpoint's port has mode DISABLE). */
+/** Istio's checkMtlsEnabled: not where the endpoint's port has mode DISABLE. */
 function speaksMtls(context: RouteContext, { workload, port }: ServiceEndpoint): boolean {
   if (workload === null || !inMesh(workload)) return false;
   return context.modeOf(workload.namespace, workload.labels, port) !== 'DISABLE';
 }
 
-function inMesh({ labels, serviceAccount }: Workload): boolean {
+/**
+ * Istio's getTLSModeFromWorkloadEntry ("Use security.istio.io/tlsMode if its present. If not, set TLS mode if
+ * ServiceAccount is specified") and PodTLSMode, which knows the label only. A Pod that asks for injection is taken as
+ * what the injector makes of it.
+ */
+function inMesh({ kind, labels, serviceAccount }: Workload): boolean {
   const label = labels.get(TLS_MODE_LABEL);
-  return label === undefined ? serviceAccount !== '' : label === 'istio';
+  if (label !== undefined) return label === 'istio';
+  return kind === 'Pod' ? labels.get(INJECT_LABEL) === 'true' : serviceAccount !== '';
 }
 
 /** TLS to a server outside the mesh's own identities. */
@@ -146,11 +234,19 @@ function isOriginated(mode: TlsMode): boolean {
   return mode === 'SIMPLE' || mode === 'MUTUAL';
 }
 
-function sniOf(service: Service, port: number, mode: TlsMode, set: ClientTls | null): string | null {
+function sniOf(of: {
+  readonly service: Service;
+  readonly port: number;
+  /** `''` for none. */
+  readonly subset: string;
+  readonly mode: TlsMode;
+  readonly set: ClientTls | null;
+}): string | null {
+  const { service, port, subset, mode, set } = of;
   if (mode === 'DISABLE') return null;
   if (set !== null && set.sni !== null) return set.sni;
   // Istio's BuildDNSSrvSubsetKey.
-  if (mode === 'ISTIO_MUTUAL') return `outbound_.${port}_._.${service.host}`;
+  if (mode === 'ISTIO_MUTUAL') return `outbound_.${port}_.${subset}_.${service.host}`;
   // Istio's auto_sni: the host asked for.
   return isWildcard(service.host) ? null : service.host;
 }
@@ -158,7 +254,8 @@ function sniOf(service: Service, port: number, mode: TlsMode, set: ClientTls | n
 /**
  * Whom the server's certificate must name. ISTIO_MUTUAL: the rule's subjectAltNames, else the accounts of all
  * endpoints and the ServiceEntry's subjectAltNames, with aliases. SIMPLE and MUTUAL: the rule's, else the
- * ServiceEntry's, else (Istio's auto_san_validation, where no `sni` is set) the host itself.
+ * ServiceEntry's in the same way ("Use subject alt names specified in service entry", which a Kubernetes Service is
+ * not), else (Istio's auto_san_validation, where no `sni` is set) the host itself.
  */
 function expectedIdentities(
   context: RouteContext,
@@ -170,33 +267,50 @@ function expectedIdentities(
   if (set !== null && set.subjectAltNames.length > 0) return set.subjectAltNames;
   const { trustDomain, trustDomainAliases } = context.mesh;
   const names = new Set(service.entries.flatMap(({ subjectAltNames }) => subjectAltNames));
+  for (const { kubernetes, namespace } of service.entries) {
+    for (const account of kubernetes?.serviceAccounts ?? []) {
+      names.add(identityOf(trustDomain, namespace, account).uri);
+    }
+  }
   for (const { namespace, serviceAccount } of serviceWorkloads(context.registry, service)) {
     if (serviceAccount !== '') names.add(identityOf(trustDomain, namespace, serviceAccount).uri);
   }
-  if (names.size > 0) return withAliases(names, trustDomainAliases);
+  const counts = !isOriginated(mode) || service.entries[0]?.kubernetes === null;
+  if (counts && names.size > 0) return withAliases(names, trustDomainAliases);
   const asked = isOriginated(mode) && set?.sni === null && !isWildcard(service.host);
   return asked ? [service.host] : [];
 }
 
-function warningsOf(service: Service, tls: RouteTls, endpoints: number): readonly string[] {
+function warningsOf(
+  service: Service,
+  tls: RouteTls,
+  endpoints: number,
+  ownDestination: boolean,
+): readonly string[] {
+  const { host } = service;
   const warnings: string[] = [];
   const verified = tls.mode !== 'DISABLE' && !tls.insecureSkipVerify;
-  if (verified && tls.expectedIdentities.length === 0) {
+  // Behind a wildcard the name that was asked for is expected.
+  const byName = ownDestination && isOriginated(tls.mode) && tls.sni === null;
+  if (verified && tls.expectedIdentities.length === 0 && !byName) {
     const any = tls.mode === 'ISTIO_MUTUAL' ? 'any identity of the mesh' : 'any certificate of a trusted CA';
     warnings.push(
-      `${service.host}: no endpoint has a service account and no subjectAltNames are given, so ${any} is accepted`,
+      `${host}: no endpoint has a service account and no subjectAltNames are given, so ${any} is accepted`,
     );
   }
   if (tls.insecureSkipVerify) {
-    warnings.push(`${service.host}: insecureSkipVerify: the server's certificate is not verified`);
+    warnings.push(`${host}: insecureSkipVerify: the server's certificate is not verified`);
   }
-  if (endpoints === 0) {
-    const none = service.entries.every(({ resolution }) => resolution === 'NONE');
+  if (tls.credentialName !== null) {
     warnings.push(
-      none
-        ? `${service.host}: resolution NONE reaches a captured connection's own destination only`
-        : `${service.host}: the service has no endpoint`,
+      `${host}: credentialName ${tls.credentialName} is a Kubernetes secret, which cannot be read here: ` +
+        'every connection is refused; name files instead',
     );
+  }
+  if (ownDestination) {
+    warnings.push(`${host}: resolution NONE: a connection goes where its caller means it to go`);
+  } else if (endpoints === 0) {
+    warnings.push(`${host}: the service has no endpoint`);
   }
   return warnings;
 }

@@ -2,7 +2,7 @@
 import { selects } from '../mesh/schema.ts';
 import type { DestinationRule } from './destination-rule.ts';
 import { byAge, mostSpecific } from './hosts.ts';
-import type { TrafficPolicy } from './traffic-policy.ts';
+import type { ClientTls, TrafficPolicy } from './traffic-policy.ts';
 
 export interface RuleQuery {
   /** The service's host in lower case. */
@@ -11,10 +11,23 @@ export interface RuleQuery {
   readonly client: { readonly namespace: string; readonly labels: ReadonlyMap<string, string> };
 }
 
-/** The traffic policy in force, and the rule that brought it. */
+/** A traffic policy, and the rule that brought it. */
+export interface SourcedPolicy {
+  /** `NS/NAME`. */
+  readonly source: string;
+  readonly policy: TrafficPolicy;
+}
+
+export interface MergedSubset {
+  readonly labels: ReadonlyMap<string, string>;
+  readonly policy: SourcedPolicy | null;
+}
+
+/** The rules in force for one host, as one. */
 export interface RuleMatch {
-  readonly rule: DestinationRule;
-  readonly trafficPolicy: TrafficPolicy;
+  /** Null: none of them has a traffic policy. */
+  readonly policy: SourcedPolicy | null;
+  readonly subsets: ReadonlyMap<string, MergedSubset>;
 }
 
 export type RuleLookup = (query: RuleQuery) => RuleMatch | null;
@@ -23,8 +36,8 @@ export type RuleLookup = (query: RuleQuery) => RuleMatch | null;
 interface MergedRule {
   readonly exportTo: ReadonlySet<string>;
   readonly workloadSelector: ReadonlyMap<string, string> | null;
-  /** The first rule with a traffic policy; null while none had one. */
-  policy: DestinationRule | null;
+  policy: SourcedPolicy | null;
+  readonly subsets: Map<string, MergedSubset>;
 }
 
 /** Host in lower case → its merged rules, in Istio's order. */
@@ -42,6 +55,7 @@ export function compileRules(
   const local = new Map<string, RulesByHost>();
   const exported = new Map<string, RulesByHost>();
   const rootPrivate = new Map<string, RulesByHost>();
+  // Istio's sortConfigBySelectorAndCreationTime.
   const sorted = [...rules].sort(
     (a, b) => Number(a.workloadSelector === null) - Number(b.workloadSelector === null) || byAge(a, b),
   );
@@ -86,18 +100,15 @@ function choose(found: readonly MergedRule[], labels: ReadonlyMap<string, string
   let chosen: MergedRule | null = null;
   for (const merged of found) {
     if (merged.workloadSelector === null) chosen = merged;
-    else if (labels !== null && selects(merged.workloadSelector, labels)) {
-      chosen = merged;
-      break;
-    }
+    else if (labels !== null && selects(merged.workloadSelector, labels)) return merged;
   }
-  const rule = chosen?.policy ?? null;
-  return rule === null || rule.trafficPolicy === null ? null : { rule, trafficPolicy: rule.trafficPolicy };
+  return chosen;
 }
 
 /**
- * Istio's mergeDestinationRule: rules of one host, namespace, selector and exportTo count as one, whose traffic
- * policy is the first that there is.
+ * Istio's mergeDestinationRule, branch by branch: a rule is merged into those of its host and namespace with the same
+ * `exportTo`, or one that it covers; it stands by itself too unless the last of them took it in. Of rules of one
+ * `exportTo`, one with a workloadSelector also takes in one without, which then is lost to other workloads.
  */
 function add(index: Map<string, RulesByHost>, rule: DestinationRule): void {
   let byHost = index.get(rule.namespace);
@@ -108,20 +119,66 @@ function add(index: Map<string, RulesByHost>, rule: DestinationRule): void {
   const list = byHost.get(rule.host) ?? [];
   byHost.set(rule.host, list);
   const exportTo = new Set(rule.exportTo);
-  const policy = rule.trafficPolicy === null ? null : rule;
+  const { workloadSelector } = rule;
   let separate = true;
   for (const merged of list) {
     const equal = exportTo.size === merged.exportTo.size && exportTo.isSupersetOf(merged.exportTo);
     const wider = merged.exportTo.size > 0 && exportTo.isSupersetOf(merged.exportTo);
+    separate = !equal;
     if (!equal && !wider) continue;
-    if (!sameSelector(rule.workloadSelector, merged.workloadSelector)) continue;
-    separate = false;
-    merged.policy ??= policy;
+    const both = workloadSelector !== null && merged.workloadSelector !== null;
+    const neither = workloadSelector === null && merged.workloadSelector === null;
+    if (both && !sameLabels(workloadSelector, merged.workloadSelector)) {
+      separate = true;
+      continue;
+    }
+    if (both || neither) separate = false;
+    merged.policy ??= policyOf(rule, rule.trafficPolicy);
+    addSubsets(merged.subsets, rule);
   }
-  if (separate) list.push({ exportTo, workloadSelector: rule.workloadSelector, policy });
+  if (!separate) return;
+  const subsets = new Map<string, MergedSubset>();
+  addSubsets(subsets, rule);
+  list.push({ exportTo, workloadSelector, policy: policyOf(rule, rule.trafficPolicy), subsets });
 }
 
-function sameSelector(a: ReadonlyMap<string, string> | null, b: ReadonlyMap<string, string> | null): boolean {
-  if (a === null || b === null) return a === b;
+function addSubsets(subsets: Map<string, MergedSubset>, rule: DestinationRule): void {
+  for (const { name, labels, trafficPolicy } of rule.subsets) {
+    // "Note: we only add the subsets and do not overwrite".
+    if (!subsets.has(name)) subsets.set(name, { labels, policy: policyOf(rule, trafficPolicy) });
+  }
+}
+
+function policyOf({ namespace, name }: DestinationRule, policy: TrafficPolicy | null): SourcedPolicy | null {
+  return policy === null ? null : { source: `${namespace}/${name}`, policy };
+}
+
+function sameLabels(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>): boolean {
   return a.size === b.size && selects(a, b);
+}
+
+/** The TLS settings in force on a port; null `tls`: auto mTLS decides. */
+export interface ChosenTls {
+  readonly tls: ClientTls | null;
+  readonly source: string | null;
+}
+
+/** A policy's word on one port: "port level policies do not inherit and instead to defaults if not provided". */
+function onPort(sourced: SourcedPolicy | null, port: number): { chosen: ChosenTls; portLevel: boolean } {
+  if (sourced === null) return { chosen: { tls: null, source: null }, portLevel: false };
+  const { policy, source } = sourced;
+  const portLevel = policy.ports.has(port);
+  const tls = portLevel ? (policy.ports.get(port) ?? null) : policy.tls;
+  return { chosen: { tls, source: tls === null ? null : source }, portLevel };
+}
+
+/**
+ * The TLS settings of a port, and of a subset: its own over the rule's, and a port-level entry of its own replaces
+ * the rule's even where it says nothing of TLS (Istio: MergeSubsetTrafficPolicy).
+ */
+export function tlsOnPort(match: RuleMatch, subset: MergedSubset | null, port: number): ChosenTls {
+  const rule = onPort(match.policy, port).chosen;
+  if (subset === null || subset.policy === null) return rule;
+  const own = onPort(subset.policy, port);
+  return own.chosen.tls !== null || own.portLevel ? own.chosen : rule;
 }

@@ -28,9 +28,21 @@ export interface ServicePort {
   readonly protocol: Protocol;
   /** The endpoints' port where it differs; null: the same number. */
   readonly targetPort: number | null;
+  /** Kubernetes: the name of a container port; null: `targetPort` holds. */
+  readonly targetPortName: string | null;
 }
 
-export type Resolution = 'NONE' | 'STATIC' | 'DNS' | 'DNS_ROUND_ROBIN';
+/** HEADLESS is a Kubernetes Service without cluster IP: its pods, each reached at its own address. */
+export type Resolution = 'NONE' | 'STATIC' | 'DNS' | 'DNS_ROUND_ROBIN' | 'HEADLESS';
+
+/** What only a Kubernetes Service says. */
+export interface KubernetesFacts {
+  /** Of type ExternalName: the host it stands for, in lower case. */
+  readonly externalName: string | null;
+  readonly publishNotReady: boolean;
+  /** Accounts of its namespace that may serve it, besides those of its endpoints. */
+  readonly serviceAccounts: readonly string[];
+}
 
 export interface ServiceEntry extends Aged {
   readonly hosts: readonly string[];
@@ -43,6 +55,8 @@ export interface ServiceEntry extends Aged {
   /** Empty: the mesh's default. */
   readonly exportTo: readonly string[];
   readonly subjectAltNames: readonly string[];
+  /** Null: it is a ServiceEntry. */
+  readonly kubernetes: KubernetesFacts | null;
 }
 
 const host = stringThat(
@@ -112,6 +126,7 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
       name: item.name,
       protocol: protocolOf(item.protocol === '' ? undefined : item.protocol, item.name),
       targetPort: item.targetPort ?? null,
+      targetPortName: null,
     });
   });
   const entry: ServiceEntry = {
@@ -127,6 +142,7 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     endpoints: spec.endpoints ?? [],
     exportTo: spec.exportTo ?? [],
     subjectAltNames: spec.subjectAltNames ?? [],
+    kubernetes: null,
   };
   checkPorts(entry, reporter);
   checkEndpoints(entry, reporter);

@@ -23,6 +23,10 @@ export interface ClientTls {
   readonly clientCertificate: string | null;
   readonly privateKey: string | null;
   readonly caCertificates: string | null;
+  /** A list of revoked certificates, by file. */
+  readonly caCrl: string | null;
+  /** A Kubernetes secret that would hold the files. */
+  readonly credentialName: string | null;
   readonly insecureSkipVerify: boolean;
 }
 
@@ -123,11 +127,11 @@ const tlsFields = object({
   clientCertificate: string,
   privateKey: string,
   caCertificates: string,
-  credentialName: unsupported('credentialName (a Kubernetes secret)'),
+  credentialName: string,
   subjectAltNames: listOf(string),
   sni: string,
   insecureSkipVerify: boolean,
-  caCrl: unsupported('caCrl'),
+  caCrl: string,
 });
 
 function orNull(text: string | undefined): string | null {
@@ -146,24 +150,41 @@ const clientTls: Decoder<ClientTls> = (value, path, reporter) => {
     clientCertificate: orNull(tls.clientCertificate),
     privateKey: orNull(tls.privateKey),
     caCertificates: orNull(tls.caCertificates),
+    caCrl: orNull(tls.caCrl),
+    credentialName: orNull(tls.credentialName),
     insecureSkipVerify: tls.insecureSkipVerify ?? false,
   };
   checkTls(decoded, path, reporter);
   return decoded;
 };
 
+/** What Istio's ValidateTLS demands, branch by branch. */
 function checkTls(tls: ClientTls, path: FieldPath, reporter: Reporter): void {
-  if (tls.mode === 'MUTUAL') {
-    for (const field of ['clientCertificate', 'privateKey'] as const) {
-      if (tls[field] === null) reporter.report([...path, field], 'missing', 'is required by MUTUAL');
+  const originated = tls.mode === 'SIMPLE' || tls.mode === 'MUTUAL';
+  if (tls.insecureSkipVerify) checkUnverified(tls, [...path, 'insecureSkipVerify'], reporter);
+  if (originated && tls.credentialName !== null) {
+    for (const field of ['clientCertificate', 'privateKey', 'caCertificates', 'caCrl'] as const) {
+      if (tls[field] !== null) reporter.report([...path, field], 'badValue', 'goes without credentialName');
     }
+    const why = 'a Kubernetes secret cannot be read here, so every connection is refused; name files instead';
+    reporter.report([...path, 'credentialName'], 'notHonoured', why, 'Warning');
+    return;
   }
-  if (!tls.insecureSkipVerify) return;
-  const at = [...path, 'insecureSkipVerify'];
+  if (tls.mode !== 'MUTUAL') return;
+  for (const field of ['clientCertificate', 'privateKey'] as const) {
+    if (tls[field] === null) reporter.report([...path, field], 'missing', 'is required by MUTUAL');
+  }
+}
+
+function checkUnverified(tls: ClientTls, at: FieldPath, reporter: Reporter): void {
   if (tls.mode === 'ISTIO_MUTUAL') {
     reporter.report(at, 'notHonoured', 'ISTIO_MUTUAL always verifies the server', 'Warning');
-  } else if (tls.mode !== 'DISABLE' && (tls.caCertificates !== null || tls.subjectAltNames.length > 0)) {
-    reporter.report(at, 'badValue', 'goes without caCertificates and subjectAltNames');
+    return;
+  }
+  if (tls.mode === 'DISABLE') return;
+  const named = tls.caCertificates !== null || tls.subjectAltNames.length > 0;
+  if (named || (tls.mode === 'SIMPLE' && tls.credentialName !== null)) {
+    reporter.report(at, 'badValue', 'goes without caCertificates, credentialName and subjectAltNames');
   }
 }
 

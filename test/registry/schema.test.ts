@@ -61,8 +61,11 @@ t.test('what is refused in a DestinationRule', async (t) => {
       tls('MUTUAL\n    clientCertificate: /c'),
       '8 spec.trafficPolicy.tls.privateKey OLK0106',
     ],
-    ['a secret', tls('SIMPLE\n    credentialName: s'), '10 spec.trafficPolicy.tls.credentialName OLK0107'],
-    ['a CRL', tls('SIMPLE\n    caCrl: /c'), '10 spec.trafficPolicy.tls.caCrl OLK0107'],
+    [
+      'a secret and files',
+      tls('SIMPLE\n    credentialName: s\n    caCertificates: /c'),
+      '11 spec.trafficPolicy.tls.caCertificates OLK0108',
+    ],
     [
       'both verified and not',
       tls('SIMPLE\n    insecureSkipVerify: true\n    caCertificates: /c'),

@@ -75,9 +75,12 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       clientCertificate: null,
       privateKey: '/etc/keys/key.pem',
       caCertificates: null,
+      caCrl: null,
+      credentialName: null,
       insecureSkipVerify: false,
     },
     endpoints: [{ address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null }],
+    ownDestination: false,
     warnings: [],
   };
   const snapshot: Snapshot = {
@@ -125,6 +128,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       port === 19080 ? { mode: 'STRICT', source: 'shop/default' } : { mode: 'PERMISSIVE', source: null },
     serviceOf: (port) => (port === 19080 ? { host: 'orders.shop', name: 'orders', namespace: 'shop' } : null),
     protocolOf: () => 'http',
+    portsOf: () => [9090],
     route: (host) => (host.startsWith('payments') ? route : null),
     workloadByIdentity: () => null,
     workloadByAddress: () => null,

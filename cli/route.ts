@@ -1,0 +1,142 @@
+/** `oarlock route`: how the outbound side of a workload would reach a host and port. */
+import { Command, InvalidArgumentError } from 'commander';
+import { addConfigOptions, UsageError } from '../config/options.ts';
+import type { Route, RouteTls } from '../mesh/route.ts';
+import type { Snapshot } from '../mesh/snapshot.ts';
+import { addOutputOption, addWorkloadOptions, compileQuery, printJson, readQuery } from './query.ts';
+
+/** The answer, as `-o json` prints it. */
+interface Answer {
+  /** In full, also where a short name was given. */
+  readonly host: string;
+  readonly port: number;
+  readonly tls: Pick<RouteTls, 'mode' | 'auto' | 'sni' | 'expectedIdentities' | 'source'>;
+  readonly endpoints: readonly { readonly address: string; readonly port: number; readonly tls: string }[];
+  /** The registry knows no such host and port, so the bytes go untouched to where the caller sent them. */
+  readonly passthrough: boolean;
+  readonly warnings: readonly string[];
+}
+
+/** The `route` command. What goes wrong is thrown, for the caller to say. */
+export function routeCommand(): Command {
+  const command = new Command('route')
+    .description('how the outbound side of a workload would reach a host')
+    .requiredOption('--host <name>', 'the host, in full or as short as DNS in that namespace allows')
+    .requiredOption('--port <n>', "the service's port", portNumber)
+    .option('--subset <name>', "a subset of the host's DestinationRule");
+  addOutputOption(addWorkloadOptions(addConfigOptions(command)));
+  return command.action((parsed: Record<string, unknown>) => run(parsed));
+}
+
+function portNumber(text: string): number {
+  const port = Number(text);
+  if (/^[0-9]{1,5}$/.test(text) && port >= 1 && port <= 65_535) return port;
+  throw new InvalidArgumentError('must be a port number.');
+}
+
+async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
+  const query = readQuery(parsed);
+  const asked = String(parsed.host).toLowerCase();
+  if (asked === '' || /[\s/:*]/.test(asked)) {
+    throw new UsageError(
+      `--host must be a host name, without port or wildcard, not ${JSON.stringify(parsed.host)}`,
+    );
+  }
+  const subset = typeof parsed.subset === 'string' ? parsed.subset : undefined;
+  const snapshot = await compileQuery(query);
+  const answer = answerOf(snapshot, {
+    names: namesOf(asked, query.workload.namespace),
+    port: Number(parsed.port),
+    subset,
+  });
+  if (query.json) printJson(answer);
+  else process.stdout.write(`${table(answer).join('\n')}\n`);
+}
+
+/** Kubernetes' `ndots:5`: names with fewer dots are also looked for in the search domains. */
+const NDOTS = 5;
+
+/**
+ * What a name may mean in a pod of `namespace`: itself, then what the search domains of its resolver make of it.
+ * One that ends in a dot is complete.
+ */
+function namesOf(host: string, namespace: string): readonly string[] {
+  if (host.endsWith('.')) return [host.slice(0, -1)];
+  if (host.split('.').length - 1 >= NDOTS) return [host];
+  const domains = [`${namespace}.svc.cluster.local`, 'svc.cluster.local', 'cluster.local'];
+  return [host, ...domains.map((domain) => `${host}.${domain}`)];
+}
+
+interface Question {
+  /** The first one known is meant. */
+  readonly names: readonly string[];
+  readonly port: number;
+  readonly subset: string | undefined;
+}
+
+/** @throws UsageError where no DestinationRule in force has the subset */
+function answerOf(snapshot: Snapshot, { names, port, subset }: Question): Answer {
+  const host = names.find((name) => snapshot.portsOf(name).length > 0) ?? names[0] ?? '';
+  const route = snapshot.route(host, port);
+  if (route === null) return unknown(snapshot, host, port);
+  if (subset === undefined) return known(host, route);
+  const narrowed = snapshot.route(host, port, subset);
+  if (narrowed === null) {
+    throw new UsageError(`--subset ${subset}: the DestinationRules in force for ${host} have no such subset`);
+  }
+  return known(host, narrowed);
+}
+
+function known(host: string, { port, tls, endpoints, warnings }: Route): Answer {
+  const { mode, auto, sni, expectedIdentities, source } = tls;
+  return {
+    host,
+    port,
+    tls: { mode, auto, sni, expectedIdentities, source },
+    endpoints: endpoints.map((endpoint) => ({
+      address: endpoint.address,
+      port: endpoint.port,
+      tls: endpoint.tls,
+    })),
+    passthrough: false,
+    warnings,
+  };
+}
+
+/** Neither route nor refusal has endpoints of ours; which of the two, outboundTrafficPolicy says. */
+function unknown(snapshot: Snapshot, host: string, port: number): Answer {
+  const passthrough = snapshot.mesh.outboundTrafficPolicy === 'ALLOW_ANY';
+  const ports = snapshot.portsOf(host);
+  const warnings: string[] = [];
+  if (ports.length > 0) warnings.push(`${host} has no port ${port}; it has ${ports.join(', ')}`);
+  if (!passthrough) {
+    warnings.push(
+      `${host}:${port} is refused: outboundTrafficPolicy is REGISTRY_ONLY and no service is known there`,
+    );
+  }
+  return {
+    host,
+    port,
+    tls: { mode: 'DISABLE', auto: true, sni: null, expectedIdentities: [], source: null },
+    endpoints: [],
+    passthrough,
+    warnings,
+  };
+}
+
+function table(answer: Answer): readonly string[] {
+  const { host, port, tls, endpoints, passthrough, warnings } = answer;
+  const rows: (readonly [string, string])[] = [['host', `${host}:${port}`]];
+  if (passthrough) rows.push(['passthrough', 'unknown to the registry: bytes go on untouched']);
+  else {
+    rows.push(['tls', `${tls.mode} (${tls.source ?? 'auto mTLS'})`]);
+    if (tls.sni !== null) rows.push(['sni', tls.sni]);
+    for (const identity of tls.expectedIdentities) rows.push(['expects', identity]);
+    for (const endpoint of endpoints) {
+      const address = endpoint.address.includes(':') ? `[${endpoint.address}]` : endpoint.address;
+      rows.push(['endpoint', `${address}:${endpoint.port} ${endpoint.tls}`]);
+    }
+  }
+  for (const warning of warnings) rows.push(['warning', warning]);
+  return rows.map(([name, value]) => `${name.padEnd(12)}${value}`);
+}
