@@ -45,7 +45,7 @@ export interface CheckRequest {
     readonly path: string;
     readonly scheme: 'http' | 'https';
     readonly protocol: string;
-    /** In order; names in lower case. */
+    /** In order; names in lower case; values with one character a byte. As the app would get them now. */
     readonly fields: readonly { readonly name: string; readonly value: string }[];
     /** As much as the provider asked for. */
     readonly body: Buffer | null;
@@ -55,19 +55,30 @@ export interface CheckRequest {
   } | null;
 }
 
+/** A change of the answer to the downstream, made when that answer is there. */
+export interface AnswerChange extends FieldChange {
+  /** Made only where the answer has no field of that name, or only where it has one; null: in any case. */
+  readonly only: 'absent' | 'present' | null;
+}
+
 export type CheckAnswer =
   | {
       readonly kind: 'allowed';
       /** Names, lower case. */
       readonly remove: readonly string[];
       readonly set: readonly FieldChange[];
-      /** Fields for the answer to the downstream. */
-      readonly answerFields: readonly FieldChange[];
+      /** The new target, query included; null: it stays. */
+      readonly path: string | null;
+      /** Changes of the answer to the downstream, in order. */
+      readonly answerFields: readonly AnswerChange[];
     }
   | {
       readonly kind: 'denied';
+      /** From 200 to 999. */
       readonly status: number;
+      /** None that frames the body. Where there is a body and no Content-Type, Envoy says `text/plain`. */
       readonly fields: readonly FieldChange[];
+      /** Not to be sent in answer to HEAD, nor with 204 and 304. */
       readonly body: Buffer;
     }
   /** It could not be asked: out of time, unreachable, no sense in its answer. The caller applies `failOpen`. */
