@@ -52,6 +52,7 @@ export const mesh: MeshSettings = {
   trustDomainAliases: [],
   outboundTrafficPolicy: 'ALLOW_ANY',
   pathNormalization: 'BASE',
+  forwardedClientCert: 'SANITIZE_SET',
 };
 
 export interface Facts {
