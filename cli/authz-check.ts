@@ -64,22 +64,16 @@ async function answerAll(rules: CheckRules, lines: ReturnType<LineSplitter['push
 
 /** @throws UsageError where `run` would refuse the set */
 async function compile(query: Query, explain: boolean): Promise<CheckRules> {
-  const [{ decodeAll, settingsOf }, { compileAuthorization }] = await Promise.all([
+  const [{ compileSnapshot, decodeAll, settingsOf }, { compileAuthorization }] = await Promise.all([
     import('../config/snapshot.ts'),
     import('../policy/authorize.ts'),
   ]);
-  const { resources, problems: unread } = await snapshotInput(query);
-  const problems = [...unread];
-  const decoded = decodeAll(resources, problems);
-  reportProblems(problems);
+  const input = await snapshotInput(query);
+  reportProblems(compileSnapshot(input).problems);
+  const decoded = decodeAll(input.resources, []);
   const mesh = settingsOf(decoded.mesh, query.overrides);
-  const { workload } = query;
-  // Providers unknown (no mesh config at all): each that a policy names counts as defined.
-  const authorization = compileAuthorization(
-    decoded.authorizationPolicies,
-    workload,
-    mesh,
-    decoded.mesh.extAuthz,
-  );
+  // Not the snapshot's own rules: without any mesh config each provider that a policy names counts as defined.
+  const providers = decoded.mesh.extAuthz;
+  const authorization = compileAuthorization(decoded.authorizationPolicies, query.workload, mesh, providers);
   return { authorization, verifier: null, pathNormalization: mesh.pathNormalization, explain };
 }

@@ -4,6 +4,7 @@ import { runCommandOptions } from '../config/options.ts';
 import { authzCommand } from './authz-check.ts';
 import { caCommand } from './ca.ts';
 import { demoCommand } from './demo.ts';
+import { describeCommand } from './describe.ts';
 import { routeCommand } from './route.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
@@ -24,6 +25,7 @@ program.addCommand(
 );
 program.addCommand(caCommand());
 program.addCommand(authzCommand());
+program.addCommand(describeCommand());
 program.addCommand(demoCommand());
 program.addCommand(routeCommand());
 

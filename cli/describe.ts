@@ -1,0 +1,100 @@
+/** `oarlock describe`: what holds for one workload, and why. */
+import { Command, InvalidArgumentError } from 'commander';
+import type { Description } from '../config/describe.ts';
+import { addConfigOptions, UsageError } from '../config/options.ts';
+import type { EffectiveMode } from '../mesh/snapshot.ts';
+import {
+  addOutputOption,
+  addWorkloadOptions,
+  printJson,
+  readQuery,
+  reportProblems,
+  snapshotInput,
+} from './query.ts';
+
+/** The `describe` command, with `pod NAME` below it. What goes wrong is thrown, for the caller to say. */
+export function describeCommand(): Command {
+  const command = new Command('describe')
+    .description('what holds for one workload, and why: modes, policies, warnings')
+    .option('--ports <n,…>', 'workload ports to describe; default: those it declares', portList);
+  addOutputOption(addWorkloadOptions(addConfigOptions(command)));
+  command.action((parsed: Record<string, unknown>) => run(parsed, null));
+  command
+    .command('pod <name>')
+    .description('the same for the WorkloadEntry or Pod of that name in --namespace')
+    .action((name: string, _own: unknown, pod: Command) => run(pod.optsWithGlobals(), name));
+  return command;
+}
+
+function portList(text: string): readonly number[] {
+  return text.split(',').map((part) => {
+    const port = Number(part);
+    if (/^[0-9]{1,5}$/.test(part) && port >= 1 && port <= 65_535) return port;
+    throw new InvalidArgumentError('must be port numbers, as 80,443.');
+  });
+}
+
+async function run(parsed: Readonly<Record<string, unknown>>, name: string | null): Promise<void> {
+  const query = readQuery(parsed);
+  const { describeWorkload } = await import('../config/describe.ts');
+  const input = await snapshotInput(query);
+  const entry = `${query.workload.namespace}/${name}`;
+  const choice = name === null ? query.workload : { entry };
+  const ports = (parsed.ports as readonly number[] | undefined) ?? null;
+  const { description, problems } = describeWorkload({ ...input, workload: choice }, ports);
+  reportProblems(problems);
+  if (description === null) throw new UsageError(`no WorkloadEntry or Pod ${entry} under --config`);
+  if (query.json) printJson(description);
+  else process.stdout.write(`${page(description).join('\n')}\n`);
+}
+
+/** For people: a section each, its names in one column. */
+function page({
+  workload,
+  mtls,
+  authorization,
+  requestAuthentication,
+  warnings,
+}: Description): readonly string[] {
+  const { namespace, name, labels, identity } = workload;
+  const labelText = Object.entries(labels).map(([key, value]) => `${key}=${value}`);
+  const ports = Object.entries(mtls.ports);
+  return [
+    'Workload',
+    ...columns([
+      ['name', name === '' ? `any in ${namespace}` : `${namespace}/${name}`],
+      ['labels', labelText.join(',') || 'none'],
+      ['identity', identity],
+    ]),
+    'Mutual TLS',
+    ...columns([
+      ['default', ...modeCells(mtls.default)],
+      ...ports.map(([port, mode]) => [port, ...modeCells(mode)]),
+    ]),
+    'AuthorizationPolicy',
+    ...columns(Object.entries(authorization).map(([action, names]) => [action, names.join(', ') || 'none'])),
+    'RequestAuthentication',
+    ...columns(requestAuthentication.length === 0 ? [['none']] : requestAuthentication.map((one) => [one])),
+    'Warnings',
+    ...columns(warnings.length === 0 ? [['none']] : warnings.map((one) => [one])),
+  ];
+}
+
+function modeCells({ mode, source }: EffectiveMode): readonly string[] {
+  return [mode, source === null ? 'nobody says otherwise' : `PeerAuthentication ${source}`];
+}
+
+/** Rows, indented, each column as wide as its widest cell. */
+function columns(rows: readonly (readonly string[])[]): readonly string[] {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
+  }
+  return rows.map(
+    (row) =>
+      `  ${row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd()}`,
+  );
+}
