@@ -1,4 +1,4 @@
-/** `decide`: how fast a compiled set of 10, 200 or 1,000 AuthorizationPolicies answers. */
+/** `decide`: how fast a compiled set of 10, 200 or 1,000 AuthorizationPolicies answers, and what each more costs. */
 import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
 import { parseIdentity } from '../mesh/identity.ts';
 import type { Problem } from '../mesh/resource.ts';
@@ -17,6 +17,7 @@ const mesh: MeshSettings = {
   trustDomainAliases: [],
   outboundTrafficPolicy: 'ALLOW_ANY',
   pathNormalization: 'BASE',
+  forwardedClientCert: 'SANITIZE_SET',
 };
 
 /** Rules are tried in the order of their names: numbers of one width keep the middle in the middle. */
@@ -24,8 +25,34 @@ function nameOf(index: number): string {
   return `caller-${String(index).padStart(4, '0')}`;
 }
 
-/** One caller, one method, one prefix of paths: what a team writes for one of its clients. */
-function policy(index: number): AuthorizationPolicy {
+/** A way to write policies: the rule of the one whose caller is called `name`. */
+type Kind = (name: string, index: number) => unknown;
+
+const principal = (name: string) => ({
+  from: [{ source: { principals: [`cluster.local/ns/bench/sa/${name}`] } }],
+});
+
+/** What teams write for one of their callers each. All but the last ask for an exact value somewhere. */
+const kinds = {
+  'principal, method, path prefix': (name) => ({
+    ...principal(name),
+    to: [{ operation: { methods: ['GET'], paths: [`/${name}/*`] } }],
+  }),
+  'path prefix alone': (name) => ({ to: [{ operation: { paths: [`/${name}/*`] } }] }),
+  'header value': (name) => ({ when: [{ key: 'request.headers[x-caller]', values: [name] }] }),
+  'claim of the token': (name) => ({ when: [{ key: 'request.auth.claims[team]', values: [name] }] }),
+  mixed: (name, index) =>
+    [
+      principal(name),
+      { from: [{ source: { serviceAccounts: [name] } }], to: [{ operation: { paths: [`/${name}/{*}`] } }] },
+      { to: [{ operation: { hosts: [`${name}.example`], notMethods: ['POST'] } }] },
+      { from: [{ source: { requestPrincipals: [`issuer/${name}`], ipBlocks: ['10.0.0.0/8'] } }] },
+      { when: [{ key: 'request.headers[x-caller]', values: [name], notValues: ['x'] }] },
+    ][index % 5],
+  'path suffix: tried one by one': (name) => ({ to: [{ operation: { paths: [`*/${name}`] } }] }),
+} as const satisfies Record<string, Kind>;
+
+function policy(kind: Kind, index: number): AuthorizationPolicy {
   const name = nameOf(index);
   const problems: Problem[] = [];
   const decoded = decodeAuthorizationPolicy(
@@ -37,16 +64,7 @@ function policy(index: number): AuthorizationPolicy {
       labels: new Map(),
       annotations: new Map(),
       creationTimestamp: null,
-      spec: {
-        selector: { matchLabels: { app: 'orders' } },
-        action: 'ALLOW',
-        rules: [
-          {
-            from: [{ source: { principals: [`cluster.local/ns/bench/sa/${name}`] } }],
-            to: [{ operation: { methods: ['GET'], paths: [`/api/${name}/*`] } }],
-          },
-        ],
-      },
+      spec: { selector: { matchLabels: { app: 'orders' } }, action: 'ALLOW', rules: [kind(name, index)] },
       origin: { file: 'bench', lineOf: () => 1 },
     },
     problems,
@@ -66,13 +84,15 @@ function connectionOf(serviceAccount: string): ConnectionFacts {
   };
 }
 
-function requestOf(path: string): RequestFacts {
+/** A request that every kind of policy for `caller` matches. */
+function requestOf(caller: string): RequestFacts {
+  const headers: Readonly<Record<string, readonly string[]>> = { 'x-caller': [caller] };
   return {
     method: 'GET',
-    host: 'orders.bench.svc.cluster.local',
-    path,
-    headerValues: () => [],
-    claims: null,
+    host: `${caller}.example`,
+    path: `/${caller}/${caller}?page=2`,
+    headerValues: (name) => headers[name] ?? [],
+    claims: { iss: 'issuer', sub: caller, team: caller },
     remoteIp: null,
   };
 }
@@ -81,22 +101,25 @@ function requestOf(path: string): RequestFacts {
 export function benchDecide(options: BenchOptions, figures: Figures): void {
   const decisions: Timed[] = [];
   const compilations: Timed[] = [];
-  for (const size of SIZES) {
-    const policies = Array.from({ length: size }, (_, i) => policy(i));
-    const workload = { namespace: 'bench', labels: new Map([['app', 'orders']]) };
-    const compile = () => compileAuthorization(policies, workload, mesh);
-    const authorization = compile();
-    const name = nameOf(size >> 1);
-    const request = requestOf(`/api/${name}/7?page=2`);
-    const add = (what: string, connection: ConnectionFacts, expected: string | null): void => {
-      const run = () => authorization.decideRequest(connection, request);
-      const { policy: decided, allowed } = run();
-      if (decided !== expected || allowed !== (expected !== null)) throw new Error(`${what}: ${decided}`);
-      decisions.push({ name: `${size} policies, ${what}`, run });
-    };
-    add('the middle one matches', connectionOf(name), `bench/${name}`);
-    add('none matches', connectionOf('stranger'), null);
-    compilations.push({ name: `${size} policies`, run: compile });
+  for (const [what, kind] of Object.entries(kinds)) {
+    for (const size of SIZES) {
+      const policies = Array.from({ length: size }, (_, i) => policy(kind, i));
+      const workload = { namespace: 'bench', labels: new Map([['app', 'orders']]) };
+      const compile = () => compileAuthorization(policies, workload, mesh);
+      const authorization = compile();
+      const add = (caller: string, how: string, expected: string | null): void => {
+        const connection = connectionOf(caller);
+        const request = requestOf(caller);
+        const run = () => authorization.decideRequest(connection, request);
+        const { policy: decided, allowed } = run();
+        if (decided !== expected || allowed !== (expected !== null)) throw new Error(`${what}: ${decided}`);
+        decisions.push({ name: `${what}; ${size} policies, ${how}`, run });
+      };
+      const name = nameOf(size >> 1);
+      add(name, 'the middle one matches', `bench/${name}`);
+      add('stranger', 'none matches', null);
+      if (what === 'mixed') compilations.push({ name: `${size} policies`, run: compile });
+    }
   }
   timeAll('decide', decisions, options.rounds, figures);
   timeAll('compile', compilations, options.rounds, figures);

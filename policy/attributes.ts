@@ -4,6 +4,7 @@ import type { Identity } from '../mesh/identity.ts';
 import type { Json } from '../mesh/tokens.ts';
 import { compileCidrs } from './cidr.ts';
 import {
+  asOnTheWire,
   compileHosts,
   compileNamespaces,
   compilePorts,
@@ -252,7 +253,7 @@ export function header(name: string): Attribute {
     httpOnly: true,
     compile(values) {
       // "`*` matches an empty value": it asks for the header alone.
-      const test = compileStrings(values, 'present');
+      const test = compileStrings(asOnTheWire(values), 'present');
       return (_connection, request) => {
         if (request === null) return false;
         for (const value of valuesOf(request)) if (test(value)) return true;
@@ -268,7 +269,7 @@ export function header(name: string): Attribute {
       name: `header ${name}`,
       keysOf: (_connection, request) => (request === null ? null : valuesOf(request)),
     },
-    keys: exactKeys,
+    keys: (values) => exactKeys(asOnTheWire(values)),
   };
 }
 

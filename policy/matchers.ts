@@ -37,6 +37,13 @@ export function compileHosts(values: readonly string[]): (host: string) => boole
   return (host) => test(lowerAscii(host));
 }
 
+/**
+ * Values as the bytes of an HTTP head are read, one character a byte: what a policy writes as `é` arrives as two.
+ */
+export function asOnTheWire(values: readonly string[]): readonly string[] {
+  return values.map((value) => Buffer.from(value, 'utf8').toString('latin1'));
+}
+
 /** True for a value that matches itself alone: no star at either end. */
 export function isExact(value: string): boolean {
   return !value.startsWith('*') && !value.endsWith('*');

@@ -125,7 +125,8 @@ function readExtensions(body: Buffer): Detected {
 function readServerName(value: Buffer): string | null {
   if (value.length < 5 || value[2] !== 0) return null;
   const length = value.readUInt16BE(3);
-  return 5 + length <= value.length ? value.toString('latin1', 5, 5 + length) : null;
+  // Names are without regard to case; Envoy keeps them in lower case, and so policy matches them.
+  return 5 + length <= value.length ? value.toString('latin1', 5, 5 + length).toLowerCase() : null;
 }
 
 /** RFC 7301 §3.1. */

@@ -196,6 +196,12 @@ run('request.headers', [
   [when('request.headers[x-team]', '["*"]'), {}, false, '* needs the header'],
   [when('request.headers[x-team]', '["re*"]'), { headers: { 'x-team': ['red'] } }, true, 'prefix'],
   [when('request.headers[x-team]', '["*ed"]'), { headers: { 'x-team': ['red'] } }, true, 'suffix'],
+  [
+    when('request.headers[x-team]', '[é]'),
+    { headers: { 'x-team': ['\u00c3\u00a9'] } },
+    true,
+    'bytes, not letters',
+  ],
   [whenNot('request.headers[x-team]', '[red]'), {}, true, '`notValues` holds when the header is absent'],
   [whenNot('request.headers[x-team]', '[red]'), { headers: { 'x-team': ['blue', 'red'] } }, false, 'not any'],
   [when('request.headers[:path]', '["/a?b"]'), { path: '/a?b' }, true, ':path keeps the query'],

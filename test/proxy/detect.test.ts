@@ -13,6 +13,7 @@ t.test('SNI and ALPN of real ClientHellos', async (t) => {
     { title: 'both', options: { servername: SNI, ALPNProtocols: ALPN }, said },
     { title: 'neither', options: {}, said: { kind: 'tls', sni: null, alpn: [] } },
     { title: 'only SNI', options: { servername: 'a.b' }, said: { kind: 'tls', sni: 'a.b', alpn: [] } },
+    { title: 'SNI in capitals', options: { servername: 'A.b' }, said: { kind: 'tls', sni: 'a.b', alpn: [] } },
     {
       title: 'only ALPN',
       options: { ALPNProtocols: ['h2'] },
