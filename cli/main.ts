@@ -1,6 +1,7 @@
 /** The command line's entry: one file a command, loaded when asked for. */
 import { Command, CommanderError } from 'commander';
 import { runCommandOptions } from '../config/options.ts';
+import { analyzeCommand } from './analyze.ts';
 import { authzCommand } from './authz-check.ts';
 import { caCommand } from './ca.ts';
 import { demoCommand } from './demo.ts';
@@ -24,6 +25,7 @@ program.addCommand(
   }),
 );
 program.addCommand(caCommand());
+program.addCommand(analyzeCommand());
 program.addCommand(authzCommand());
 program.addCommand(describeCommand());
 program.addCommand(demoCommand());

@@ -1,6 +1,6 @@
 /** Reads every resource under some folders and files. */
 import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
-import { extname, join } from 'node:path';
+import { extname, sep } from 'node:path';
 import type { Problem, Resource } from '../mesh/resource.ts';
 import { findDuplicates, MAX_FILE_BYTES, parseDocuments } from './documents.ts';
 import { problemOf } from './raw.ts';
@@ -60,7 +60,7 @@ function listFolder(
     listing.folders.push(folder);
     for (const name of readdirSync(folder).sort()) {
       if (name.startsWith('.')) continue;
-      const path = join(folder, name);
+      const path = inFolder(folder, name);
       const stat = statSync(path, { throwIfNoEntry: false });
       const wanted = EXTENSIONS.has(extname(name).toLowerCase());
       if (stat?.isDirectory()) listFolder(path, listing, seen, depth + 1);
@@ -73,6 +73,11 @@ function listFolder(
   } catch (error) {
     listing.problems.push(unreadable(folder, systemReason(error)));
   }
+}
+
+/** A path as its reader knows it: `./mesh` stays `./mesh`, which `join` would shorten. */
+function inFolder(folder: string, name: string): string {
+  return folder.endsWith(sep) ? folder + name : folder + sep + name;
 }
 
 function unreadable(file: string, message: string): Problem {

@@ -117,7 +117,7 @@ export function compileModes(
  * "When there are more than one policy in the same scope, the oldest one win"; of two of one age the one whose
  * name sorts first. Kubernetes' zero time, which a document without a timestamp has, is older than any other.
  */
-function older(held: PeerAuthentication | null, other: PeerAuthentication): PeerAuthentication {
+export function older(held: PeerAuthentication | null, other: PeerAuthentication): PeerAuthentication {
   if (held === null) return other;
   const heldTime = held.creationTimestamp ?? Number.NEGATIVE_INFINITY;
   const otherTime = other.creationTimestamp ?? Number.NEGATIVE_INFINITY;

@@ -5,6 +5,7 @@ import t from 'tap';
 import { parseDocuments } from '../config/documents.ts';
 import { runCommandOptions } from '../config/options.ts';
 import { compileSnapshot } from '../config/snapshot.ts';
+import { setChecks } from '../mesh/analysis.ts';
 import { limitTable } from '../mesh/limits.ts';
 import { ports } from '../mesh/ports.ts';
 import { reasonCodes, reasons } from '../mesh/reasons.ts';
@@ -114,11 +115,15 @@ t.test('each flag in CLI.md is one of a command', async (t) => {
   }
 });
 
-t.test('each problem code has its row', async (t) => {
-  const text = page('docs/RESOURCES.md');
-  for (const [name, code] of Object.entries(problemCodes)) {
-    t.match(text, new RegExp(`^\\| \`${code}\` \\| ${name} \\|`, 'm'), code);
-  }
+t.test('each problem code has its row, and each row its code', async (t) => {
+  const text = page('docs/ANALYZE.md');
+  const rows = [
+    ...Object.entries(problemCodes).map(([name, code]) => `| \`${code}\` | ${name} |`),
+    ...Object.entries(setChecks).map(([name, [code, severity]]) => `| \`${code}\` | ${name} | ${severity} |`),
+  ];
+  const found = text.split('\n').filter((line) => line.startsWith('| `OLK'));
+  for (const row of rows) t.equal(found.filter((line) => line.startsWith(row)).length, 1, row);
+  t.equal(found.length, rows.length);
 });
 
 t.test('each metric has its row, and each row its metric', async (t) => {

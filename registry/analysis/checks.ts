@@ -1,0 +1,34 @@
+/** The list of all checks of services, endpoints and client settings. */
+import { duplicateRules, ruleHosts, settingPorts, subsets } from './destination-rules.ts';
+import {
+  accounts,
+  portProtocols,
+  protocols,
+  sameHosts,
+  selectors,
+  withoutEndpoints,
+  workloadPorts,
+} from './services.ts';
+import type { RegistryCheck } from './set.ts';
+import { egressHosts, sidecarConflicts } from './sidecars.ts';
+import { autoMtls, doubleTls, modesAgainstServers, verification } from './tls.ts';
+
+export const registryChecks: readonly RegistryCheck[] = [
+  selectors,
+  ruleHosts,
+  subsets,
+  settingPorts,
+  duplicateRules,
+  modesAgainstServers,
+  autoMtls,
+  verification,
+  doubleTls,
+  sameHosts,
+  protocols,
+  portProtocols,
+  withoutEndpoints,
+  accounts,
+  workloadPorts,
+  sidecarConflicts,
+  egressHosts,
+];
