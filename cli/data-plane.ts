@@ -5,6 +5,7 @@ import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
+import { DnsCache } from '../providers/dns.ts';
 import { DataPath } from '../proxy/data-path.ts';
 import { Listeners } from '../proxy/setup/listeners.ts';
 import { refuseConnection } from '../proxy/tcp.ts';
@@ -37,6 +38,13 @@ export interface PlaneOptions {
   readonly reusePort: boolean;
 }
 
+const NOT_THERE = {
+  kind: 'refused',
+  status: 401,
+  message: 'Jwks remote fetch is failed',
+  challenge: null,
+} as const;
+
 /** The data path in the calling thread. */
 export class LocalPlane implements DataPlane {
   readonly #options: PlaneOptions;
@@ -61,6 +69,13 @@ export class LocalPlane implements DataPlane {
       accessLog: this.#accessLog,
       metrics,
       readTlsFiles: (tls) => files.read(tls),
+      names: new DnsCache({
+        refresh: limits.dnsRefresh,
+        maxNames: limits.dnsNames,
+        timeout: limits.connectTimeout,
+      }),
+      verifierOf: () => ({ verify: () => NOT_THERE }),
+      extAuthzOver: () => ({ check: async () => ({ kind: 'failed', reason: 'not there yet' }) }),
     });
     this.#listeners = new Listeners(this.#path, { bind, reusePort });
     metrics.watch({

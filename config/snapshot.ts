@@ -151,6 +151,8 @@ export function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrid
     trustDomainAliases: overrides.trustDomainAliases ?? config.trustDomainAliases ?? [],
     outboundTrafficPolicy: config.outboundTrafficPolicy ?? 'ALLOW_ANY',
     pathNormalization: config.pathNormalization ?? 'BASE',
+    // Istio's sidecars append by default; ours tell the app only what they have verified themselves.
+    forwardedClientCert: config.forwardedClientCert ?? 'SANITIZE_SET',
   };
 }
 

@@ -57,6 +57,18 @@ export const limitTable = {
     flag: 'max-connections',
     why: 'open downstream connections, all listeners together',
   },
+  dnsRefresh: {
+    unit: 'ms',
+    value: 5_000,
+    flag: 'dns-refresh',
+    why: "an endpoint's host name in use is asked for anew so often; the last answer serves meanwhile",
+  },
+  dnsNames: {
+    unit: 'count',
+    value: 1_000,
+    flag: 'dns-names',
+    why: 'host names of endpoints remembered, by each data-path thread',
+  },
   maxHeadBytes: {
     unit: 'bytes',
     value: 61_440,
@@ -68,6 +80,12 @@ export const limitTable = {
     value: 100,
     flag: 'max-head-fields',
     why: "header fields; Envoy's default",
+  },
+  maxHeldBody: {
+    unit: 'bytes',
+    value: 1_048_576,
+    flag: 'max-held-body',
+    why: 'of a request body held back for an external authorizer, whatever maxRequestBytes says',
   },
   maxClientHello: {
     unit: 'bytes',

@@ -97,6 +97,26 @@ const table = {
     flag: '-',
     hint: 'an ALLOW policy must match this peer and request, and no DENY policy may: see policy, detail and request',
   },
+  token_invalid: {
+    sentence: "a RequestAuthentication refused the request's token",
+    flag: '-',
+    hint: 'see detail for what is wrong with the token, and policy for who asks; a request without a token is not refused by this',
+  },
+  ext_authz_denied: {
+    sentence: 'the external authorizer denied it',
+    flag: 'UAEX',
+    hint: 'the provider named in detail answered so: see its own log',
+  },
+  ext_authz_failed: {
+    sentence: 'the external authorizer could not be asked',
+    flag: 'UAEX',
+    hint: 'see detail; is the provider running, and reachable from this sidecar by its ServiceEntry?',
+  },
+  body_too_large: {
+    sentence: 'the request body is longer than the external authorizer may be shown',
+    flag: '-',
+    hint: "raise the provider's includeRequestBodyInCheck.maxRequestBytes, or set allowPartialMessage",
+  },
   // requests
   bad_request: {
     sentence: 'the request is not valid HTTP/1.1',

@@ -2,16 +2,23 @@
 import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
 import type { Credentials } from '../mesh/credentials.ts';
+import type { Nearest } from '../mesh/decision.ts';
+import type { ExtAuthz } from '../mesh/ext-authz.ts';
+import type { RequestFacts } from '../mesh/facts.ts';
 import type { Identity } from '../mesh/identity.ts';
 import type { Limits } from '../mesh/limits.ts';
+import type { NameResolver } from '../mesh/name-resolver.ts';
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
+import type { TokenRules, TokenVerifier } from '../mesh/tokens.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
+import { connectProvider, type ProviderConnect } from './connect-provider.ts';
 import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
 import { type DialContext, UpstreamPool } from './dial.ts';
+import { maskNearest, maskParams } from './mask.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
 
@@ -22,6 +29,12 @@ export interface DataPathOptions {
   readonly metrics: MeshMetrics;
   /** Reads a DestinationRule's certificate files; throws where it cannot. */
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
+  /** Resolves endpoints that are host names. */
+  readonly names: NameResolver;
+  /** Verifies by a workload's rules; called once a snapshot, and not where there are none. */
+  readonly verifierOf: (rules: TokenRules) => TokenVerifier;
+  /** Asks external authorizers, whom it reaches through `connect`. */
+  readonly extAuthzOver: (connect: ProviderConnect) => ExtAuthz;
 }
 
 /** Who is refused: a connection, or a socket turned away before it became one. */
@@ -37,6 +50,12 @@ export interface RefusalFacts {
   readonly peer?: string | null;
   /** `METHOD /path` where it was a request. */
   readonly request?: string | null;
+  readonly explainer?: Explainer | null;
+}
+
+/** Whoever can explain the refusal at hand: asked only where its line is written. */
+export interface Explainer {
+  explain(): Nearest | null;
 }
 
 /** `address:port`; the kernel has forgotten it where the peer reset the connection before we looked. */
@@ -57,8 +76,15 @@ export class DataPath implements DialContext {
   readonly refusalLines: RefusalLimit;
   readonly pool: UpstreamPool;
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
+  readonly names: NameResolver;
   /** Null until the first set arrived. */
   snapshot: Snapshot | null = null;
+  /** Of that set; null: tokens are ignored. */
+  verifier: TokenVerifier | null = null;
+  /** Query parameters that carry tokens: never logged. */
+  tokenParams: ReadonlySet<string> = new Set();
+  readonly extAuthz: ExtAuthz;
+  readonly #verifierOf: (rules: TokenRules) => TokenVerifier;
   inboundTls: InboundTls | null = null;
   outboundTls: OutboundTls | null = null;
   draining = false;
@@ -76,6 +102,9 @@ export class DataPath implements DialContext {
     this.accessLog = options.accessLog;
     this.metrics = options.metrics;
     this.readTlsFiles = options.readTlsFiles;
+    this.names = options.names;
+    this.#verifierOf = options.verifierOf;
+    this.extAuthz = options.extAuthzOver((service, port) => connectProvider(this, service, port));
     this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
     this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
     this.pool = new UpstreamPool(options.limits);
@@ -98,6 +127,9 @@ export class DataPath implements DialContext {
   applySnapshot(snapshot: Snapshot): void {
     const before = this.#trustDomains().join(' ');
     this.snapshot = snapshot;
+    const { tokens } = snapshot;
+    this.verifier = tokens.rules.length === 0 ? null : this.#verifierOf(tokens);
+    this.tokenParams = new Set(tokens.rules.flatMap(({ fromParams }) => fromParams));
     const credentials = this.inboundTls?.credentials;
     // Sessions made under another trust must not be resumed.
     if (credentials !== undefined && before !== this.#trustDomains().join(' '))
@@ -134,9 +166,39 @@ export class DataPath implements DialContext {
         sni: connection.sni,
         policy: facts.policy ?? null,
         detail: facts.detail ?? '',
+        ...explained(facts),
         hint,
       },
       sentence,
+    );
+  }
+
+  /** A dry-run policy would have denied it: one line, like a refusal's, so that it can be seen before it holds. */
+  wouldDeny(connection: Connection, policy: string, request: RequestFacts | null): void {
+    if (!this.refusalLines.admits('dry_run_denied', policy)) return;
+    this.log.info(
+      {
+        reason: 'dry_run_denied',
+        direction: connection.direction,
+        port: connection.port,
+        peer: connection.peer?.uri ?? null,
+        remote: remoteOf(connection),
+        request:
+          request === null
+            ? null
+            : `${request.method} ${maskParams(request.path, this.tokenParams)}`.slice(0, 512),
+        policy,
+      },
+      'a dry-run AuthorizationPolicy would have denied it',
+    );
+  }
+
+  /** An external authorizer could not be asked, and its failOpen lets what it was to judge go on. */
+  failedOpen(connection: Connection, detail: string): void {
+    if (!this.refusalLines.admits('ext_authz_failed_open', detail)) return;
+    this.log.warn(
+      { reason: 'ext_authz_failed_open', port: connection.port, remote: remoteOf(connection), detail },
+      'an external authorizer could not be asked: its failOpen lets requests pass without it',
     );
   }
 
@@ -173,4 +235,10 @@ export class DataPath implements DialContext {
     const mesh = this.snapshot?.mesh;
     return mesh === undefined ? [] : [mesh.trustDomain, ...mesh.trustDomainAliases];
   }
+}
+
+/** Worked out only for a line that is really written. */
+function explained({ explainer }: RefusalFacts): { nearest?: Nearest } {
+  const nearest = explainer?.explain() ?? null;
+  return nearest === null ? {} : { nearest: maskNearest(nearest) };
 }

@@ -1,15 +1,16 @@
 /** What both HTTP sides share: limits, deadlines, the pool, and the report of each exchange. */
+import type { Nearest } from '../mesh/decision.ts';
 import type { Limits } from '../mesh/limits.ts';
 import { normalizeTarget } from '../policy/path.ts';
 import type { Connection } from './connections.ts';
-import type { DataPath } from './data-path.ts';
+import type { DataPath, Explainer } from './data-path.ts';
 import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from './dial.ts';
 import type { Exchange } from './http1/exchange.ts';
-import type { HttpForwarder, HttpSide, LocalAnswer } from './http1/forward.ts';
+import type { HttpForwarder, HttpSide, Judged } from './http1/forward.ts';
 import type { RequestHead } from './http1/head.ts';
 import { reportExchange } from './report.ts';
 
-export abstract class HttpSideBase implements HttpSide {
+export abstract class HttpSideBase implements HttpSide, Explainer {
   readonly path: DataPath;
   readonly connection: Connection;
   /** Set right after birth: side and forwarder need each other. */
@@ -20,9 +21,8 @@ export abstract class HttpSideBase implements HttpSide {
     this.connection = connection;
   }
 
-  abstract judge(head: RequestHead, exchange: Exchange): LocalAnswer | null;
+  abstract judge(head: RequestHead, exchange: Exchange): Judged;
   abstract reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
-  abstract fieldsFor(head: RequestHead): string;
   abstract dropped(upstream: Upstream): void;
 
   get limits(): Limits {
@@ -51,7 +51,12 @@ export abstract class HttpSideBase implements HttpSide {
   }
 
   finished(exchange: Exchange): void {
-    reportExchange(this.path, this.connection, exchange);
+    reportExchange(this.path, this.connection, exchange, this);
+  }
+
+  /** Why policy denied the request at hand; null where it did not. */
+  explain(): Nearest | null {
+    return null;
   }
 
   broke(error: Error): void {

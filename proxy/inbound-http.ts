@@ -1,17 +1,29 @@
-/** The inbound side of an HTTP connection: each request judged by policy, then handed to the app with its caller's identity. */
-import type { AppAddress } from '../mesh/snapshot.ts';
+/** The inbound side of an HTTP connection: each request judged, then handed to the app with its caller's identity. */
+import type { Decision, Nearest } from '../mesh/decision.ts';
+import type { AppAddress, ForwardedClientCert, Snapshot } from '../mesh/snapshot.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
+import { decideRequest } from './decide.ts';
 import type { DialDone, Upstream } from './dial.ts';
+import { forwardedFor } from './forwarded-for.ts';
 import { HttpSideBase } from './http-side.ts';
 import type { Exchange } from './http1/exchange.ts';
-import type { LocalAnswer } from './http1/forward.ts';
-import type { RequestHead } from './http1/head.ts';
+import type { Judged } from './http1/forward.ts';
+import { FORWARDED_CERT, type RequestHead } from './http1/head.ts';
+import type { LocalAnswer } from './http1/local-answer.ts';
+import { Judgement } from './judgement.ts';
+import { maskParams } from './mask.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
 export class InboundHttp extends HttpSideBase {
   readonly #app: AppAddress;
   readonly #peer: VerifiedPeer | null;
+  /** The request at hand, and the set it is judged by. */
+  #head: RequestHead | null = null;
+  #snapshot: Snapshot | null = null;
+  #decision: Decision | null = null;
+  /** Set while a request waits for somebody we asked. */
+  #judgement: Judgement | null = null;
 
   constructor(path: DataPath, connection: Connection, app: AppAddress, peer: VerifiedPeer | null) {
     super(path, connection);
@@ -19,28 +31,72 @@ export class InboundHttp extends HttpSideBase {
     this.#peer = peer;
   }
 
-  override judge(head: RequestHead, exchange: Exchange): LocalAnswer | null {
-    const { snapshot } = this.path;
-    const { facts } = this.connection;
-    exchange.series = this.connection.series;
-    exchange.cluster = this.connection.cluster;
-    if (snapshot === null || facts === null) return DENIED_WITHOUT_SNAPSHOT;
-    const decision = snapshot.authorization.decideRequest(facts, head);
-    exchange.decision = decision;
-    if (decision.allowed) return null;
-    return { status: 403, body: 'RBAC: access denied', reason: 'policy_denied', detail: decision.detail };
+  override judge(head: RequestHead, exchange: Exchange): Judged {
+    const { path, connection, forwarder } = this;
+    const { snapshot, verifier } = path;
+    const { facts } = connection;
+    exchange.series = connection.series;
+    exchange.cluster = connection.cluster;
+    if (snapshot === null || facts === null || forwarder === null) return DENIED_WITHOUT_SNAPSHOT;
+    this.#head = head;
+    this.#snapshot = snapshot;
+    if (exchange.forwardedFor !== '') head.remoteIp = forwardedFor(head.fields);
+    this.#forwardCert(head, snapshot.mesh.forwardedClientCert);
+    const asked = snapshot.authorization.ask(facts, head);
+    if (asked === null && verifier === null) {
+      return decideRequest({ path, connection, facts, snapshot }, head, exchange);
+    }
+    exchange.path = maskParams(head.path, path.tokenParams);
+    const judgement = new Judgement({
+      path,
+      connection,
+      facts,
+      snapshot,
+      verifier,
+      head,
+      exchange,
+      forwarder,
+    });
+    this.#judgement = judgement;
+    return judgement.start(asked);
   }
 
   override reach(_head: RequestHead, _exchange: Exchange, fresh: boolean, done: DialDone): void {
     this.connect({ kind: 'app', address: this.#app }, fresh, done);
   }
 
-  /** Envoy's `forward_client_cert_details: SANITIZE_SET`: the network's copies were dropped, ours is set on mTLS. */
-  override fieldsFor(_head: RequestHead): string {
+  override finished(exchange: Exchange): void {
+    this.#judgement?.abandon();
+    this.#judgement = null;
+    this.#decision = exchange.decision;
+    super.finished(exchange);
+    this.#head = null;
+  }
+
+  override explain(): Nearest | null {
+    const { facts } = this.connection;
+    const [head, snapshot, decision] = [this.#head, this.#snapshot, this.#decision];
+    if (head === null || snapshot === null || facts === null || decision === null) return null;
+    return decision.allowed ? null : snapshot.authorization.explain(facts, head, decision);
+  }
+
+  /**
+   * Envoy's `forward_client_cert_details`, before anything is judged: policy sees what the app will. The head
+   * comes without the field, as SANITIZE has it.
+   */
+  #forwardCert(head: RequestHead, how: ForwardedClientCert): void {
     const peer = this.#peer;
     const own = this.path.identity?.uri;
-    if (peer === null || own === undefined) return '';
-    return `x-forwarded-client-cert: By=${own};Hash=${peer.hash};Subject="";URI=${peer.identity.uri}\r\n`;
+    const sent = head.forwardedCert;
+    let value: string | null = null;
+    if (how === 'SANITIZE_SET' || how === 'APPEND_FORWARD') {
+      if (peer === null || own === undefined) return;
+      value = `By=${own};Hash=${peer.hash};Subject="";URI=${peer.identity.uri}`;
+      if (how === 'APPEND_FORWARD' && sent !== null && sent !== '') value = `${sent},${value}`;
+    } else if (how === 'ALWAYS_FORWARD_ONLY' || (how === 'FORWARD_ONLY' && peer !== null)) value = sent;
+    if (value !== null) {
+      head.fields = [...head.fields, { name: FORWARDED_CERT, key: FORWARDED_CERT, value }];
+    }
   }
 
   override dropped(_upstream: Upstream): void {}

@@ -1,15 +1,18 @@
 /** The inbound side: serveInbound → detect → terminate → decide → forward. */
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import type { Ask } from '../mesh/decision.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { AppAddress, EffectiveMode } from '../mesh/snapshot.ts';
+import type { AppAddress, EffectiveMode, Snapshot } from '../mesh/snapshot.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { admit } from './admit.ts';
 import { type Connection, unmapped } from './connections.ts';
-import type { DataPath } from './data-path.ts';
+import type { DataPath, Explainer } from './data-path.ts';
+import { decideConnection } from './decide.ts';
 import { detect, firstByteClass, looksLikeHttp } from './detect.ts';
 import { dial } from './dial.ts';
+import { checkRequestOf, providerOf } from './ext-authz-check.ts';
 import { FirstBytes } from './first-bytes.ts';
 import { HttpForwarder } from './http1/forward.ts';
 import { InboundHttp } from './inbound-http.ts';
@@ -45,6 +48,8 @@ class InboundConnection {
   #looking: FirstBytes | null = null;
   /** The terminator has the socket and has not answered yet. */
   #handshaking = false;
+  /** Set while an external authorizer is asked about a TCP connection. */
+  #asking: AbortController | null = null;
 
   constructor(path: DataPath, listener: InboundListener, connection: Connection) {
     this.#path = path;
@@ -157,12 +162,17 @@ class InboundConnection {
     else this.#refuse('tls_handshake_timeout', `${bytes.length} bytes of a ClientHello`);
   }
 
-  #refuse(reason: ReasonCode, detail: string, policy: string | null = null): void {
+  #refuse(
+    reason: ReasonCode,
+    detail: string,
+    policy: string | null = null,
+    explainer: Explainer | null = null,
+  ): void {
     // Every connection is counted, also one that is turned away: its callers are whom a migration looks for.
     if (this.#connection.series === null && this.#connection.refusal === null) {
       this.#label(PLAINTEXT_REASONS.has(reason) ? 'none' : 'unknown');
     }
-    refuseConnection(this.#path, this.#connection, reason, { detail, policy });
+    refuseConnection(this.#path, this.#connection, reason, { detail, policy, explainer });
   }
 
   #terminate(alpn: readonly string[]): void {
@@ -251,9 +261,54 @@ class InboundConnection {
   #serveTcp(): void {
     const connection = this.#connection;
     connection.stream.pause();
-    if (!this.#decideTcp()) return;
     connection.rejudge = () => this.#rejudge(true);
     connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
+    this.#askTcp();
+  }
+
+  /** CUSTOM policies first, as for a request: an external authorizer is asked before the app is dialled. */
+  #askTcp(): void {
+    const path = this.#path;
+    const connection = this.#connection;
+    const { snapshot } = path;
+    const { facts } = connection;
+    if (snapshot === null || facts === null) return;
+    const asked = snapshot.authorization.ask(facts, null);
+    const provider = asked !== null && 'provider' in asked ? providerOf(snapshot, asked) : asked;
+    if (provider !== null && 'allowed' in provider) {
+      this.#refuse('policy_denied', provider.detail, provider.policy);
+      return;
+    }
+    // An HTTP provider has no say over TCP (pilot's `buildTCP`).
+    if (asked === null || provider === null || provider.protocol === 'http') {
+      this.#admitTcp(snapshot);
+      return;
+    }
+    const abort = new AbortController();
+    this.#asking = abort;
+    path.extAuthz
+      .check(provider, checkRequestOf(path, connection, facts, null), abort.signal)
+      .catch((error: Error) => ({ kind: 'failed', reason: error.message }) as const)
+      .then((answer) => {
+        this.#asking = null;
+        if (connection.closed || connection.refusal !== null) return;
+        path.metrics.externalChecks[answer.kind]++;
+        const { policy } = asked as Ask;
+        if (answer.kind === 'denied') {
+          this.#refuse('ext_authz_denied', `${provider.name} denied the connection`, policy);
+        } else if (answer.kind === 'failed' && !provider.failOpen) {
+          this.#refuse('ext_authz_failed', `${provider.name}: ${answer.reason}`, policy);
+        } else {
+          if (answer.kind === 'failed') path.failedOpen(connection, `${provider.name}: ${answer.reason}`);
+          this.#admitTcp(snapshot);
+        }
+      });
+  }
+
+  /** @param snapshot the one that CUSTOM policies were asked of */
+  #admitTcp(snapshot: Snapshot): void {
+    const connection = this.#connection;
+    if (!this.#decideTcp(snapshot)) return;
     dial(
       this.#path,
       { kind: 'app', address: this.#listener.app },
@@ -264,19 +319,23 @@ class InboundConnection {
     );
   }
 
-  #decideTcp(): boolean {
-    const { snapshot } = this.#path;
-    const { facts } = this.#connection;
-    if (snapshot === null || facts === null) return false;
-    const decision = snapshot.authorization.decideConnection(facts);
+  #decideTcp(snapshot: Snapshot): boolean {
+    const path = this.#path;
+    const connection = this.#connection;
+    const { facts } = connection;
+    if (facts === null) return false;
+    const decision = decideConnection({ path, connection, facts, snapshot });
     if (decision.allowed) return true;
-    this.#refuse('policy_denied', decision.detail, deniedBy(decision.policy, decision.missed));
+    const explainer = { explain: () => snapshot.authorization.explain(facts, null, decision) };
+    this.#refuse('policy_denied', decision.detail, deniedBy(decision.policy, decision.missed), explainer);
     return false;
   }
 
   /** Judges by the set now in force: modes, trust and, for TCP, policy. HTTP is decided request by request. */
   #rejudge(tcp: boolean): void {
-    if (!this.#connection.closed && this.#stillAdmitted() && tcp) this.#decideTcp();
+    const { snapshot } = this.#path;
+    if (!this.#connection.closed && this.#stillAdmitted() && tcp && snapshot !== null)
+      this.#decideTcp(snapshot);
   }
 
   #stillAdmitted(): boolean {
@@ -331,6 +390,7 @@ class InboundConnection {
   }
 
   #closed(): void {
+    this.#asking?.abort();
     if (this.#handshaking) this.#refuse('tls_handshake_failed', 'the peer left during the handshake');
     else if (this.#looking !== null) this.#gone(this.#looking.giveUp(), 'reset');
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();

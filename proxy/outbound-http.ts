@@ -9,8 +9,8 @@ import type { DataPath } from './data-path.ts';
 import type { DialDone, Upstream } from './dial.ts';
 import { HttpSideBase } from './http-side.ts';
 import type { Exchange } from './http1/exchange.ts';
-import type { LocalAnswer } from './http1/forward.ts';
 import type { RequestHead } from './http1/head.ts';
+import type { LocalAnswer } from './http1/local-answer.ts';
 import { peerLabels } from './labels.ts';
 
 export class OutboundHttp extends HttpSideBase {
@@ -74,10 +74,6 @@ export class OutboundHttp extends HttpSideBase {
       exchange.series = outboundSeries(this.path, this.#route, null, null);
     }
     super.finished(exchange);
-  }
-
-  override fieldsFor(_head: RequestHead): string {
-    return '';
   }
 }
 

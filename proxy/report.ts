@@ -2,17 +2,23 @@
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { ConnectionEntry } from '../telemetry/access-log.ts';
 import type { Connection } from './connections.ts';
-import { type DataPath, type RefusalFacts, remoteOf } from './data-path.ts';
+import { type DataPath, type Explainer, type RefusalFacts, remoteOf } from './data-path.ts';
 import type { Upstream } from './dial.ts';
 import type { Exchange } from './http1/exchange.ts';
 
 /** Reports a finished request. */
-export function reportExchange(path: DataPath, connection: Connection, exchange: Exchange): void {
+export function reportExchange(
+  path: DataPath,
+  connection: Connection,
+  exchange: Exchange,
+  explainer: Explainer,
+): void {
   const { decision } = exchange;
   const reason = exchange.reason ?? connection.refusal?.reason ?? null;
   const durationMs = performance.now() - exchange.startedTick;
   const flags = flagsOf(connection, reason);
-  const policy = decision === null || decision.allowed ? null : deniedBy(decision.policy, decision.missed);
+  const policy =
+    decision === null || decision.allowed ? exchange.policy : deniedBy(decision.policy, decision.missed);
   exchange.series?.request(
     'http',
     exchange.status,
@@ -26,6 +32,7 @@ export function reportExchange(path: DataPath, connection: Connection, exchange:
       detail: exchange.detail,
       policy,
       request: requestOf(exchange),
+      explainer,
     });
   if (path.accessLog === null) return;
   const served = exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
@@ -41,7 +48,7 @@ export function reportExchange(path: DataPath, connection: Connection, exchange:
     upstreamLocalAddress: exchange.upstreamLocalAddress || null,
     upstreamCluster: exchange.cluster || null,
     destinationPrincipal: destination(path, connection, exchange.upstreamPrincipal),
-    policy: decision === null ? null : decision.allowed ? decision.policy : policy,
+    policy: decision?.allowed === true ? decision.policy : policy,
     reason,
     method: exchange.method || null,
     path: exchange.path || null,
@@ -129,9 +136,18 @@ export function deniedBy(policy: string | null, missed: readonly string[]): stri
 function details(exchange: Exchange, reason: ReasonCode | null): string | null {
   const { decision, detail, status } = exchange;
   if (decision !== null && !decision.allowed) return decision.detail;
+  if (reason === 'token_invalid') return `jwt_authn_access_denied{${detail.replaceAll(' ', '_')}}`;
+  const envoys = reason === null ? undefined : ENVOY_DETAILS.get(reason);
+  if (envoys !== undefined) return envoys;
   if (reason !== null) return detail === '' ? reason : `${reason}{${detail}}`;
   return status === 0 ? null : 'via_upstream';
 }
+
+const ENVOY_DETAILS: ReadonlyMap<ReasonCode, string> = new Map([
+  ['ext_authz_denied', 'ext_authz_denied'],
+  ['ext_authz_failed', 'ext_authz_error'],
+  ['body_too_large', 'request_payload_too_large'],
+]);
 
 const TRANSPORT: ReadonlySet<ReasonCode> = new Set([
   'connect_failed',

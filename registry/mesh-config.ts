@@ -14,8 +14,9 @@ import {
   string,
   unsupported,
 } from '../mesh/schema.ts';
-import type { MeshSettings, PathNormalization } from '../mesh/snapshot.ts';
+import type { ForwardedClientCert, MeshSettings, PathNormalization } from '../mesh/snapshot.ts';
 import { isDnsLabel, stringThat } from './checks.ts';
+import { extensionProviders } from './extension-providers.ts';
 
 /** The fields given; undefined where the default holds. */
 export interface MeshConfig {
@@ -24,6 +25,7 @@ export interface MeshConfig {
   readonly trustDomainAliases: readonly string[] | undefined;
   readonly outboundTrafficPolicy: MeshSettings['outboundTrafficPolicy'] | undefined;
   readonly pathNormalization: PathNormalization | undefined;
+  readonly forwardedClientCert: ForwardedClientCert | undefined;
   /** Whether endpoints in the mesh get ISTIO_MUTUAL without being told. Default true. */
   readonly enableAutoMtls: boolean;
   /** Who sees a ServiceEntry or DestinationRule without `exportTo`; empty: everyone. */
@@ -39,6 +41,7 @@ export const emptyMeshConfig: MeshConfig = {
   trustDomainAliases: undefined,
   outboundTrafficPolicy: undefined,
   pathNormalization: undefined,
+  forwardedClientCert: undefined,
   enableAutoMtls: true,
   defaultServiceExportTo: [],
   defaultDestinationRuleExportTo: [],
@@ -82,12 +85,20 @@ const PROXY_CONFIG =
   'holdApplicationUntilProxyStarts image privateKeyProvider fileFlushInterval fileFlushMinSizeKb ' +
   'statsCompression connectionSettings';
 
+const FORWARDED_CLIENT_CERT = [
+  'SANITIZE',
+  'FORWARD_ONLY',
+  'APPEND_FORWARD',
+  'SANITIZE_SET',
+  'ALWAYS_FORWARD_ONLY',
+] as const satisfies readonly ForwardedClientCert[];
+
 const proxyConfigShape = object({
   ...named(PROXY_CONFIG, anything),
   // More roots than the bundle's would widen whom we trust; fewer than asked for is no quiet matter either.
   caCertificatesPem: unsupported('caCertificatesPem'),
   proxyHeaders: object({
-    forwardedClientCert: notHonoured('X-Forwarded-Client-Cert from the network is always replaced by ours'),
+    forwardedClientCert: enumOf('UNDEFINED', ...FORWARDED_CLIENT_CERT),
     setCurrentClientCertDetails: notHonoured('By, Hash, Subject and URI are always set'),
     ...named(
       'requestId server attemptCount envoyDebugHeaders metadataExchangeHeaders preserveHttp1HeaderCase ' +
@@ -125,6 +136,7 @@ const honoured = object({
   enableAutoMtls: boolean,
   defaultServiceExportTo: listOf(string),
   defaultDestinationRuleExportTo: listOf(string),
+  extensionProviders,
 });
 
 const HONOURED = new Set([
@@ -136,6 +148,7 @@ const HONOURED = new Set([
   'enableAutoMtls',
   'defaultServiceExportTo',
   'defaultDestinationRuleExportTo',
+  'extensionProviders',
 ]);
 
 /** The other fields of istio.mesh.v1alpha1.MeshConfig. */
@@ -160,8 +173,6 @@ const others = object({
     operational,
   ),
   ...named('localityLbSetting zoneAwareLbSetting', routing),
-  // Only CUSTOM policies and Telemetry use them; the former are refused where they stand.
-  extensionProviders: listOf(anything),
   inboundTrafficPolicy: object({ mode: enumOf('PASSTHROUGH', 'LOCALHOST') }),
   serviceEntryVisibility: notHonoured('exportTo alone says who sees a ServiceEntry'),
   verifyCertificateAtClient: notHonoured('the server is always verified'),
@@ -181,7 +192,8 @@ const others = object({
 export function decodeMeshConfig(resource: Resource, problems: Problem[]): MeshConfig {
   const reporter = new Reporter(resource, problems);
   const path: FieldPath = [];
-  if (others(resource.spec, path, reporter) === undefined) return emptyMeshConfig;
+  const accepted = others(resource.spec, path, reporter);
+  if (accepted === undefined) return emptyMeshConfig;
   const known = Object.entries(resource.spec as object).filter(([key]) => HONOURED.has(key));
   const config = honoured(Object.fromEntries(known), path, reporter);
   const normalization = config?.pathNormalization?.normalization;
@@ -192,9 +204,16 @@ export function decodeMeshConfig(resource: Resource, problems: Problem[]): MeshC
     outboundTrafficPolicy: config?.outboundTrafficPolicy?.mode,
     // "DEFAULT: Apply default normalizations. Currently, this is BASE."
     pathNormalization: normalization === 'DEFAULT' ? 'BASE' : normalization,
+    forwardedClientCert: forwardedClientCertOf(accepted.defaultConfig),
     enableAutoMtls: config?.enableAutoMtls ?? true,
     defaultServiceExportTo: config?.defaultServiceExportTo ?? [],
     defaultDestinationRuleExportTo: config?.defaultDestinationRuleExportTo ?? [],
-    extAuthz: new Map(),
+    extAuthz: config?.extensionProviders ?? new Map(),
   };
+}
+
+/** @param config what `defaultConfig` accepted */
+function forwardedClientCertOf(config: unknown): ForwardedClientCert | undefined {
+  const { proxyHeaders } = (config ?? {}) as { proxyHeaders?: { forwardedClientCert?: string } };
+  return FORWARDED_CLIENT_CERT.find((mode) => mode === proxyHeaders?.forwardedClientCert);
 }

@@ -2,6 +2,7 @@
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import { type ReasonCode, reasonCodes } from '../mesh/reasons.ts';
 import { renderExposition } from './exposition.ts';
+import { Observations } from './policy-metrics.ts';
 import { type Labels, registerScraped, sample } from './scraped-metric.ts';
 
 export type Direction = 'inbound' | 'outbound';
@@ -37,6 +38,10 @@ export class DaemonMetrics {
   configValid: 0 | 1;
   readonly configReloads: Record<'applied' | 'rejected', number>;
   readonly credentialRenewals: Record<'success' | 'failure', number>;
+  /** Answers of external authorizers. */
+  readonly externalChecks: Record<'allowed' | 'denied' | 'failed', number>;
+  /** Matches of policies that change no answer. */
+  readonly observations: Observations;
 
   readonly #wallClock: () => number;
   readonly #refusals: Record<Direction, Record<ReasonCode, number>>;
@@ -50,6 +55,8 @@ export class DaemonMetrics {
     this.configValid = 1;
     this.configReloads = { applied: 0, rejected: 0 };
     this.credentialRenewals = { success: 0, failure: 0 };
+    this.externalChecks = { allowed: 0, denied: 0, failed: 0 };
+    this.observations = new Observations();
     this.#wallClock = wallClock;
     this.#refusals = { inbound: zeroReasons(), outbound: zeroReasons() };
     this.#certificate = null;
@@ -145,6 +152,24 @@ export class DaemonMetrics {
       help: 'Attempts to get a certificate, by result.',
       type: 'counter',
       read: () => byResult(this.credentialRenewals),
+    });
+    this.watch({
+      name: 'oarlock_ext_authz_checks_total',
+      help: 'Requests and connections that an external authorizer was asked about, by result.',
+      type: 'counter',
+      read: () => byResult(this.externalChecks),
+    });
+    this.watch({
+      name: 'oarlock_audit_matches_total',
+      help: 'Requests and connections that an AUDIT policy matched.',
+      type: 'counter',
+      read: () => this.observations.audits,
+    });
+    this.watch({
+      name: 'oarlock_dry_run_decisions_total',
+      help: 'What dry-run policies would have decided where they match.',
+      type: 'counter',
+      read: () => this.observations.dryRuns,
     });
     this.watch({
       name: 'oarlock_certificate_expiry_seconds',

@@ -2,6 +2,10 @@
 import type { Logger } from 'pino';
 import { type ReasonCode, reasonCodes } from '../mesh/reasons.ts';
 
+/** Reasons of refusals, and what else may come in a flood. */
+export type LineCode = ReasonCode | 'dry_run_denied' | 'ext_authz_failed_open';
+const lineCodes: readonly LineCode[] = [...reasonCodes, 'dry_run_denied', 'ext_authz_failed_open'];
+
 /** Lines of one reason in one second, all peers together. */
 const LINES_PER_REASON = 10;
 /** Of these, lines of one peer: half, so that a noisy peer does not hide a second one. */
@@ -20,8 +24,8 @@ export interface RefusalLimitOptions {
 /** Decides which refusals get a line of their own. Counters are not its business: they stay exact. */
 export class RefusalLimit {
   readonly #options: RefusalLimitOptions;
-  readonly #lines: Record<ReasonCode, number>;
-  readonly #suppressed: Record<ReasonCode, number>;
+  readonly #lines: Record<LineCode, number>;
+  readonly #suppressed: Record<LineCode, number>;
   readonly #peers: Map<string, number>;
   readonly #onTimer: () => void;
   #windowStart: number;
@@ -42,7 +46,7 @@ export class RefusalLimit {
    * `{reason, suppressed: N}` that follows within a second.
    * @param peer who was refused: an identity, else an address without its port
    */
-  admits(reason: ReasonCode, peer: string): boolean {
+  admits(reason: LineCode, peer: string): boolean {
     if (this.#options.now() - this.#windowStart >= WINDOW_MS) this.flush();
     const key = `${reason} ${peer}`;
     const known = this.#peers.has(key) || this.#peers.size < MAX_PEERS ? key : '';
@@ -61,13 +65,10 @@ export class RefusalLimit {
   flush(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
-    for (const reason of reasonCodes) {
+    for (const reason of lineCodes) {
       const suppressed = this.#suppressed[reason];
       if (suppressed > 0) {
-        this.#options.log.info(
-          { reason, suppressed },
-          `${suppressed} more refusals of this reason not logged`,
-        );
+        this.#options.log.info({ reason, suppressed }, `${suppressed} more of this reason not logged`);
       }
       this.#suppressed[reason] = 0;
       this.#lines[reason] = 0;
@@ -77,8 +78,8 @@ export class RefusalLimit {
   }
 }
 
-function zeroes(): Record<ReasonCode, number> {
-  const counts = {} as Record<ReasonCode, number>;
-  for (const reason of reasonCodes) counts[reason] = 0;
+function zeroes(): Record<LineCode, number> {
+  const counts = {} as Record<LineCode, number>;
+  for (const reason of lineCodes) counts[reason] = 0;
   return counts;
 }

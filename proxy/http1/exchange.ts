@@ -1,5 +1,6 @@
 /** What is known of one request and its answer: the record that metrics and the access log are written from. */
 import type { Decision } from '../../mesh/decision.ts';
+import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
 
@@ -24,6 +25,10 @@ export class Exchange {
   reason: ReasonCode | null = null;
   detail = '';
   decision: Decision | null = null;
+  /** `NS/NAME` of whoever refused where it was no decision: RequestAuthentications, a CUSTOM policy. */
+  policy: string | null = null;
+  /** What an external authorizer wants in whatever answer the downstream gets. */
+  answerFields: readonly AnswerChange[] | null = null;
   upstreamAddress = '';
   upstreamLocalAddress = '';
   /** SPIFFE URI of whoever answered over mTLS. */

@@ -5,9 +5,11 @@ import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
 import type { DialDone, Upstream } from '../dial.ts';
 import { BodyError, type BodyReader, bodyReader } from './body.ts';
+import { changeAnswer } from './change-fields.ts';
 import { Exchange } from './exchange.ts';
 import {
   HeadError,
+  joinedValues,
   type NormalizeTarget,
   parseRequest,
   parseResponse,
@@ -17,21 +19,21 @@ import {
   writeRequest,
   writeResponse,
 } from './head.ts';
+import { HeldBody, type HeldBounds } from './held-body.ts';
+import { type LocalAnswer, writeLocalAnswer } from './local-answer.ts';
 
-/** An answer of our own instead of the upstream's. */
-export interface LocalAnswer {
-  readonly status: number;
-  readonly body: string;
-  readonly reason: ReasonCode;
-  readonly detail: string;
-}
+/** Null: let it pass. `pending`: `HttpForwarder.judged` is called later. */
+export type Judged = LocalAnswer | null | 'pending';
 
 /** What differs between the two sides of the data path: everything but HTTP itself. */
 export interface HttpSide {
   readonly limits: Limits;
   readonly normalize: NormalizeTarget;
-  /** Judges a request; null lets it pass. May set `exchange`'s fields. */
-  judge(head: RequestHead, exchange: Exchange): LocalAnswer | null;
+  /**
+   * Judges a request. May set `exchange`'s fields, and change the head: it goes on as it is then. While it is
+   * pending nothing of it goes on; `finished` tells where nobody waits for the answer any more.
+   */
+  judge(head: RequestHead, exchange: Exchange): Judged;
   /**
    * Finds an upstream for a judged request: one of the pool, or a new one where `fresh`.
    * Calls back once, maybe at once.
@@ -41,8 +43,6 @@ export interface HttpSide {
   release(upstream: Upstream): void;
   /** The upstream of an exchange will not serve another. */
   dropped(upstream: Upstream): void;
-  /** Header lines of ours for the upstream, each ended by CRLF. */
-  fieldsFor(head: RequestHead): string;
   /** An exchange is over, answered or not. */
   finished(exchange: Exchange): void;
   /** The stop is under way: answers say so, and the connection ends with the one at hand. */
@@ -53,10 +53,11 @@ export interface HttpSide {
   broke(error: Error): void;
 }
 
-type Phase = 'idle' | 'head' | 'dialling' | 'exchange' | 'closed';
+type Phase = 'idle' | 'head' | 'judging' | 'dialling' | 'exchange' | 'closed';
 
 const EMPTY = Buffer.alloc(0);
 const HEAD_END = Buffer.from('\r\n\r\n');
+const CONTINUE = 'HTTP/1.1 100 Continue\r\n\r\n';
 /** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
 const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
 /** Bytes of a refused request's body that are read past before the connection is given up. */
@@ -88,6 +89,11 @@ export class HttpForwarder implements Carrier {
   #head: RequestHead | null = null;
   #requestBody: BodyReader = bodyReader({ kind: 'none' });
   #requestDone = true;
+  /** What a judge wants to see of the body; read by `#consume` while it is not enough. */
+  #held: HeldBody | null = null;
+  #onHeld: ((body: HeldBody) => void) | null = null;
+  /** The downstream waits for 100 (Continue) and has not been told. */
+  #awaitsContinue = false;
   #upstream: Upstream | null = null;
   #answer: ResponseHead | null = null;
   #answerBody: BodyReader | null = null;
@@ -196,7 +202,7 @@ export class HttpForwarder implements Carrier {
       }
       if (this.#phase === 'idle' || this.#phase === 'head') {
         if (!this.#readHead()) return;
-      } else if (!this.#requestDone && this.#phase === 'exchange') {
+      } else if (!this.#requestDone && (this.#phase === 'exchange' || this.#onHeld !== null)) {
         if (!this.#readBody()) return;
       } else {
         if (this.#pending.length > MAX_AHEAD) this.#stream.pause();
@@ -268,7 +274,7 @@ export class HttpForwarder implements Carrier {
     exchange.protocol = `HTTP/1.${head.minor}`;
     exchange.userAgent = valuesOf(head.fields, 'user-agent')[0] ?? '';
     exchange.requestId = valuesOf(head.fields, 'x-request-id')[0] ?? '';
-    exchange.forwardedFor = valuesOf(head.fields, 'x-forwarded-for')[0] ?? '';
+    exchange.forwardedFor = joinedValues(head.fields, 'x-forwarded-for') ?? '';
     this.#requestBody = bodyReader(head.framing);
     this.#requestDone = this.#requestBody.done;
     this.#answer = null;
@@ -278,11 +284,49 @@ export class HttpForwarder implements Carrier {
     this.#interim = 0;
     this.#discarded = 0;
     this.#replayed = false;
+    this.#held = null;
+    this.#awaitsContinue = head.expectsContinue && !this.#requestDone;
     this.#closeAfter = !head.keepAlive || this.#draining || this.#side.draining;
-    const refusal = this.#side.judge(head, exchange);
+    const judged = this.#side.judge(head, exchange);
+    if (judged !== 'pending') this.#proceed(head, exchange, judged);
+    else if (this.#phase !== 'closed') this.#phase = 'judging';
+  }
+
+  /**
+   * Tells what became of a pending judgement. Safe to call when nobody waits for it any more.
+   * @param answer null lets the request pass
+   */
+  judged(exchange: Exchange, answer: LocalAnswer | null): void {
+    const head = this.#head;
+    if (this.#exchange !== exchange || this.#phase !== 'judging' || head === null) return;
+    try {
+      this.#proceed(head, exchange, answer);
+    } catch (error) {
+      this.#broke(error);
+    }
+  }
+
+  /**
+   * Holds the body of the request under judgement back until there is enough of it to judge by. Called by `judge`.
+   * @param done called once, later, unless the request is over before
+   */
+  hold(bounds: HeldBounds, done: (body: HeldBody) => void): void {
+    const head = this.#head;
+    if (head === null) return;
+    this.#held = new HeldBody(head.framing, bounds);
+    this.#onHeld = done;
+    if (!this.#awaitsContinue) return;
+    // The upstream cannot be asked whether it wants the body before the body is judged: Envoy answers for it too.
+    this.#awaitsContinue = false;
+    head.fields = head.fields.filter(({ key }) => key !== 'expect');
+    this.#stream.write(CONTINUE, 'latin1');
+  }
+
+  #proceed(head: RequestHead, exchange: Exchange, refusal: LocalAnswer | null): void {
+    this.#onHeld = null;
     if (refusal !== null) {
       // A client that waits for 100 (Continue) may never send the body: the connection cannot be kept.
-      this.#refuse(refusal, head.expectsContinue && !this.#requestDone);
+      this.#refuse(refusal, this.#awaitsContinue);
       return;
     }
     this.#phase = 'dialling';
@@ -296,7 +340,7 @@ export class HttpForwarder implements Carrier {
       failed: (reason, detail) => {
         if (this.#exchange !== exchange || this.#phase === 'closed') return;
         const body = `upstream connect error: ${reason}`;
-        this.#refuse({ status: 503, body, reason, detail }, !this.#requestDone && head.expectsContinue);
+        this.#refuse({ status: 503, body, reason, detail }, this.#awaitsContinue);
       },
     });
   }
@@ -325,10 +369,15 @@ export class HttpForwarder implements Carrier {
     }
     // Head and the part of the body that came with it leave as one write.
     stream.cork();
-    stream.write(writeRequest(head, this.#side.fieldsFor(head)), 'latin1');
+    stream.write(writeRequest(head), 'latin1');
+    if (this.#held !== null) {
+      for (const piece of this.#held.pieces) stream.write(piece);
+      this.#held = null;
+    }
     this.#stream.resume();
     this.#advance();
     stream.uncork();
+    this.#checkCutShort();
   }
 
   /** @returns false when it needs more bytes or the connection is over */
@@ -337,7 +386,10 @@ export class HttpForwarder implements Carrier {
     const bytes = this.#pending;
     let taken: number;
     try {
-      taken = this.#requestBody.feed(bytes, (piece) => this.#passOn(piece));
+      taken =
+        this.#onHeld !== null && this.#held !== null
+          ? this.#held.feed(bytes, this.#requestBody)
+          : this.#requestBody.feed(bytes, this.#passOn);
     } catch (error) {
       if (!(error instanceof BodyError)) throw error;
       // Nothing more of this request may go on, and the upstream must not take it for complete.
@@ -354,6 +406,7 @@ export class HttpForwarder implements Carrier {
     }
     this.#pending = taken === bytes.length ? EMPTY : bytes.subarray(taken);
     if (exchange !== null) exchange.requestBodyBytes += taken;
+    if (this.#onHeld !== null) return this.#heldMore();
     if (this.#upstream === null) {
       this.#discarded += taken;
       if (this.#discarded > MAX_DISCARD) {
@@ -369,17 +422,35 @@ export class HttpForwarder implements Carrier {
     return this.#phase !== 'closed';
   }
 
-  #passOn(piece: Buffer): void {
+  readonly #passOn = (piece: Buffer): void => {
     const upstream = this.#upstream;
     if (upstream !== null && !upstream.stream.write(piece)) this.#stream.pause();
+  };
+
+  /** More of a held body has come. @returns false when the connection is over */
+  #heldMore(): boolean {
+    const held = this.#held;
+    const done = this.#onHeld;
+    if (this.#requestBody.done) this.#requestDone = true;
+    if (held === null || done === null || !held.enough) return true;
+    this.#onHeld = null;
+    done(held);
+    return this.#phase !== 'closed';
   }
 
   #downstreamEnd(): void {
     this.#downstreamEnded = true;
     if (this.#phase === 'idle') this.#end(false);
     else if (this.#phase === 'head') this.#end(true);
-    // A request cut short is aborted; one that is complete still gets its answer (half-close).
-    else if (!this.#requestDone) this.#fail('downstream_closed', 'request body cut short');
+    // What came before the end may be all of it: see when it is read.
+    else if (this.#phase === 'judging' && this.#pending.length > 0) return;
+    else this.#checkCutShort();
+  }
+
+  /** A request cut short is aborted; one that is complete still gets its answer (half-close). */
+  #checkCutShort(): void {
+    if (this.#downstreamEnded && !this.#requestDone && this.#phase !== 'closed')
+      this.#fail('downstream_closed', 'request body cut short');
   }
 
   #downstreamGone(): void {
@@ -460,8 +531,10 @@ export class HttpForwarder implements Carrier {
     this.#answerStarted = true;
     if (answer.framing.kind === 'close' || plain || this.#draining || this.#side.draining)
       this.#closeAfter = true;
-    const text = writeResponse(answer, this.#closeAfter, plain);
     const exchange = this.#exchange;
+    const added = exchange?.answerFields ?? null;
+    const told = added === null ? answer : { ...answer, fields: changeAnswer(answer.fields, added) };
+    const text = writeResponse(told, this.#closeAfter, plain);
     if (exchange !== null) {
       exchange.status = answer.status;
       exchange.responseHeadBytes = text.length;
@@ -548,16 +621,24 @@ export class HttpForwarder implements Carrier {
     exchange.status = answer.status;
     exchange.reason = answer.reason;
     exchange.detail = answer.detail;
-    if (close || this.#draining) this.#closeAfter = true;
-    const body = this.#head?.method === 'HEAD' ? '' : answer.body;
+    if (close || answer.close === true || this.#draining) this.#closeAfter = true;
+    const { head, body } = writeLocalAnswer(answer, {
+      method: this.#head?.method ?? '',
+      changes: exchange.answerFields ?? [],
+      close: this.#closeAfter,
+    });
+    if (typeof body === 'string') this.#stream.write(head + body, 'latin1');
+    else {
+      this.#stream.cork();
+      this.#stream.write(head, 'latin1');
+      this.#stream.write(body);
+      this.#stream.uncork();
+    }
+    exchange.responseHeadBytes = head.length;
     exchange.responseBodyBytes = body.length;
-    const phrase = PHRASES.get(answer.status) ?? '';
-    const text =
-      `HTTP/1.1 ${answer.status} ${phrase}\r\ncontent-length: ${Buffer.byteLength(answer.body)}\r\n` +
-      `content-type: text/plain\r\n${this.#closeAfter ? 'connection: close\r\n' : ''}\r\n${body}`;
-    this.#stream.write(text, 'latin1');
-    exchange.responseHeadBytes = text.length - body.length;
-    this.#connection.bytesSent += text.length;
+    this.#connection.bytesSent += head.length + body.length;
+    this.#held = null;
+    this.#onHeld = null;
     this.#answerStarted = true;
     this.#answerBody = DONE;
     this.#phase = 'exchange';
@@ -572,7 +653,7 @@ export class HttpForwarder implements Carrier {
     if (exchange === null || this.#answerBody?.done !== true) return;
     if (!this.#requestDone) {
       // Answered early. What is announced of the body is read past (bounded), or the connection closes.
-      if (this.#closeAfter) this.#requestDone = true;
+      if (this.#closeAfter || this.#downstreamEnded) this.#requestDone = true;
       else return;
     }
     this.#exchange = null;
@@ -675,15 +756,3 @@ function hasBareLf(bytes: Buffer, from: number): boolean {
   }
   return false;
 }
-
-const PHRASES: ReadonlyMap<number, string> = new Map([
-  [400, 'Bad Request'],
-  [403, 'Forbidden'],
-  [404, 'Not Found'],
-  [405, 'Method Not Allowed'],
-  [408, 'Request Timeout'],
-  [431, 'Request Header Fields Too Large'],
-  [502, 'Bad Gateway'],
-  [503, 'Service Unavailable'],
-  [505, 'HTTP Version Not Supported'],
-]);

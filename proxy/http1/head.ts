@@ -16,11 +16,16 @@ export type Framing =
   | { readonly kind: 'chunked' }
   | { readonly kind: 'close' };
 
+/** A request's head. Who judges it may change what is not readonly: what is judged next is what goes on. */
 export interface RequestHead extends RequestFacts {
+  path: string;
+  fields: readonly Field[];
   /** Set once the token is verified. */
   claims: Claims | null;
+  remoteIp: string | null;
   readonly minor: 0 | 1;
-  readonly fields: readonly Field[];
+  /** What the downstream sent as X-Forwarded-Client-Cert, joined; never among `fields`. Null where it sent none. */
+  readonly forwardedCert: string | null;
   readonly framing: Framing;
   /** The downstream wants the connection kept after the answer. */
   readonly keepAlive: boolean;
@@ -48,6 +53,7 @@ export class HeadError extends Error {
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 9110 §5.5 forbids exactly these in a value
 const BAD_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
+const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
 const HOST = /^(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 const DIGITS = /^[0-9]{1,16}$/;
@@ -59,6 +65,9 @@ const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-connection', 'te'
 const NEVER_NOMINATED = new Set(['host', 'content-length', 'transfer-encoding', 'authorization']);
 /** The identity header is ours alone; apps that map `_` to `-` must not be fooled either. */
 const XFCC = /^x[-_]forwarded[-_]client[-_]cert$/;
+export const FORWARDED_CERT = 'x-forwarded-client-cert';
+/** What makes a message's framing, its addressee or its author: nobody we ask may change these. */
+const NEVER_CHANGED = new Set([...HOP_BY_HOP, 'host', 'content-length', 'transfer-encoding', 'expect']);
 
 interface HeadBounds {
   readonly maxFields: number;
@@ -87,22 +96,23 @@ export function parseRequest(text: string, bounds: HeadBounds, normalize: Normal
   const framing = requestFraming(fields, minor);
   const connection = listOfValues(fields, 'connection');
   const forwarded = passedOn(fields, connection);
-  const effectiveHost = authority ?? host;
-  return {
+  const head: RequestHead = {
     method,
     minor,
     path,
-    host: effectiveHost,
+    host: authority ?? host,
     fields: authority === null ? forwarded : withHost(forwarded, authority),
+    forwardedCert: forwarded.length === fields.length ? null : joinedValues(fields, FORWARDED_CERT),
     framing,
     // RFC 9112 §9.3: a proxy keeps no persistent connection with an HTTP/1.0 client.
     keepAlive: minor === 1 && !connection.includes('close'),
     expectsContinue:
       minor === 1 && (single(fields, 'expect', 'Expect') ?? '').toLowerCase() === '100-continue',
-    headerValues: (name) => valuesOf(forwarded, name),
+    headerValues: (name) => valuesOf(head.fields, name),
     claims: null,
     remoteIp: null,
   };
+  return head;
 }
 
 /**
@@ -262,6 +272,30 @@ export function valuesOf(fields: readonly Field[], key: string): readonly string
   return values;
 }
 
+/** All values of a field as one, the way Envoy joins repeated ones; null where it is absent. */
+export function joinedValues(fields: readonly Field[], key: string): string | null {
+  let joined: string | null = null;
+  for (const field of fields) {
+    if (field.key === key) joined = joined === null ? field.value : `${joined},${field.value}`;
+  }
+  return joined;
+}
+
+/** True where a name and a value may stand in a head as they are: one character a byte, no control characters. */
+export function isField(name: string, value: string): boolean {
+  return TOKEN.test(name) && VALUE.test(value);
+}
+
+/** True where a target may stand in a request line as it is. */
+export function isTarget(target: string): boolean {
+  return target.startsWith('/') && !BAD_TARGET.test(target);
+}
+
+/** @param key a name in lower case */
+export function mayChange(key: string): boolean {
+  return !NEVER_CHANGED.has(key) && !XFCC.test(key) && !key.startsWith(':');
+}
+
 /** The fields that go on to the other side: no hop-by-hop field, no XFCC, framing once. */
 function passedOn(fields: readonly Field[], nominated: readonly string[]): readonly Field[] {
   const kept: Field[] = [];
@@ -294,14 +328,11 @@ function withHost(fields: readonly Field[], authority: string): readonly Field[]
   return fields.map((field) => (field.key === 'host' ? { ...field, value: authority } : field));
 }
 
-/**
- * Writes a request head in canonical form.
- * @param extra whole field lines of ours, each ended by CRLF
- */
-export function writeRequest(head: RequestHead, extra: string): string {
+/** Writes a request head in canonical form. */
+export function writeRequest(head: RequestHead): string {
   let text = `${head.method} ${head.path} HTTP/1.1\r\n`;
   for (const { name, value } of head.fields) text += `${name}: ${value}\r\n`;
-  return `${text + extra}\r\n`;
+  return `${text}\r\n`;
 }
 
 /**

@@ -1,0 +1,31 @@
+/** Reaches a provider of the mesh the way any other service is reached: routed, over mTLS where its route says so. */
+import type { Duplex } from 'node:stream';
+import { reachEndpoint } from './choose-route.ts';
+import type { DataPath } from './data-path.ts';
+import { providerRoute } from './ext-authz-check.ts';
+
+/**
+ * Opens a stream of plaintext to a service.
+ * @param service `HOST` or `NS/HOST`
+ * @throws Error saying why it could not be reached
+ */
+export type ProviderConnect = (service: string, port: number) => Promise<Duplex>;
+
+export function connectProvider(path: DataPath, service: string, port: number): Promise<Duplex> {
+  return new Promise((resolve, reject) => {
+    const route = path.snapshot === null ? null : providerRoute(path.snapshot, service, port);
+    if (route === null) {
+      reject(new Error(`no service ${service} with port ${port} is known`));
+      return;
+    }
+    // Fresh: whoever asks keeps its own connections, and pools them better than the data path could.
+    reachEndpoint(
+      path,
+      { route, http: false, fresh: true },
+      {
+        connected: ({ stream }) => resolve(stream),
+        failed: (reason, detail) => reject(new Error(`${reason}: ${detail}`)),
+      },
+    );
+  });
+}
