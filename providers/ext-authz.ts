@@ -1,0 +1,118 @@
+/** Asks external authorization providers, as Envoy's ext_authz filter asks with the settings that istiod gives it. */
+import { randomBytes } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import type { CheckAnswer, ExtAuthz, ExtAuthzProvider } from '../mesh/ext-authz.ts';
+import type { Asker, Question } from './ext-authz-asker.ts';
+
+/**
+ * Opens a stream of plaintext to a provider's service, over mTLS where the mesh says so.
+ * @param service `HOST` or `NS/HOST`
+ * @throws Error where it cannot be reached
+ */
+export type Connect = (service: string, port: number) => Promise<Duplex>;
+
+export interface ExtAuthzClient extends ExtAuthz {
+  /** Closes every connection to providers; what still waits fails. */
+  close(): void;
+}
+
+/** Checks in flight at one service: beyond it they fail at once, as with Envoy's circuit breakers. */
+const MAX_IN_FLIGHT = 4_096;
+/** Services whose connections are kept: more than any mesh config names; what it names no more makes room. */
+const MAX_SERVICES = 64;
+
+interface Service {
+  readonly asker: Promise<Asker>;
+  inFlight: number;
+}
+
+/**
+ * @param connect reaches a provider's service: the caller's own outbound route
+ * @param now milliseconds since the epoch
+ */
+export function createExtAuthz(connect: Connect, now: () => number = Date.now): ExtAuthzClient {
+  const services = new Map<string, Service>();
+
+  /** The connections are a service's, not a provider's: two providers may name one service. */
+  function serviceOf({ protocol, service, port }: ExtAuthzProvider): Service {
+    const key = `${protocol} ${service} ${port}`;
+    const found = services.get(key) ?? {
+      asker: newAsker(protocol, () => connect(service, port)),
+      inFlight: 0,
+    };
+    // Last used, last to go.
+    services.delete(key);
+    services.set(key, found);
+    for (const [oldKey, old] of services) {
+      if (services.size <= MAX_SERVICES) break;
+      if (old.inFlight > 0) continue;
+      services.delete(oldKey);
+      closeAsker(old.asker);
+    }
+    return found;
+  }
+
+  return {
+    async check(provider, check, signal) {
+      if (provider.fault !== null) return REFUSED;
+      const service = serviceOf(provider);
+      if (service.inFlight >= MAX_IN_FLIGHT)
+        return failed(`${MAX_IN_FLIGHT} checks are waiting for it already`);
+      service.inFlight++;
+      const question = { provider, check, now: now(), id: randomBytes(8).readBigUInt64BE().toString() };
+      try {
+        return await inTime(service.asker, question, signal);
+      } catch (error) {
+        return failed(error instanceof Error ? error.message : String(error));
+      } finally {
+        service.inFlight--;
+      }
+    },
+    close() {
+      for (const { asker } of services.values()) closeAsker(asker);
+      services.clear();
+    },
+  };
+}
+
+/** What a provider that istiod would not use gets: a denial, whatever its failOpen says. */
+const REFUSED: CheckAnswer = { kind: 'denied', status: 403, fields: [], body: Buffer.alloc(0) };
+
+function failed(reason: string): CheckAnswer {
+  // Some reasons quote the other side.
+  return { kind: 'failed', reason: reason.replace(/[^\x20-\x7e]+/g, ' ').slice(0, 300) };
+}
+
+/** The libraries are loaded when the first provider is asked. */
+async function newAsker(protocol: 'http' | 'grpc', open: () => Promise<Duplex>): Promise<Asker> {
+  if (protocol === 'http') return (await import('./ext-authz-http.ts')).httpAsker(open);
+  return (await import('./ext-authz-grpc.ts')).grpcAsker(open);
+}
+
+function closeAsker(asker: Promise<Asker>): void {
+  asker.then((loaded) => loaded.close(), ignore);
+}
+
+function ignore(): void {}
+
+/** Asks until the provider's time is up or `signal` says that nobody waits. */
+async function inTime(asker: Promise<Asker>, question: Question, signal: AbortSignal): Promise<CheckAnswer> {
+  const { timeout } = question.provider;
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(new Error(`no answer within ${timeout / 1000} s`)), timeout);
+  const leave = () => limit.abort(new Error('the downstream left'));
+  signal.addEventListener('abort', leave, { once: true });
+  if (signal.aborted) leave();
+  try {
+    const ready = await asker;
+    limit.signal.throwIfAborted();
+    return await ready.ask(question, limit.signal);
+  } catch (error) {
+    // What the libraries throw then only says that they were told to stop.
+    limit.signal.throwIfAborted();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', leave);
+  }
+}
