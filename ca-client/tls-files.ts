@@ -15,11 +15,12 @@ export class TlsFileCache {
   readonly #files = new Map<string, CachedFile>();
 
   /** @throws the system's error, naming the file, where one cannot be read */
-  read(tls: RouteTls): { cert: Buffer | null; key: Buffer | null; ca: Buffer | null } {
+  read(tls: RouteTls): { cert: Buffer | null; key: Buffer | null; ca: Buffer | null; crl: Buffer | null } {
     return {
       cert: this.#file(tls.clientCertificate),
       key: this.#file(tls.privateKey),
       ca: this.#file(tls.caCertificates),
+      crl: this.#file(tls.caCrl),
     };
   }
 

@@ -42,7 +42,10 @@ export interface Route {
   readonly protocol: Protocol;
   readonly tls: RouteTls;
   readonly endpoints: readonly Endpoint[];
-  /** ServiceEntry resolution NONE: the caller's own destination is the endpoint, and `endpoints` is empty. */
-  readonly ownDestination: boolean;
+  /**
+   * ServiceEntry resolution NONE: the caller's own destination is the endpoint, on this port, and `endpoints` is
+   * empty. Null: they are the endpoints.
+   */
+  readonly ownPort: number | null;
   readonly warnings: readonly string[];
 }

@@ -4,10 +4,11 @@ import type { Endpoint, Route, RouteTls } from '../mesh/route.ts';
 import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { DataPath } from './data-path.ts';
 import { addressText, dial, endpointAddress, poolKey, type Upstream } from './dial.ts';
+import { resolveEndpoints } from './endpoints.ts';
 
 /**
- * The route an egress listener gives. One host: that, whatever the app asks for (CLI.md). Several: the one
- * that the Host header or SNI names, fully or by its Kubernetes short forms.
+ * The route an egress listener gives. One host: that, whatever the app asks for (CLI.md). Several, or a wildcard: the
+ * one that the Host header or SNI names, fully or by its Kubernetes short forms, before a wildcard that covers it.
  * @param asked Host header with or without a port, SNI, or null
  */
 export function chooseRoute(
@@ -17,14 +18,22 @@ export function chooseRoute(
 ): Route | null {
   if (snapshot === null) return null;
   const [only] = listener.hosts;
-  if (listener.hosts.length === 1 && only !== undefined) return routeTo(snapshot, only, listener.port);
+  if (listener.hosts.length === 1 && only !== undefined && !only.startsWith('*')) {
+    return routeTo(snapshot, only, listener.port);
+  }
   if (asked === null) return null;
   const wanted = asked.replace(/:[0-9]+$/, '').toLowerCase();
   for (const host of listener.hosts) {
     if (host === wanted || isShortForm(host, wanted)) return routeTo(snapshot, host, listener.port);
   }
-  return null;
+  const wildcard = listener.hosts.some((host) => host.startsWith('*') && wanted.endsWith(host.slice(1)));
+  if (!wildcard || !HOST_NAME.test(wanted)) return null;
+  const route = snapshot.route(wanted, listener.port);
+  return route === null ? null : routeFor(route, wanted);
 }
+
+/** What may become a destination by a wildcard: letters, digits, dashes, dots, nothing else. */
+const HOST_NAME = /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/;
 
 /**
  * The route of a host the listener names. One that nobody defines is passed through under ALLOW_ANY, bytes untouched,
@@ -32,16 +41,37 @@ export function chooseRoute(
  */
 function routeTo(snapshot: Snapshot, host: string, port: number): Route | null {
   const known = snapshot.route(host, port);
-  if (known !== null || host.startsWith('*') || snapshot.mesh.outboundTrafficPolicy !== 'ALLOW_ANY')
-    return known;
+  if (known !== null) return routeFor(known, host);
+  if (snapshot.mesh.outboundTrafficPolicy !== 'ALLOW_ANY') return null;
   return {
     service: { host, name: PASSTHROUGH, namespace: 'unknown' },
     port,
     protocol: 'auto',
     tls: PLAINTEXT,
     endpoints: [{ address: host, port, tls: 'DISABLE', weight: 1, workload: null }],
-    ownDestination: false,
+    ownPort: null,
     warnings: [],
+  };
+}
+
+/**
+ * A route as it is for the one host asked for. Envoy's ORIGINAL_DST takes the captured connection's address; without
+ * capture the host is what the caller named, so DNS says where that is. Behind a wildcard that host is also the
+ * server name and the name the certificate must bear (Istio: auto_sni, auto_san_validation).
+ */
+function routeFor(route: Route, host: string): Route {
+  const { tls, ownPort, service } = route;
+  const wild = service.host.startsWith('*') && (tls.mode === 'SIMPLE' || tls.mode === 'MUTUAL');
+  if (ownPort === null && !wild) return route;
+  const named = wild && tls.sni === null;
+  const expects = named && tls.expectedIdentities.length === 0 && !tls.insecureSkipVerify;
+  return {
+    ...route,
+    tls: named ? { ...tls, sni: host, expectedIdentities: expects ? [host] : tls.expectedIdentities } : tls,
+    endpoints:
+      ownPort === null
+        ? route.endpoints
+        : [{ address: host, port: ownPort, tls: tls.mode, weight: 1, workload: null }],
   };
 }
 
@@ -96,12 +126,21 @@ export function reachEndpoint(path: DataPath, target: ReachTarget, done: ReachDo
     done.failed('no_endpoint', `${target.route.service.host} port ${target.route.port}`);
     return;
   }
-  attempt(path, target, [], done);
+  resolveEndpoints(path.names, target.route, {
+    found: (endpoints) => attempt(path, { ...target, endpoints, tried: [] }, done),
+    unresolved: (detail) => done.failed('connect_failed', detail),
+  });
 }
 
-function attempt(path: DataPath, target: ReachTarget, tried: readonly Endpoint[], done: ReachDone): void {
-  const { route, http } = target;
-  const endpoint = pickEndpoint(path, route.endpoints, tried);
+interface Attempt extends ReachTarget {
+  /** The route's, with names resolved. */
+  readonly endpoints: readonly Endpoint[];
+  readonly tried: readonly Endpoint[];
+}
+
+function attempt(path: DataPath, target: Attempt, done: ReachDone): void {
+  const { route, http, endpoints, tried } = target;
+  const endpoint = pickEndpoint(path, endpoints, tried);
   const dialTarget = { kind: 'peer', endpoint, tls: route.tls, http } as const;
   const pooled = target.fresh ? null : path.pool.take(poolKey(dialTarget));
   if (pooled !== null) {
@@ -112,9 +151,9 @@ function attempt(path: DataPath, target: ReachTarget, tried: readonly Endpoint[]
     connected: (upstream) => done.connected(upstream, endpoint),
     failed: (reason, detail) => {
       const next = [...tried, endpoint];
-      if (reason === 'connect_failed' && next.length < Math.min(route.endpoints.length, MAX_ATTEMPTS)) {
+      if (reason === 'connect_failed' && next.length < Math.min(endpoints.length, MAX_ATTEMPTS)) {
         path.endpointFailed(reason, detail);
-        attempt(path, target, next, done);
+        attempt(path, { ...target, tried: next }, done);
       } else done.failed(reason, detail);
     },
   });

@@ -81,8 +81,13 @@ export interface DialContext {
 export function poolKey(target: DialTarget): string {
   if (target.kind === 'app') return `app ${addressText(target.address)}`;
   const { endpoint, tls, http } = target;
-  const names = endpoint.tls === 'DISABLE' ? '' : `${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
-  return `${endpoint.tls} ${http ? 'http' : 'tcp'} ${endpoint.address}:${endpoint.port} ${names}`;
+  const address = `${endpoint.tls} ${http ? 'http' : 'tcp'} ${endpoint.address}:${endpoint.port}`;
+  if (endpoint.tls === 'DISABLE') return address;
+  const names = `${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
+  if (endpoint.tls === 'ISTIO_MUTUAL') return `${address} ${names}`;
+  // Two rules may go to one address as two clients.
+  const { clientCertificate, privateKey, caCertificates, caCrl, insecureSkipVerify } = tls;
+  return `${address} ${names} ${[clientCertificate, privateKey, caCertificates, caCrl, insecureSkipVerify].join(' ')}`;
 }
 
 /** A WorkloadEntry's address may be a Unix socket. */
@@ -160,6 +165,13 @@ class Attempt implements OriginateDone {
       if (outbound === null) this.#fail('no_credentials', '');
       else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
       else outbound.originate(this.#socket, { tls, http, address: addressText(this.#address) }, this);
+      return;
+    }
+    if (tls.credentialName !== null) {
+      this.#fail(
+        'bad_tls_files',
+        `credentialName ${tls.credentialName} is a Kubernetes secret; name files instead`,
+      );
       return;
     }
     try {

@@ -180,6 +180,8 @@ export interface TlsFiles {
   readonly cert: Buffer | null;
   readonly key: Buffer | null;
   readonly ca: Buffer | null;
+  /** Certificates of that CA that are revoked. */
+  readonly crl: Buffer | null;
 }
 
 /**
@@ -196,6 +198,7 @@ export function originateExternal(
     ...(files.cert === null ? {} : { cert: files.cert }),
     ...(files.key === null ? {} : { key: files.key }),
     ...(files.ca === null ? {} : { ca: files.ca }),
+    ...(files.crl === null ? {} : { crl: files.crl }),
     minVersion: 'TLSv1.2',
   };
   let settled = false;

@@ -162,7 +162,8 @@ export function routeTo(
     protocol: declared.protocol,
     tls,
     endpoints,
-    ownDestination,
+    // Istio's PassthroughTargetPorts.
+    ownPort: ownDestination ? (declared.targetPort ?? port) : null,
     warnings: warningsOf(service, tls, endpoints.length, ownDestination),
   };
 }

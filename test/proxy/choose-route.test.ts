@@ -13,9 +13,13 @@ const known = new Set([ORDERS, CART, EXTERNAL]);
 /** A snapshot that knows these hosts on port 9080. */
 const snapshot = {
   mesh: { outboundTrafficPolicy: 'REGISTRY_ONLY' },
-  route: (host: string, port: number) =>
-    known.has(host) && port === 9080 ? { service: { host }, port } : null,
+  route: (host: string, port: number) => (known.has(host) && port === 9080 ? routeTo(host, port) : null),
 } as unknown as Snapshot;
+
+function routeTo(host: string, port: number, more: Partial<Route> = {}): Route {
+  const tls = { mode: 'ISTIO_MUTUAL', sni: null, expectedIdentities: [], insecureSkipVerify: false };
+  return { service: { host }, port, tls, endpoints: [], ownPort: null, ...more } as unknown as Route;
+}
 
 const listener = (...hosts: string[]): EgressListener => ({
   bind: '127.0.0.1',
@@ -72,6 +76,46 @@ t.test(
     t.equal(chooseRoute(open, listener('*.example'), 'x.example'), null, 'a wildcard is no address');
     t.equal(chooseRoute(open, several, 'other.example'), null, 'a host the listener does not list');
     t.equal(chooseRoute(open, one, null)?.service.host, ORDERS, 'a known host has its route');
+  },
+);
+
+t.test(
+  'a wildcard host: the one asked for is the destination, the server name and whom to expect',
+  async (t) => {
+    const wild = '*.example.com';
+    const simple = { mode: 'SIMPLE', sni: null, expectedIdentities: [], insecureSkipVerify: false };
+    const knowing = (more: object): Snapshot =>
+      ({
+        mesh: { outboundTrafficPolicy: 'ALLOW_ANY' },
+        route: (host: string, port: number) =>
+          host.endsWith('.example.com') ? routeTo(wild, port, more as Partial<Route>) : null,
+      }) as unknown as Snapshot;
+    const own = { ownPort: 8443, tls: simple };
+    t.match(chooseRoute(knowing(own), listener(wild), 'A.example.com:9080'), {
+      service: { host: wild },
+      tls: { mode: 'SIMPLE', sni: 'a.example.com', expectedIdentities: ['a.example.com'] },
+      endpoints: [{ address: 'a.example.com', port: 8443, tls: 'SIMPLE' }],
+    });
+    const named = chooseRoute(
+      knowing({ ...own, tls: { ...simple, sni: 'fixed', expectedIdentities: ['x'] } }),
+      listener(wild, ORDERS),
+      'a.example.com',
+    );
+    t.match(named?.tls, { sni: 'fixed', expectedIdentities: ['x'] }, 'what the rule names stays');
+    const open = chooseRoute(
+      knowing({ ...own, tls: { ...simple, insecureSkipVerify: true } }),
+      listener(wild),
+      'a.example.com',
+    );
+    t.same(open?.tls.expectedIdentities, [], 'nobody is expected where nobody is verified');
+    for (const asked of ['example.com', 'a.example.org', 'a/b.example.com', 'a b.example.com', '', null]) {
+      t.equal(chooseRoute(knowing(own), listener(wild), asked), null, `not for ${asked}`);
+    }
+    t.match(
+      chooseRoute(knowing(own), listener('b.example.com'), 'other.host'),
+      { endpoints: [{ address: 'b.example.com', port: 8443 }] },
+      'one full name listed: that, whatever is asked',
+    );
   },
 );
 

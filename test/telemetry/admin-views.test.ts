@@ -80,7 +80,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       insecureSkipVerify: false,
     },
     endpoints: [{ address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null }],
-    ownDestination: false,
+    ownPort: null,
     warnings: [],
   };
   const snapshot: Snapshot = {
@@ -91,6 +91,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       trustDomainAliases: [],
       outboundTrafficPolicy: 'ALLOW_ANY',
       pathNormalization: 'BASE',
+      forwardedClientCert: 'SANITIZE_SET',
     },
     workload: {
       name: 'orders',
