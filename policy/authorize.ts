@@ -201,8 +201,8 @@ function compileAction<A>(
       policy,
       index,
       // Envoy keeps rules sorted by this name and answers with the first that matches; so do we, that both
-      // name the same one.
-      order: `ns[${policy.namespace}]-policy[${policy.name}]-rule[${index}]`,
+      // name the same one. Each provider of CUSTOM has its own filter, in the order of their names.
+      order: `${policy.provider}\nns[${policy.namespace}]-policy[${policy.name}]-rule[${index}]`,
       rule: compileRule(rule, { action: policy.action, layer, trustDomains, namespace: policy.namespace }),
     })),
   );

@@ -91,6 +91,11 @@ t.test('CUSTOM: what Istio cannot carry out denies what it matches', async (t) =
   }
 });
 
+t.test('CUSTOM: of two providers the first by name denies', async (t) => {
+  const compiled = compileAuthorization([custom('a', 'z'), custom('b', 'y')], workload, mesh, null);
+  t.match(compiled.ask(connection(), request()), { allowed: false, policy: 'foo/b' });
+});
+
 t.test('AUDIT and dry-run are watched and change nothing', async (t) => {
   const policies = [
     named('audit-b', '{action: AUDIT, rules: [{}]}'),
