@@ -72,6 +72,9 @@ export function encodeCheckRequest(question: Question): Uint8Array {
   writePeer(writer, 1, source);
   writePeer(writer, 2, destination);
   if (request !== null) writeRequest(writer, question, request);
+  // Envoy always has both there, empty where its filter names no metadata; a connection has no route.
+  writer.tag(11, WireType.LengthDelimited).fork().join();
+  if (request !== null) writer.tag(13, WireType.LengthDelimited).fork().join();
   return writer.join().finish();
 }
 
@@ -159,7 +162,7 @@ function readDenied(bytes: Uint8Array): DeniedResponse {
   readFields(bytes, (field, value) => {
     if (field === 1) status = readNumber(value);
     else if (field === 2) headers.push(readHeaderOption(value));
-    else if (field === 3) body = value;
+    else if (field === 3) body = utf8(value);
   });
   return { status, headers, body };
 }
@@ -216,10 +219,15 @@ function readNumber(bytes: Uint8Array): number {
   return number;
 }
 
-/** A proto3 string is UTF-8; here one character a byte, as heads carry it. */
+/** A proto3 string is UTF-8, or its message none. */
+function utf8(bytes: Uint8Array): Uint8Array {
+  if (!isUtf8(bytes)) throw new Error('a string in its answer is not UTF-8');
+  return bytes;
+}
+
+/** With one character a byte, as heads carry it. */
 function readText(bytes: Uint8Array): string {
-  if (!isUtf8(bytes)) throw new Error('a string in it is not UTF-8');
-  return Buffer.from(bytes).toString('latin1');
+  return Buffer.from(utf8(bytes)).toString('latin1');
 }
 
 function ignore(): void {}
@@ -238,5 +246,5 @@ function readFields(
     else reader.skip(wireType, field);
   }
   // the reader itself does not mind a last field that runs past the end
-  if (reader.pos !== reader.len) throw new Error('message is cut off');
+  if (reader.pos !== reader.len) throw new Error('its answer is cut off');
 }

@@ -50,7 +50,8 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
   }
 
   async function attempt(question: Question, signal: AbortSignal): Promise<CheckAnswer> {
-    const at = await orAborted(current(), signal);
+    const at = await current();
+    signal.throwIfAborted();
     const message = await call(at, question, signal);
     return answerOf(decodeCheckResponse(message), question);
   }
@@ -72,15 +73,6 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
 }
 
 function ignore(): void {}
-
-/** The promise, or the reason of an abort that comes first. */
-function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(signal.reason);
-    signal.addEventListener('abort', stop, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
-  });
-}
 
 /** One unary call: the answer's message. */
 function call(session: ClientHttp2Session, question: Question, signal: AbortSignal): Promise<Buffer> {

@@ -61,11 +61,18 @@ export function createExtAuthz(connect: Connect, now: () => number = Date.now): 
       service.inFlight++;
       const question = { provider, check, now: now(), id: randomBytes(8).readBigUInt64BE().toString() };
       try {
-        return await inTime(service.asker, question, signal);
+        return await inTime(question, signal, async (limit) => {
+          try {
+            const asker = await service.asker;
+            limit.throwIfAborted();
+            return await asker.ask(question, limit);
+          } finally {
+            // Here, not with the answer: one who left counts until the question is out of every queue.
+            service.inFlight--;
+          }
+        });
       } catch (error) {
         return failed(error instanceof Error ? error.message : String(error));
-      } finally {
-        service.inFlight--;
       }
     },
     close() {
@@ -95,22 +102,23 @@ function closeAsker(asker: Promise<Asker>): void {
 
 function ignore(): void {}
 
-/** Asks until the provider's time is up or `signal` says that nobody waits. */
-async function inTime(asker: Promise<Asker>, question: Question, signal: AbortSignal): Promise<CheckAnswer> {
-  const { timeout } = question.provider;
+/** Waits for `ask` until the provider's time is up or `signal` says that nobody waits for the answer. */
+async function inTime(
+  { provider: { timeout } }: Question,
+  signal: AbortSignal,
+  ask: (limit: AbortSignal) => Promise<CheckAnswer>,
+): Promise<CheckAnswer> {
   const limit = new AbortController();
   const timer = setTimeout(() => limit.abort(new Error(`no answer within ${timeout / 1000} s`)), timeout);
   const leave = () => limit.abort(new Error('the downstream left'));
   signal.addEventListener('abort', leave, { once: true });
   if (signal.aborted) leave();
   try {
-    const ready = await asker;
-    limit.signal.throwIfAborted();
-    return await ready.ask(question, limit.signal);
-  } catch (error) {
-    // What the libraries throw then only says that they were told to stop.
-    limit.signal.throwIfAborted();
-    throw error;
+    // Not left to the libraries: what waits for a connection does not hear of an abort.
+    return await new Promise((resolve, reject) => {
+      limit.signal.addEventListener('abort', () => reject(limit.signal.reason), { once: true });
+      ask(limit.signal).then(resolve, reject);
+    });
   } finally {
     clearTimeout(timer);
     signal.removeEventListener('abort', leave);

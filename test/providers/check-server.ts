@@ -56,6 +56,7 @@ export async function httpProvider(t: Test, port = 0): Promise<HttpProvider> {
     seen.push(one);
     const reply = provider.answer(one);
     if (reply === null) return;
+    response.sendDate = false;
     response.writeHead(reply.status, [...(reply.fields ?? [])]);
     response.end(reply.body ?? '');
   });
