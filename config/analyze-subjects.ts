@@ -51,13 +51,12 @@ export function subjectsOfSet(set: RegistrySet, policies: Policies): ReadonlyMap
       modeOf: (port) => set.modeOf(workload, port),
     });
   }
+  const populated = new Set(subjects.keys());
   for (const { namespace, matchLabels } of assumed(policies)) {
+    // Where workloads are known, a selector that matches none of them is a mistake, and told as such.
+    if (populated.has(namespace) || (namespace === rootNamespace && populated.size > 0)) continue;
     const there = subjects.get(namespace) ?? [];
-    if (
-      matchLabels.size === 0 ? there.length > 0 : there.some(({ labels }) => selects(matchLabels, labels))
-    ) {
-      continue;
-    }
+    if (there.some(({ labels }) => selects(matchLabels, labels))) continue;
     const text = labelText(matchLabels);
     add({
       name: `${text === '' ? 'workloads' : `workloads ${text}`} of namespace ${namespace}`,
