@@ -42,13 +42,6 @@ export interface PlaneOptions {
   readonly reusePort: boolean;
 }
 
-const NOT_THERE = {
-  kind: 'refused',
-  status: 401,
-  message: 'Jwks remote fetch is failed',
-  challenge: null,
-} as const;
-
 /** The data path in the calling thread. */
 export class LocalPlane implements DataPlane {
   readonly #options: PlaneOptions;
@@ -57,6 +50,8 @@ export class LocalPlane implements DataPlane {
   readonly #accessLog: AccessLog | null;
   readonly #path: DataPath;
   readonly #listeners: Listeners;
+  readonly #keys: JwksStore;
+  readonly #extAuthz: ExtAuthzClient;
 
   /** @throws where the access log's file cannot be opened */
   constructor(options: PlaneOptions, log: Logger, metrics: MeshMetrics) {
@@ -67,6 +62,8 @@ export class LocalPlane implements DataPlane {
     this.#metrics = metrics;
     this.#accessLog =
       accessLog === 'off' ? null : createAccessLog(accessLog === 'stderr' ? 'stderr' : { path: accessLog });
+    this.#keys = new JwksStore({ onChange: (status) => this.#keysChanged(status) });
+    this.#extAuthz = createExtAuthz((service, port) => connectProvider(this.#path, service, port));
     this.#path = new DataPath({
       limits,
       log,
@@ -78,8 +75,8 @@ export class LocalPlane implements DataPlane {
         maxNames: limits.dnsNames,
         timeout: limits.connectTimeout,
       }),
-      verifierOf: () => ({ verify: () => NOT_THERE }),
-      extAuthzOver: () => ({ check: async () => ({ kind: 'failed', reason: 'not there yet' }) }),
+      verifierOf: (rules) => createTokenVerifier(rules, this.#keys),
+      extAuthz: this.#extAuthz,
     });
     this.#listeners = new Listeners(this.#path, { bind, reusePort });
     metrics.watch({
@@ -92,6 +89,7 @@ export class LocalPlane implements DataPlane {
 
   async apply(snapshot: Snapshot): Promise<void> {
     await this.#listeners.apply(snapshot);
+    this.#keys.retain(snapshot.tokens.rules);
     this.#path.applySnapshot(snapshot);
     this.#metrics.snapshotGeneration = snapshot.generation;
   }
@@ -124,6 +122,15 @@ export class LocalPlane implements DataPlane {
       }
     }
     this.#path.stop();
+    this.#keys.close();
+    this.#extAuthz.close();
     await this.#accessLog?.close();
+  }
+
+  #keysChanged({ place, uri, keys, failures, lastError }: KeySourceStatus): void {
+    if (lastError === null)
+      this.#log.info({ place, uri, count: keys }, 'keys that tokens are verified with were fetched');
+    else
+      this.#log.warn({ place, failures, count: keys, error: lastError }, 'no new keys to verify tokens with');
   }
 }

@@ -9,8 +9,6 @@ import { providerRoute } from './ext-authz-check.ts';
  * @param service `HOST` or `NS/HOST`
  * @throws Error saying why it could not be reached
  */
-export type ProviderConnect = (service: string, port: number) => Promise<Duplex>;
-
 export function connectProvider(path: DataPath, service: string, port: number): Promise<Duplex> {
   return new Promise((resolve, reject) => {
     const route = path.snapshot === null ? null : providerRoute(path.snapshot, service, port);

@@ -15,7 +15,6 @@ import type { TokenRules, TokenVerifier } from '../mesh/tokens.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
-import { connectProvider, type ProviderConnect } from './connect-provider.ts';
 import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
 import { type DialContext, UpstreamPool } from './dial.ts';
 import { maskNearest, maskParams } from './mask.ts';
@@ -33,8 +32,8 @@ export interface DataPathOptions {
   readonly names: NameResolver;
   /** Verifies by a workload's rules; called once a snapshot, and not where there are none. */
   readonly verifierOf: (rules: TokenRules) => TokenVerifier;
-  /** Asks external authorizers, whom it reaches through `connect`. */
-  readonly extAuthzOver: (connect: ProviderConnect) => ExtAuthz;
+  /** Asks external authorizers. */
+  readonly extAuthz: ExtAuthz;
 }
 
 /** Who is refused: a connection, or a socket turned away before it became one. */
@@ -104,7 +103,7 @@ export class DataPath implements DialContext {
     this.readTlsFiles = options.readTlsFiles;
     this.names = options.names;
     this.#verifierOf = options.verifierOf;
-    this.extAuthz = options.extAuthzOver((service, port) => connectProvider(this, service, port));
+    this.extAuthz = options.extAuthz;
     this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
     this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
     this.pool = new UpstreamPool(options.limits);
@@ -129,7 +128,7 @@ export class DataPath implements DialContext {
     this.snapshot = snapshot;
     const { tokens } = snapshot;
     this.verifier = tokens.rules.length === 0 ? null : this.#verifierOf(tokens);
-    this.tokenParams = new Set(tokens.rules.flatMap(({ fromParams }) => fromParams));
+    this.tokenParams = new Set(tokens.rules.flatMap(({ fromParams }) => ['access_token', ...fromParams]));
     const credentials = this.inboundTls?.credentials;
     // Sessions made under another trust must not be resumed.
     if (credentials !== undefined && before !== this.#trustDomains().join(' '))

@@ -3,11 +3,12 @@ import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import type { FieldChange } from '../../mesh/tokens.ts';
 import { type Field, isField, mayChange } from './head.ts';
 
-/** What is wrong with the first change that cannot stand in a head; null where all can. */
+/** What is wrong with the first change that cannot stand in a head; null where all that will be made can. */
 export function badChange(changes: readonly FieldChange[]): string | null {
   // The value may be a secret: its name is enough to find it.
   for (const { name, value } of changes)
-    if (!isField(name, value)) return `a field that cannot be sent: ${JSON.stringify(name.slice(0, 64))}`;
+    if (mayChange(name.toLowerCase()) && !isField(name, value))
+      return `a field that cannot be sent: ${JSON.stringify(name.slice(0, 64))}`;
   return null;
 }
 
