@@ -1,0 +1,188 @@
+/** `oarlock route`: endpoints, TLS and its source for a host, what is unknown, short names, exit statuses. */
+import t from 'tap';
+import { folder, oarlock } from './helper.ts';
+
+t.setTimeout(120_000);
+
+const HOST = 'reviews.foo.svc.cluster.local';
+
+const SET = `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews, namespace: foo}
+spec:
+  hosts: [${HOST}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 9080, name: http}]
+  workloadSelector: {labels: {app: reviews}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: v1, namespace: foo}
+spec: {address: 10.0.0.1, labels: {app: reviews, version: v1}, serviceAccount: one, ports: {http: 19080}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: v2, namespace: foo}
+spec: {address: "fd00::2", labels: {app: reviews, version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: foo}
+spec:
+  host: ${HOST}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}, trafficPolicy: {tls: {mode: DISABLE}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: mine, namespace: bar}
+spec:
+  host: ${HOST}
+  trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, sni: s.example, subjectAltNames: [a.example]}}
+`;
+
+const dir = folder(t, { 'mesh.yaml': SET });
+const route = (...args: readonly string[]) => oarlock(['route', '--config', dir, ...args]);
+const autoTls = {
+  mode: 'ISTIO_MUTUAL',
+  auto: true,
+  sni: `outbound_.9080_._.${HOST}`,
+  expectedIdentities: ['spiffe://cluster.local/ns/foo/sa/one'],
+  source: null,
+};
+const v1 = { address: '10.0.0.1', port: 19080, tls: 'ISTIO_MUTUAL' };
+const v2 = { address: 'fd00::2', port: 9080, tls: 'DISABLE' };
+const nothing = { mode: 'DISABLE', auto: true, sni: null, expectedIdentities: [], source: null };
+
+interface Row {
+  readonly why: string;
+  readonly args: readonly string[];
+  readonly answer: Readonly<Record<string, unknown>>;
+}
+
+const rows: readonly Row[] = [
+  {
+    why: 'auto mTLS, endpoint by endpoint',
+    args: ['--host', HOST, '--port', '9080'],
+    answer: { host: HOST, port: 9080, tls: autoTls, endpoints: [v1, v2], passthrough: false, warnings: [] },
+  },
+  {
+    why: 'a subset',
+    args: ['--host', HOST, '--port', '9080', '--subset', 'v1'],
+    answer: { tls: { ...autoTls, sni: `outbound_.9080_.v1_.${HOST}` }, endpoints: [v1] },
+  },
+  {
+    why: 'a subset with its own TLS',
+    args: ['--host', HOST, '--port', '9080', '--subset', 'v2'],
+    answer: { tls: { ...nothing, auto: false, source: 'foo/reviews' }, endpoints: [v2] },
+  },
+  {
+    why: 'another caller, another rule',
+    args: ['--host', HOST, '--port', '9080', '--namespace', 'bar'],
+    answer: {
+      tls: {
+        mode: 'MUTUAL',
+        auto: false,
+        sni: 's.example',
+        expectedIdentities: ['a.example'],
+        source: 'bar/mine',
+      },
+      endpoints: [
+        { ...v1, tls: 'MUTUAL' },
+        { ...v2, tls: 'MUTUAL' },
+      ],
+    },
+  },
+  {
+    why: 'the name alone, from its namespace',
+    args: ['--host', 'reviews', '--port', '9080', '--namespace', 'foo'],
+    answer: { host: HOST, passthrough: false },
+  },
+  {
+    why: 'with the namespace, from another, in capitals',
+    args: ['--host', 'REVIEWS.foo', '--port', '9080'],
+    answer: { host: HOST, passthrough: false },
+  },
+  {
+    why: 'the name alone, from another namespace',
+    args: ['--host', 'reviews', '--port', '9080'],
+    answer: { host: 'reviews', port: 9080, tls: nothing, endpoints: [], passthrough: true, warnings: [] },
+  },
+  {
+    why: 'a name that ends in a dot is complete',
+    args: ['--host', 'reviews.foo.', '--port', '9080'],
+    answer: { host: 'reviews.foo', passthrough: true },
+  },
+  {
+    why: 'a known host, an unknown port',
+    args: ['--host', HOST, '--port', '81'],
+    answer: {
+      host: HOST,
+      port: 81,
+      passthrough: true,
+      endpoints: [],
+      warnings: [`${HOST} has no port 81; it has 9080`],
+    },
+  },
+  {
+    why: 'another trust domain',
+    args: ['--host', HOST, '--port', '9080', '--trust-domain', 'td', '--trust-domain-alias', 'old'],
+    answer: { tls: { expectedIdentities: ['spiffe://old/ns/foo/sa/one', 'spiffe://td/ns/foo/sa/one'] } },
+  },
+];
+
+t.test('answers', async (t) => {
+  for (const { why, args, answer } of rows) {
+    const { code, stdout, stderr } = await route(...args, '-o', 'json');
+    t.equal(code, 0, `${why}: ${stderr}`);
+    t.equal(stdout.trimEnd().split('\n').length, 1, 'one line');
+    t.match(JSON.parse(stdout), answer, why);
+  }
+  const { stdout } = await route('--host', HOST, '--port', '9080', '-o', 'json');
+  t.same(JSON.parse(stdout), rows[0]?.answer, 'nothing else is in the answer');
+});
+
+t.test('REGISTRY_ONLY passes nothing through', async (t) => {
+  const closed = folder(t, {
+    'a.yaml': 'kind: MeshConfig\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n',
+  });
+  const { code, stdout } = await oarlock([
+    ...['route', '--config', closed, '--host', 'x.example', '--port', '80', '-o', 'json'],
+  ]);
+  t.equal(code, 0);
+  t.match(JSON.parse(stdout), { passthrough: false, endpoints: [], warnings: [/REGISTRY_ONLY/] });
+});
+
+t.test('a table for people', async (t) => {
+  const { code, stdout } = await route('--host', 'reviews.foo', '--port', '9080');
+  t.equal(code, 0);
+  t.match(stdout, /^host +reviews\.foo\.svc\.cluster\.local:9080$/m);
+  t.match(stdout, /^tls +ISTIO_MUTUAL \(auto mTLS\)$/m);
+  t.match(stdout, /^endpoint +\[fd00::2\]:9080 DISABLE$/m);
+  const unknown = await route('--host', 'nobody', '--port', '80');
+  t.match(unknown.stdout, /^passthrough /m);
+});
+
+t.test('bad usage and unreadable input exit 2 with one line', async (t) => {
+  const bad = folder(t, { 'bad.yaml': SET.replace('resolution: STATIC', 'resolution: STATICK') });
+  const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
+    ['no host', ['--config', dir, '--port', '80'], /--host/],
+    ['no port', ['--config', dir, '--host', 'a'], /--port/],
+    ['a bad port', ['--config', dir, '--host', 'a', '--port', '65536'], /port/],
+    ['a host with port', ['--config', dir, '--host', 'a:80', '--port', '80'], /--host/],
+    ['a wildcard', ['--config', dir, '--host', '*.a', '--port', '80'], /--host/],
+    ['an unknown subset', ['--config', dir, '--host', HOST, '--port', '9080', '--subset', 'v3'], /v3/],
+    ['no config', ['--host', 'a', '--port', '80'], /--config/],
+    ['no such folder', ['--config', `${dir}/none`, '--host', 'a', '--port', '80'], /none/],
+    ['an invalid set', ['--config', bad, '--host', 'a', '--port', '80'], /spec\.resolution/],
+  ];
+  for (const [why, args, message] of cases) {
+    const { code, stdout, stderr } = await oarlock(['route', ...args]);
+    t.equal(code, 2, why);
+    t.equal(stdout, '', why);
+    t.match(stderr, message, why);
+  }
+});
