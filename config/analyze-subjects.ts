@@ -107,8 +107,8 @@ function portsByNamespace(
     policies.map(({ item }) => item).filter(({ portModes }) => portModes.size > 0),
     ({ namespace }) => namespace,
   );
-  return (namespace, labels) =>
-    (named.get(namespace) ?? [])
-      .filter(({ matchLabels }) => selects(matchLabels, labels))
-      .flatMap(({ portModes }) => [...portModes.keys()]);
+  return (namespace, labels) => {
+    const selecting = (named.get(namespace) ?? []).filter(({ matchLabels }) => selects(matchLabels, labels));
+    return [...new Set(selecting.flatMap(({ portModes }) => [...portModes.keys()]))];
+  };
 }
