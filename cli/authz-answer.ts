@@ -1,16 +1,16 @@
 /** One line of `authz check`: a request's JSON in, its answer's JSON out, by the data path's own rules. */
 import type { Ask, Authorization, Decision, Nearest } from '../mesh/decision.ts';
-import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
+import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { PathNormalization } from '../mesh/snapshot.ts';
-import type { TokenVerdict, TokenVerifier } from '../mesh/tokens.ts';
+import type { RequestHead } from '../proxy/http1/head.ts';
 import { isObject, type JsonObject, RequestError, readCheckRequest } from './authz-request.ts';
+import type { CheckTokens, TokenRefusal } from './authz-tokens.ts';
 import type { BadLine } from './line-splitter.ts';
 
 /** What answers come from. */
 export interface CheckRules {
   readonly authorization: Authorization;
-  /** Null: no RequestAuthentication selects the workload, so tokens are ignored. */
-  readonly verifier: TokenVerifier | null;
+  readonly tokens: CheckTokens;
   readonly pathNormalization: PathNormalization;
   /** Adds `nearest` to denials. */
   readonly explain: boolean;
@@ -42,8 +42,8 @@ function answer(rules: CheckRules, given: JsonObject): string | Promise<string> 
   const { connection, request } = readCheckRequest(given, rules.pathNormalization);
   const ask = rules.authorization.ask(connection, request);
   const asked: Asked = { rules, id: given.id, connection, ask };
-  if (request === null || request.claims !== null || rules.verifier === null) return decide(asked, request);
-  const verdict = rules.verifier.verify(request);
+  if (request === null) return decide(asked, request);
+  const verdict = rules.tokens.judge(request);
   return verdict instanceof Promise
     ? verdict.then((late) => judged(asked, request, late))
     : judged(asked, request, verdict);
@@ -58,8 +58,8 @@ interface Asked {
   readonly ask: Ask | Decision | null;
 }
 
-function judged(asked: Asked, request: RequestFacts, verdict: TokenVerdict): string {
-  if (verdict.kind === 'passed') return decide(asked, withVerdict(request, verdict));
+function judged(asked: Asked, request: RequestHead, verdict: TokenRefusal | null): string {
+  if (verdict === null) return decide(asked, request);
   const { status, message } = verdict;
   return line({
     id: asked.id ?? null,
@@ -73,24 +73,7 @@ function judged(asked: Asked, request: RequestFacts, verdict: TokenVerdict): str
   });
 }
 
-/** The request as DENY and ALLOW see it once its token is verified: its claims, and its fields as they go on. */
-function withVerdict(
-  request: RequestFacts,
-  { claims, remove, set, path }: TokenVerdict & { readonly kind: 'passed' },
-): RequestFacts {
-  const headerValues = (name: string): readonly string[] => {
-    let values = remove.includes(name) ? [] : request.headerValues(name);
-    for (const change of set) {
-      if (change.name.toLowerCase() === name)
-        values = change.append ? [...values, change.value] : [change.value];
-    }
-    return values;
-  };
-  const { method, host, remoteIp } = request;
-  return { method, host, remoteIp, claims, path: path ?? request.path, headerValues };
-}
-
-function decide(asked: Asked, request: RequestFacts | null): string {
+function decide(asked: Asked, request: RequestHead | null): string {
   const { rules, connection, ask, id } = asked;
   const { authorization } = rules;
   const decision = decisionOf(authorization, connection, request, ask);
@@ -118,7 +101,7 @@ function decide(asked: Asked, request: RequestFacts | null): string {
 function decisionOf(
   authorization: Authorization,
   connection: ConnectionFacts,
-  request: RequestFacts | null,
+  request: RequestHead | null,
   ask: Ask | Decision | null,
 ): Ask | Decision {
   if (ask !== null && 'allowed' in ask) return ask;

@@ -64,16 +64,28 @@ async function answerAll(rules: CheckRules, lines: ReturnType<LineSplitter['push
 
 /** @throws UsageError where `run` would refuse the set */
 async function compile(query: Query, explain: boolean): Promise<CheckRules> {
-  const [{ compileSnapshot, decodeAll, settingsOf }, { compileAuthorization }] = await Promise.all([
+  const [{ compileSnapshot, decodeAll }, { compileAuthorization }, { checkTokens }] = await Promise.all([
     import('../config/snapshot.ts'),
     import('../policy/authorize.ts'),
+    import('./authz-tokens.ts'),
   ]);
   const input = await snapshotInput(query);
-  reportProblems(compileSnapshot(input).problems);
+  const { snapshot, problems } = compileSnapshot(input);
+  reportProblems(problems);
+  if (snapshot === null) throw new Error('a valid set of a workload given by flags is always compiled');
   const decoded = decodeAll(input.resources, []);
-  const mesh = settingsOf(decoded.mesh, query.overrides);
   // Not the snapshot's own rules: without any mesh config each provider that a policy names counts as defined.
   const providers = decoded.mesh.extAuthz;
-  const authorization = compileAuthorization(decoded.authorizationPolicies, query.workload, mesh, providers);
-  return { authorization, verifier: null, pathNormalization: mesh.pathNormalization, explain };
+  const authorization = compileAuthorization(
+    decoded.authorizationPolicies,
+    query.workload,
+    snapshot.mesh,
+    providers,
+  );
+  return {
+    authorization,
+    tokens: checkTokens(snapshot.tokens),
+    pathNormalization: snapshot.mesh.pathNormalization,
+    explain,
+  };
 }

@@ -13,7 +13,7 @@ const NO_HEADER_VALUE = /[\u0000-\u0008\u000a-\u001f\u007f]/;
  * The claims as policy matches them: a space-delimited one is a list of its words (Envoy's
  * `normalize_payload_in_metadata`). One without any word stays as it is.
  */
-export function claimsForPolicy(claims: Claims, rule: JwtRule): Claims {
+export function claimsForPolicy(claims: Claims, rule: Pick<JwtRule, 'spaceDelimitedClaims'>): Claims {
   const split: [name: string, words: Json][] = [];
   for (const name of [...ALWAYS_SPACE_DELIMITED, ...rule.spaceDelimitedClaims]) {
     const value = Object.hasOwn(claims, name) ? claims[name] : undefined;
