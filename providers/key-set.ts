@@ -23,13 +23,16 @@ export interface KeySet {
 /** A token without `kid` is tried with every key: more of them would be an amplifier. */
 const MAX_KEYS = 100;
 
-const EC_ALGORITHMS: Readonly<Record<string, string>> = {
-  'P-256': 'ES256',
-  'P-384': 'ES384',
-  'P-521': 'ES512',
-};
+const EC_ALGORITHMS: ReadonlyMap<unknown, readonly string[]> = new Map([
+  ['P-256', ['ES256']],
+  ['P-384', ['ES384']],
+  ['P-521', ['ES512']],
+]);
 const RSA_ALGORITHMS = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512'];
 const SECRET_ALGORITHMS = ['HS256', 'HS384', 'HS512'];
+
+/** Node reads past what is none; such a key would count and verify nothing. */
+const BASE64URL = /^[A-Za-z0-9_-]+={0,2}$/;
 
 /**
  * Reads a key set. Keys that are of no use (unknown type, broken, an `alg` that does not fit) are left out.
@@ -63,6 +66,7 @@ function verifyKey(jwk: unknown): VerifyKey | null {
   try {
     // Only what makes the key: Envoy reads neither `use` nor `key_ops`.
     const { kty, n, e, crv, x, y, k } = jwk as webcrypto.JsonWebKey;
+    if (![n, e, x, y, k].every((part) => part === undefined || BASE64URL.test(part))) return null;
     const key =
       kty === 'oct'
         ? createSecretKey(Buffer.from(k ?? '', 'base64url'))
@@ -81,7 +85,7 @@ function definedOnly(jwk: Readonly<Record<string, unknown>>): webcrypto.JsonWebK
 /** What a key can verify goes by its type alone: an RSA key is never taken for a secret. */
 function algorithmsOf(jwk: Readonly<Record<string, unknown>>): readonly string[] {
   if (jwk.kty === 'RSA') return RSA_ALGORITHMS;
-  if (jwk.kty === 'EC') return [EC_ALGORITHMS[String(jwk.crv)] ?? []].flat();
+  if (jwk.kty === 'EC') return EC_ALGORITHMS.get(jwk.crv) ?? [];
   if (jwk.kty === 'OKP') return jwk.crv === 'Ed25519' ? ['EdDSA'] : [];
   return jwk.kty === 'oct' && typeof jwk.k === 'string' && jwk.k !== '' ? SECRET_ALGORITHMS : [];
 }
