@@ -50,7 +50,7 @@ function inOrder(problems: readonly Problem[], resources: readonly Resource[]): 
 }
 
 /** Finds what a decoded item was made from: of two of one name the first, as the second is an Error already. */
-function locator(resources: readonly Resource[]) {
+export function locator(resources: readonly Resource[]) {
   const byName = new Map<string, Resource>();
   for (const resource of resources) {
     const key = `${resource.kind}/${resource.namespace}/${resource.name}`;

@@ -2,9 +2,18 @@
 import type { Action } from '../mesh/decision.ts';
 import { type Problem, problemLine } from '../mesh/resource.ts';
 import type { EffectiveMode, Mode, Snapshot } from '../mesh/snapshot.ts';
+import { providersOnTcp, severalProviders, unknownProviders } from '../policy/analysis/custom.ts';
+import { httpValues } from '../policy/analysis/http-values.ts';
+import { principalForms, trustDomains } from '../policy/analysis/identities.ts';
+import { httpOnTcp, identityOnPlaintext } from '../policy/analysis/layers.ts';
+import { peerConflicts } from '../policy/analysis/peer-authentications.ts';
+import type { PolicyCheck, PolicySet, Subject } from '../policy/analysis/set.ts';
+import { shadowedRules } from '../policy/analysis/shadow.ts';
+import { tokensNotDemanded, tokensNotVerified } from '../policy/analysis/tokens.ts';
 import type { AuthorizationPolicy } from '../policy/authorization-policy.ts';
 import { selectPolicies } from '../policy/authorize.ts';
-import { compileSnapshot, decodeAll, type SnapshotInput } from './snapshot.ts';
+import { locator } from './analyze.ts';
+import { compileSnapshot, type Decoded, decodeAll, type SnapshotInput } from './snapshot.ts';
 
 export interface Description {
   readonly workload: {
@@ -45,8 +54,8 @@ export function describeWorkload(input: SnapshotInput, ports: readonly number[] 
   const { workload, identity, authorization, tokens, modeOf } = snapshot;
   const { namespace, name, labels, serviceAccount } = workload;
   const described = ports ?? declaredPorts(snapshot);
-  const policies = decodeAll(input.resources, []).authorizationPolicies;
-  const selected = selectPolicies(policies, workload, snapshot.mesh.rootNamespace);
+  const decoded = decodeAll(input.resources, []);
+  const selected = selectPolicies(decoded.authorizationPolicies, workload, snapshot.mesh.rootNamespace);
   const description: Description = {
     workload: { namespace, name, labels: Object.fromEntries(labels), serviceAccount, identity: identity.uri },
     mtls: {
@@ -58,6 +67,7 @@ export function describeWorkload(input: SnapshotInput, ports: readonly number[] 
     warnings: [
       ...modeWarnings(snapshot, described),
       ...policyWarnings(selected),
+      ...checkWarnings(ownSet({ input, decoded, selected, snapshot, ports: described })),
       ...ownWarnings(snapshot, selected, problems),
     ],
   };
@@ -115,6 +125,71 @@ function policyWarnings(selected: readonly AuthorizationPolicy[]): readonly stri
 
 function namesOf(policies: readonly AuthorizationPolicy[]): string {
   return policies.map(({ namespace, name }) => `AuthorizationPolicy ${namespace}/${name}`).join(', ');
+}
+
+/** The checks of `analyze` that make sense of one workload: none about who else there is. */
+const CHECKS: readonly PolicyCheck[] = [
+  peerConflicts,
+  principalForms,
+  trustDomains,
+  httpOnTcp,
+  identityOnPlaintext,
+  httpValues,
+  tokensNotVerified,
+  tokensNotDemanded,
+  unknownProviders,
+  severalProviders,
+  providersOnTcp,
+  shadowedRules,
+];
+
+interface Own {
+  readonly input: SnapshotInput;
+  readonly decoded: Decoded;
+  readonly selected: readonly AuthorizationPolicy[];
+  readonly snapshot: Snapshot;
+  readonly ports: readonly number[];
+}
+
+/** The set as if this workload were alone in it. */
+function ownSet({ input, decoded, selected, snapshot, ports }: Own): PolicySet {
+  const { mesh, workload, tokens, modeOf, protocolOf } = snapshot;
+  const { namespace, name, labels, serviceAccount } = workload;
+  const subject: Subject = {
+    name: name === '' ? 'this workload' : `${namespace}/${name}`,
+    known: true,
+    namespace,
+    labels,
+    serviceAccount,
+    ports: new Map(ports.map((port) => [port, protocolOf(port)])),
+    servicePorts: new Map(),
+    mtlsPorts: [],
+    modeOf,
+  };
+  const locate = locator(input.resources);
+  const near = decoded.peerAuthentications.filter(
+    (one) => one.namespace === namespace || one.namespace === mesh.rootNamespace,
+  );
+  const verifying = decoded.requestAuthentications.filter((one) =>
+    tokens.policies.includes(`${one.namespace}/${one.name}`),
+  );
+  return {
+    mesh,
+    providers: decoded.mesh.extAuthz,
+    peerAuthentications: locate(near, () => 'PeerAuthentication'),
+    authorizationPolicies: locate(selected, () => 'AuthorizationPolicy'),
+    requestAuthentications: locate(verifying, () => 'RequestAuthentication'),
+    subjects: new Map([[namespace, [subject]]]),
+    knowsWorkloads: true,
+  };
+}
+
+function checkWarnings(set: PolicySet): readonly string[] {
+  return CHECKS.flatMap((check) => check(set))
+    .filter(({ severity }) => severity === 'Warning')
+    .map(
+      ({ resource, field, message, code }) => `${resource.replace('/', ' ')}: ${field}: ${message} (${code})`,
+    );
 }
 
 /** The set's own warnings as far as they are about this workload or a policy that selects it. */

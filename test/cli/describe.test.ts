@@ -151,6 +151,44 @@ t.test('policies that let nothing through are told', async (t) => {
   }
 });
 
+t.test('what is odd for this workload and its ports', async (t) => {
+  const set = [
+    peers('a-first', 'foo', '{selector: {matchLabels: {app: httpbin}}, mtls: {mode: PERMISSIVE}}'),
+    peers('b-second', 'foo', '{selector: {matchLabels: {app: httpbin}}, mtls: {mode: STRICT}}'),
+    authz('by-namespace', '{action: DENY, rules: [{from: [{source: {namespaces: [bad]}}]}]}'),
+    authz('by-method', '{rules: [{to: [{operation: {methods: [GET]}}]}]}'),
+    authz('by-token', '{rules: [{from: [{source: {requestPrincipals: ["*"]}}]}]}'),
+    authz(
+      'elsewhere',
+      '{selector: {matchLabels: {app: other}}, rules: [{to: [{operation: {methods: [get]}}]}]}',
+    ),
+    `---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db, namespace: foo}
+spec:
+  hosts: [db.foo.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 5432, name: tcp-db}]
+  workloadSelector: {labels: {app: httpbin}}
+`,
+  ].join('');
+  const config = folder(t, { 'set.yaml': set });
+  const args = ['--config', config, '--namespace', 'foo', '--labels', 'app=httpbin', '-o', 'json'];
+  const warningsOf = async (port: string): Promise<string> => {
+    const { stdout } = await oarlock(['describe', ...args, '--ports', port]);
+    return JSON.parse(stdout).warnings.join('\n');
+  };
+  const tcp = await warningsOf('5432');
+  t.match(tcp, /PeerAuthentication foo\/b-second: .*a-first/, 'the policy that does not count');
+  t.match(tcp, /AuthorizationPolicy foo\/by-namespace: .*plaintext has no identity/);
+  t.match(tcp, /AuthorizationPolicy foo\/by-method: .*port 5432 .*TCP/);
+  t.match(tcp, /AuthorizationPolicy foo\/by-token: .*no RequestAuthentication/);
+  t.notMatch(tcp, /elsewhere/, 'what holds for others is not told');
+  t.notMatch(await warningsOf('80'), /TCP/, 'nor what concerns other ports');
+});
+
 t.test('a table for people', async (t) => {
   const { code, stdout } = await oarlock([
     ...['describe', '--config', dir, '--namespace', 'foo', '--labels', 'app=httpbin', '--ports', '80'],
