@@ -36,6 +36,9 @@ export const setChecks = {
   hostWithPort: ['OLK0240', 'Warning'],
   hostWithoutPort: ['OLK0241', 'Info'],
   shadowed: ['OLK0242', 'Warning'],
+  allowAdmitsPlaintext: ['OLK0243', 'Warning'],
+  requestPrincipalForm: ['OLK0244', 'Warning'],
+  unknownIssuer: ['OLK0245', 'Warning'],
 
   unknownHost: ['OLK0251', 'Warning'],
   emptySubset: ['OLK0252', 'Warning'],

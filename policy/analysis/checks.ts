@@ -3,11 +3,11 @@ import { providersOnTcp, severalProviders, unknownProviders } from './custom.ts'
 import { httpValues } from './http-values.ts';
 import { principalForms, trustDomains, unknownIdentities } from './identities.ts';
 import { httpOnTcp, identityOnPlaintext } from './layers.ts';
-import { mtlsPorts, peerConflicts, rootSelectors } from './peer-authentications.ts';
+import { mtlsPorts, openNamespaces, peerConflicts, rootSelectors } from './peer-authentications.ts';
 import { notEnforced, policyPorts, selectors } from './scopes.ts';
 import type { PolicyCheck } from './set.ts';
 import { shadowedRules } from './shadow.ts';
-import { tokensNotDemanded, tokensNotVerified } from './tokens.ts';
+import { requestPrincipals, tokensNotDemanded, tokensNotVerified } from './tokens.ts';
 
 export const policyChecks: readonly PolicyCheck[] = [
   selectors,
@@ -15,6 +15,7 @@ export const policyChecks: readonly PolicyCheck[] = [
   rootSelectors,
   peerConflicts,
   mtlsPorts,
+  openNamespaces,
   policyPorts,
   principalForms,
   trustDomains,
@@ -24,6 +25,7 @@ export const policyChecks: readonly PolicyCheck[] = [
   httpValues,
   tokensNotVerified,
   tokensNotDemanded,
+  requestPrincipals,
   unknownProviders,
   severalProviders,
   providersOnTcp,

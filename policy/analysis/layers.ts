@@ -128,7 +128,10 @@ function allowOnPlaintext(set: PolicySet, policy: Located<AuthorizationPolicy>):
   const subjects = subjectsOf(set, policy.item);
   policy.item.rules.forEach((rule, i) => {
     const list = demandedIdentity(rule, i);
-    if (list === null) return;
+    if (list === null) {
+      problems.push(...admitted(policy, subjects, rule, i));
+      return;
+    }
     const never = plaintextPorts(subjects, rule, ['DISABLE']);
     const all = subjects.reduce((count, subject) => count + portsFor(subject, rule).length, 0);
     // One plaintext port among others is there for whom another rule lets in.
@@ -142,6 +145,23 @@ function allowOnPlaintext(set: PolicySet, policy: Located<AuthorizationPolicy>):
     problems.push(finding(policy.resource, list.path, 'allowRefusesPlaintext', message));
   });
   return problems;
+}
+
+/** Plaintext "matches every `not…` one". */
+function admitted(
+  { resource }: Located<AuthorizationPolicy>,
+  subjects: readonly Subject[],
+  rule: Rule,
+  index: number,
+): readonly Problem[] {
+  const list = findList(rule, index, (one) => isIdentity(one) && one.negated);
+  if (list === null) return [];
+  const places = plaintextPorts(subjects, rule, ['PERMISSIVE', 'DISABLE']);
+  if (places.length === 0) return [];
+  const message =
+    `plaintext has no identity, so ${list.name} does not keep it out, and ${placesText(places)} takes plaintext: ` +
+    'the rule lets it in; add principals: ["*"] to ask for an identity';
+  return [finding(resource, list.path, 'allowAdmitsPlaintext', message)];
 }
 
 /** A list that makes a rule match peers with an identity only; null: plaintext can match. */

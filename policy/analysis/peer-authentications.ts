@@ -2,7 +2,7 @@
 import { fewOf, finding, type Located, resourceName } from '../../mesh/analysis.ts';
 import type { Problem } from '../../mesh/resource.ts';
 import { selects } from '../../mesh/schema.ts';
-import { older, type PeerAuthentication } from '../peer-authentication.ts';
+import { compileModes, older, type PeerAuthentication } from '../peer-authentication.ts';
 import type { PolicyCheck, PolicySet, Subject } from './set.ts';
 
 type Policy = Located<PeerAuthentication>;
@@ -94,6 +94,29 @@ function loses(policy: Policy, winner: Policy, where: string): string {
   const place = `${origin.file}:${origin.lineOf(['metadata', 'name'])}`;
   return `has no effect on ${where}: ${resourceName(winner.resource)} (${place}) holds there${unset} because ${why}; keep one`;
 }
+
+/**
+ * "A namespace-level DISABLE switches the client to plaintext despite a workload's STRICT": for workloads that only a
+ * selector tells of. Of known ones the check of services knows what clients are told.
+ */
+export const openNamespaces: PolicyCheck = (set) => {
+  const policies = set.peerAuthentications.map(({ item }) => item);
+  const problems: Problem[] = [];
+  for (const [namespace, subjects] of set.subjects) {
+    const { mode, source } = compileModes(policies, namespace, new Map(), set.mesh.rootNamespace)(0);
+    const open = set.peerAuthentications.find(({ item }) => `${item.namespace}/${item.name}` === source);
+    if (mode !== 'DISABLE' || open === undefined) continue;
+    const strict = subjects.filter(
+      (subject) =>
+        !subject.known && [0, ...subject.mtlsPorts].some((port) => subject.modeOf(port).mode === 'STRICT'),
+    );
+    if (strict.length === 0) continue;
+    const names = fewOf(strict.map(({ name }) => name));
+    const message = `clients go by the DISABLE of a whole namespace and speak plaintext to ${names}, which is STRICT and refuses it`;
+    problems.push(finding(open.resource, ['spec', 'mtls', 'mode'], 'plaintextToStrict', message));
+  }
+  return problems;
+};
 
 /** `portLevelMtls` "is keyed by the workload's port, not the service's". */
 export const mtlsPorts: PolicyCheck = (set) => {

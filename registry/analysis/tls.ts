@@ -219,11 +219,26 @@ export const autoMtls: RegistryCheck = (set) => {
     found.set(cause.resource, known);
     known.names.add(`${workload.namespace}/${workload.name}`);
   }
+  if (set.workloads.length === 0) return autoMtlsOff(set);
   return [...found].map(([resource, { path, why, names }]) => {
     const message = `${why}, so clients speak plaintext to ${fewOf([...names])}, which is STRICT and refuses it`;
     return finding(resource, path, 'plaintextToStrict', message);
   });
 };
+
+/** Without any workload: whether the mesh is STRICT, and nobody tells clients to speak mutual TLS. */
+function autoMtlsOff(set: RegistrySet): readonly Problem[] {
+  const { resource, enableAutoMtls } = set.meshConfig;
+  if (resource === null || enableAutoMtls) return [];
+  if (namespaceMode(set, set.mesh.rootNamespace).mode !== 'STRICT') return [];
+  const told = set.destinationRules.some((rule) =>
+    settingsOf(rule).some(({ tls }) => tls.mode === 'ISTIO_MUTUAL'),
+  );
+  if (told) return [];
+  const message =
+    'auto mTLS is off and no DestinationRule says ISTIO_MUTUAL, so clients speak plaintext to a mesh that is STRICT';
+  return [finding(resource, ['enableAutoMtls'], 'plaintextToStrict', message)];
+}
 
 /** Whether a DestinationRule sets `tls` for a client of the service's namespace. */
 function isTold({ rules }: RegistrySet, service: Service, port: number): boolean {

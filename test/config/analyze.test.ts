@@ -404,6 +404,20 @@ run(
   '',
 );
 
+run('ALLOW of all but some', {
+  STRICT: authz('p', `spec:\n  ${WEB}\n  rules: [{from: [{source: {notNamespaces: [shop]}}]}]`),
+  PERMISSIVE:
+    authz(
+      'p',
+      `spec:\n  ${WEB}\n  rules:\n    - from:\n        - source:\n            notNamespaces: [shop] #! allowAdmitsPlaintext`,
+    ) + peer('a', `spec:\n  ${WEB}\n  mtls: {mode: PERMISSIVE}`),
+  'PERMISSIVE, with an identity all the same':
+    authz(
+      'p',
+      `spec:\n  ${WEB}\n  rules:\n    - from:\n        - source:\n            principals: ["*"] #! allowRefusesPlaintext\n            notNamespaces: [shop]`,
+    ) + peer('a', `spec:\n  ${WEB}\n  mtls: {mode: PERMISSIVE}`),
+});
+
 run('methods, paths and hosts', {
   'lower case': authz(
     'p',
@@ -474,6 +488,19 @@ run('tokens', {
       `spec:\n  ${WEB}\n  rules:\n    - from:\n        - source:\n            requestPrincipals: ["*"] #! tokenNotVerified`,
     ) + token('t', `spec:\n  ${ORDERS}\n  ${ISSUER} #! tokenNotDemanded`),
   'verified and not demanded': token('t', `spec:\n  ${WEB}\n  ${ISSUER} #! tokenNotDemanded`),
+  'an issuer that nobody accepts':
+    authz(
+      'p',
+      `spec:\n  ${WEB}\n  rules:\n    - from:\n        - source:\n            requestPrincipals:\n              - a.com/*\n              - a.com/me\n              - a*\n              - "*/me"\n              - b.com/* #! unknownIssuer\n              - b* #! unknownIssuer`,
+    ) + token('t', `spec:\n  ${WEB}\n  ${ISSUER}`),
+  'any issuer is accepted':
+    authz('p', `spec:\n  ${WEB}\n  rules: [{from: [{source: {requestPrincipals: [b.com/*]}}]}]`) +
+    token('t', `spec:\n  ${WEB}\n  jwtRules: [{jwksUri: "https://a.com/keys"}]`),
+  'an issuer without subject':
+    authz(
+      'p',
+      `spec:\n  ${WEB}\n  rules:\n    - from:\n        - source:\n            requestPrincipals:\n              - a.com #! requestPrincipalForm`,
+    ) + token('t', `spec:\n  ${WEB}\n  ${ISSUER}`),
   'several for a namespace':
     token('a', `spec:\n  ${ISSUER}`) +
     token('b', `spec:\n  ${ISSUER}`) +
@@ -661,6 +688,21 @@ run(
     'DISABLE to PERMISSIVE':
       rule('r', 'spec:\n  host: web #! unknownHost\n  trafficPolicy: {tls: {mode: DISABLE}}') +
       peer('p', 'spec: {mtls: {mode: PERMISSIVE}}'),
+  },
+  '',
+);
+
+run(
+  'what keeps auto mTLS from STRICT, where no workload is known',
+  {
+    'mesh config': `---\nkind: MeshConfig\nenableAutoMtls: false #! plaintextToStrict\n${peer('p', 'spec: {mtls: {mode: STRICT}}', 'istio-system')}`,
+    'mesh config, of a mesh that takes plaintext': '---\nkind: MeshConfig\nenableAutoMtls: false\n',
+    'a namespace':
+      peer('n', 'spec:\n  mtls:\n    mode: DISABLE #! plaintextToStrict') +
+      peer('w', `spec:\n  ${WEB} #! workloadsUnknown\n  mtls: {mode: STRICT}`),
+    'a namespace, and nobody is STRICT':
+      peer('n', 'spec: {mtls: {mode: DISABLE}}') +
+      peer('w', `spec:\n  ${WEB} #! workloadsUnknown\n  mtls: {mode: UNSET}`),
   },
   '',
 );
