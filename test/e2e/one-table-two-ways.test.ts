@@ -2,8 +2,10 @@
 import { createHash } from 'node:crypto';
 import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { exportJWK, generateKeyPair, SignJWT } from 'jose';
 import t, { type Test } from 'tap';
 import { jsonLines, oarlock } from '../cli/helper.ts';
+import { httpProvider } from '../providers/check-server.ts';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { Peer } from './harness/clients.ts';
 import { Mesh, type Sidecar } from './harness/mesh.ts';
@@ -30,7 +32,10 @@ interface Row {
   readonly host?: string;
   readonly path?: string;
   readonly headers?: Readonly<Record<string, string | readonly string[]>>;
-  readonly expect: 'ALLOW' | 'DENY' | 'refused';
+  /** A bearer token. */
+  readonly token?: string;
+  /** `refused`: 400 or 405. 401 and 403: what is wrong with the token. */
+  readonly expect: 'ALLOW' | 'DENY' | 'CUSTOM' | 'refused' | 401 | 403;
   /** `NAME` of the policy in `shop` that decides; absent: the default does. */
   readonly by?: string;
 }
@@ -51,10 +56,47 @@ spec: {selector: {matchLabels: {app: orders}}, action: ${action}, rules: ${rules
 `;
 }
 
+function custom(name: string, providerName: string, rules: string): string {
+  return policy(name, rules, `CUSTOM, provider: {name: ${providerName}}`);
+}
+
 const source = (fields: string): string => `[{from: [{source: {${fields}}}]}]`;
 const operation = (fields: string): string => `[{to: [{operation: {${fields}}}]}]`;
 const when = (key: string, values: string): string => `[{when: [{key: "${key}", ${values}}]}]`;
 const dryRun = ', annotations: {istio.io/dry-run: "true"}';
+
+const keys = await generateKeyPair('RS256');
+const strangers = await generateKeyPair('RS256');
+const jwks = JSON.stringify({ keys: [{ ...(await exportJWK(keys.publicKey)), kid: 'k', alg: 'RS256' }] });
+
+function token(claims: Readonly<Record<string, unknown>> = {}, key = keys.privateKey): Promise<string> {
+  return new SignJWT({
+    iss: 'https://issuer',
+    sub: 'ann',
+    aud: 'shop',
+    exp: Math.floor(Date.now() / 1000) + 600,
+    ...claims,
+  })
+    .setProtectedHeader({ alg: 'RS256', kid: 'k' })
+    .sign(key);
+}
+
+const requestAuthentication = `apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: shop}
+spec:
+  selector: {matchLabels: {app: orders}}
+  jwtRules:
+  - issuer: https://issuer
+    audiences: [shop]
+    jwks: '${jwks}'
+    outputClaimToHeaders: [{header: x-sub, claim: sub}]
+`;
+
+/** Answers 200 under `/pass`, else a status that nobody else gives. */
+const provider = await httpProvider(t);
+const PROVIDERS_OWN = 418;
+provider.answer = ({ path }) => ({ status: path.startsWith('/pass') ? 200 : PROVIDERS_OWN });
 
 const groups: readonly Group[] = [
   {
@@ -386,6 +428,99 @@ const groups: readonly Group[] = [
       { title: 'TCP', port: 'tcp', expect: 'ALLOW' },
     ],
   },
+  {
+    title: 'tokens',
+    policies: [
+      requestAuthentication,
+      policy('user', '[{from: [{source: {requestPrincipals: ["https://issuer/ann"]}}]}]'),
+      policy(
+        'no-token',
+        '[{from: [{source: {notRequestPrincipals: ["*"]}}], to: [{operation: {paths: [/open]}}]}]',
+      ),
+      policy('scope', when('request.auth.claims[scope]', 'values: [write]')),
+      policy('nested', when('request.auth.claims[a][b]', 'values: ["c*"]')),
+      policy(
+        'audience',
+        '[{to: [{operation: {paths: [/audience]}}], when: [{key: request.auth.audiences, values: [shop]}]}]',
+      ),
+      policy('header', when('request.headers[x-sub]', 'values: [bea]')),
+      policy('number', when('request.auth.claims[n]', 'values: ["7"]'), 'DENY'),
+    ],
+    rows: [
+      { title: 'the principal', token: await token(), expect: 'ALLOW', by: 'user' },
+      { title: 'another', token: await token({ sub: 'bob' }), expect: 'DENY' },
+      { title: 'no token', expect: 'DENY' },
+      { title: 'no token where none is needed', path: '/open', expect: 'ALLOW', by: 'no-token' },
+      {
+        title: 'a token where none is wanted',
+        path: '/open',
+        token: await token({ sub: 'bob' }),
+        expect: 'DENY',
+      },
+      {
+        title: 'scope is split',
+        token: await token({ sub: 'bob', scope: 'read write' }),
+        expect: 'ALLOW',
+        by: 'scope',
+      },
+      {
+        title: 'a nested claim',
+        token: await token({ sub: 'bob', a: { b: 'cd' } }),
+        expect: 'ALLOW',
+        by: 'nested',
+      },
+      {
+        title: 'an audience',
+        path: '/audience',
+        token: await token({ sub: 'bob' }),
+        expect: 'ALLOW',
+        by: 'audience',
+      },
+      { title: 'a header from a claim', token: await token({ sub: 'bea' }), expect: 'ALLOW', by: 'header' },
+      { title: 'the same header forged', headers: { 'x-sub': 'bea' }, expect: 'DENY' },
+      { title: 'numbers never match', token: await token({ n: 7 }), expect: 'ALLOW', by: 'user' },
+      { title: 'over mutual TLS', from: 'shop/web', token: await token(), expect: 'ALLOW', by: 'user' },
+      { title: 'expired', token: await token({ exp: 1_000_000_000 }), expect: 401 },
+      { title: 'signed by another', token: await token({}, strangers.privateKey), expect: 401 },
+      { title: 'an unknown issuer', token: await token({ iss: 'https://other' }), expect: 401 },
+      { title: 'a wrong audience', token: await token({ aud: 'bank' }), expect: 403 },
+      { title: 'no token at all', token: 'abc', expect: 401 },
+      { title: 'a bad token where none is needed', path: '/open', token: 'abc', expect: 401 },
+      { title: 'TCP: JWT fields are dropped', port: 'tcp', expect: 'DENY', by: 'number' },
+    ],
+  },
+  {
+    title: 'without RequestAuthentication tokens are ignored',
+    policies: [policy('user', '[{from: [{source: {requestPrincipals: ["*"]}}]}]', 'DENY')],
+    rows: [
+      { title: 'a good one', token: await token(), expect: 'ALLOW' },
+      { title: 'a bad one', token: 'abc', expect: 'ALLOW' },
+    ],
+  },
+  {
+    title: 'CUSTOM',
+    policies: [
+      custom('ask', 'provider', '[{to: [{operation: {notPaths: ["/free*"]}}]}]'),
+      policy('deny', operation('paths: ["*/denied"], ports: ["$http"]'), 'DENY'),
+      policy('get', operation('methods: [GET], ports: ["$http"]')),
+    ],
+    rows: [
+      { title: 'asked', path: '/x', expect: 'CUSTOM', by: 'ask' },
+      { title: 'a provider of HTTP is not asked on TCP', port: 'tcp', expect: 'DENY' },
+      { title: 'denied whatever it says', path: '/pass/denied', expect: 'DENY', by: 'deny' },
+      { title: 'not asked, allowed', path: '/free', expect: 'ALLOW', by: 'get' },
+      { title: 'not asked, denied', path: '/free/denied', expect: 'DENY', by: 'deny' },
+      { title: 'not asked, nothing matches', path: '/free', method: 'PUT', expect: 'DENY' },
+    ],
+  },
+  {
+    title: 'CUSTOM without a provider',
+    policies: [custom('ask', 'nobody', operation('paths: ["/x"]'))],
+    rows: [
+      { title: 'a match is denied', path: '/x', expect: 'DENY', by: 'ask' },
+      { title: 'a miss', path: '/y', expect: 'ALLOW' },
+    ],
+  },
 ];
 
 // ---- the sidecar
@@ -413,6 +548,19 @@ metadata: {name: orders, namespace: shop}
 spec:
   workloadSelector: {labels: {app: orders}}
   ingress: [${ingress.join(', ')}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: provider, namespace: shop}
+spec:
+  hosts: [provider.shop.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http}]
+  endpoints: [{address: 127.0.0.1, ports: {http: ${provider.port}}}]
+---
+kind: MeshConfig
+extensionProviders: [{name: provider, envoyExtAuthzHttp: {service: provider.shop.svc.cluster.local, port: 80}}]
 ---
 ${peerAuthentication('PERMISSIVE')}`,
 );
@@ -467,7 +615,9 @@ const DECISIONS: ReadonlyMap<number, string> = new Map([
   [200, 'ALLOW'],
   [403, 'DENY'],
   [400, 'refused'],
+  [401, '401'],
   [405, 'refused'],
+  [PROVIDERS_OWN, 'CUSTOM'],
 ]);
 
 interface Seen {
@@ -489,8 +639,9 @@ async function throughSidecar(row: Row, id: string): Promise<Seen> {
 }
 
 async function askHttp(peer: Peer, row: Row, id: string, mark: number): Promise<Seen> {
-  const { method = 'GET', path = '/', host = 'orders', headers = {} } = row;
+  const { method = 'GET', path = '/', host = 'orders', headers = {}, token: bearer } = row;
   let head = `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\nx-request-id: ${id}\r\n`;
+  if (bearer !== undefined) head += `authorization: Bearer ${bearer}\r\n`;
   for (const [name, values] of Object.entries(headers)) {
     for (const value of typeof values === 'string' ? [values] : values) head += `${name}: ${value}\r\n`;
   }
@@ -542,7 +693,8 @@ function requestOf(row: Row): object {
     sni: sni ?? null,
   };
   if (!isHttp(row)) return { ...connection, protocol: 'tcp' };
-  return { ...connection, method, host, path, headers: { ...row.headers, 'x-request-id': 'x' } };
+  const bearer = row.token === undefined ? {} : { token: row.token };
+  return { ...connection, ...bearer, method, host, path, headers: { ...row.headers, 'x-request-id': 'x' } };
 }
 
 async function throughCommand(rows: readonly Row[]): Promise<Record<string, unknown>[]> {
@@ -597,6 +749,14 @@ for (const group of groups) {
           `${row.title}: the command`,
         );
         t.equal(seen.decision, 'refused', `${row.title}: the sidecar`);
+        continue;
+      }
+      if (typeof row.expect === 'number') {
+        const refusal = { decision: 'UNAUTHENTICATED', status: row.expect };
+        t.match(answer, { id: row.title, ...refusal }, `${row.title}: the command`);
+        // 403 stands for a denial too: the details tell them apart, in Envoy's words.
+        const words = String(answer.reason).replaceAll(' ', '_');
+        t.equal(seen.detail, `jwt_authn_access_denied{${words}}`, `${row.title}: the sidecar`);
         continue;
       }
       t.match(answer, { id: row.title, decision: row.expect, policy: by }, `${row.title}: the command`);
