@@ -7,32 +7,16 @@ import type { DataPath } from './data-path.ts';
 import type { Exchange } from './http1/exchange.ts';
 import type { LocalAnswer } from './http1/local-answer.ts';
 
-/** What is judged, and by what. */
-export interface Deciding {
-  readonly path: DataPath;
-  readonly connection: Connection;
-  readonly facts: ConnectionFacts;
-  readonly snapshot: Snapshot;
-}
-
 /** Decides a request that external authorization and tokens let pass; null lets it go on. */
 export function decideRequest(
-  deciding: Deciding,
+  snapshot: Snapshot,
+  facts: ConnectionFacts,
   head: RequestFacts,
   exchange: Exchange,
 ): LocalAnswer | null {
-  const { authorization } = deciding.snapshot;
-  if (authorization.observe !== null) observe(deciding, head);
-  const decision = authorization.decideRequest(deciding.facts, head);
+  const decision = snapshot.authorization.decideRequest(facts, head);
   exchange.decision = decision;
   return decision.allowed ? null : denied(decision);
-}
-
-/** Decides a TCP connection that external authorization let pass. */
-export function decideConnection(deciding: Deciding): Decision {
-  const { authorization } = deciding.snapshot;
-  if (authorization.observe !== null) observe(deciding, null);
-  return authorization.decideConnection(deciding.facts);
 }
 
 /** Envoy's answer to what RBAC denies. */
@@ -40,8 +24,19 @@ export function denied(decision: Decision): LocalAnswer {
   return { status: 403, body: 'RBAC: access denied', reason: 'policy_denied', detail: decision.detail };
 }
 
+/** Who is looked on at, and by what. */
+export interface Observing {
+  readonly path: DataPath;
+  readonly connection: Connection;
+  readonly facts: ConnectionFacts;
+  readonly snapshot: Snapshot;
+}
+
 /** Counts what AUDIT and dry-run policies match; a denial that is only tried out gets a line too. */
-function observe({ path, connection, facts, snapshot }: Deciding, request: RequestFacts | null): void {
+export function observe(
+  { path, connection, facts, snapshot }: Observing,
+  request: RequestFacts | null,
+): void {
   const observed = snapshot.authorization.observe?.(facts, request);
   if (observed === undefined) return;
   const { observations } = path.metrics;

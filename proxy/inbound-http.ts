@@ -1,15 +1,16 @@
 /** The inbound side of an HTTP connection: each request judged, then handed to the app with its caller's identity. */
 import type { Decision, Nearest } from '../mesh/decision.ts';
+import type { Identity } from '../mesh/identity.ts';
 import type { AppAddress, ForwardedClientCert, Snapshot } from '../mesh/snapshot.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
-import { decideRequest } from './decide.ts';
+import { decideRequest, observe } from './decide.ts';
 import type { DialDone, Upstream } from './dial.ts';
 import { forwardedFor } from './forwarded-for.ts';
 import { HttpSideBase } from './http-side.ts';
 import type { Exchange } from './http1/exchange.ts';
 import type { Judged } from './http1/forward.ts';
-import { FORWARDED_CERT, type RequestHead } from './http1/head.ts';
+import { type Field, FORWARDED_CERT, type RequestHead } from './http1/head.ts';
 import type { LocalAnswer } from './http1/local-answer.ts';
 import { Judgement } from './judgement.ts';
 import { maskParams } from './mask.ts';
@@ -18,6 +19,9 @@ import type { VerifiedPeer } from './verify-peer.ts';
 export class InboundHttp extends HttpSideBase {
   readonly #app: AppAddress;
   readonly #peer: VerifiedPeer | null;
+  /** Made for `certOf`, who may become another with the credentials. */
+  #cert: Field | null = null;
+  #certOf: Identity | null = null;
   /** The request at hand, and the set it is judged by. */
   #head: RequestHead | null = null;
   #snapshot: Snapshot | null = null;
@@ -44,7 +48,8 @@ export class InboundHttp extends HttpSideBase {
     this.#forwardCert(head, snapshot.mesh.forwardedClientCert);
     const asked = snapshot.authorization.ask(facts, head);
     if (asked === null && verifier === null) {
-      return decideRequest({ path, connection, facts, snapshot }, head, exchange);
+      if (snapshot.authorization.observe !== null) observe({ path, connection, facts, snapshot }, head);
+      return decideRequest(snapshot, facts, head, exchange);
     }
     exchange.path = maskParams(head.path, path.tokenParams);
     const judgement = new Judgement({
@@ -85,21 +90,36 @@ export class InboundHttp extends HttpSideBase {
    * comes without the field, as SANITIZE has it.
    */
   #forwardCert(head: RequestHead, how: ForwardedClientCert): void {
-    const peer = this.#peer;
-    const own = this.path.identity?.uri;
-    const sent = head.forwardedCert;
-    let value: string | null = null;
-    if (how === 'SANITIZE_SET' || how === 'APPEND_FORWARD') {
-      if (peer === null || own === undefined) return;
-      value = `By=${own};Hash=${peer.hash};Subject="";URI=${peer.identity.uri}`;
-      if (how === 'APPEND_FORWARD' && sent !== null && sent !== '') value = `${sent},${value}`;
-    } else if (how === 'ALWAYS_FORWARD_ONLY' || (how === 'FORWARD_ONLY' && peer !== null)) value = sent;
-    if (value !== null) {
-      head.fields = [...head.fields, { name: FORWARDED_CERT, key: FORWARDED_CERT, value }];
+    const sent = head.forwardedCert ?? '';
+    const mutual = this.#peer !== null;
+    let field: Field | null = null;
+    if (how === 'SANITIZE_SET' || (how === 'APPEND_FORWARD' && sent === '')) field = this.#peersCert();
+    else if (how === 'APPEND_FORWARD') {
+      const own = this.#peersCert();
+      field = own === null ? null : certField(`${sent},${own.value}`);
+    } else if (how === 'ALWAYS_FORWARD_ONLY' || (how === 'FORWARD_ONLY' && mutual)) {
+      field = head.forwardedCert === null ? null : certField(sent);
     }
+    if (field !== null) head.fields = head.fields.concat(field);
+  }
+
+  /** The peer's certificate as the app is told of it; one for all requests of the connection. */
+  #peersCert(): Field | null {
+    const peer = this.#peer;
+    const { identity } = this.path;
+    if (peer === null || identity === null) return null;
+    if (this.#cert === null || this.#certOf !== identity) {
+      this.#certOf = identity;
+      this.#cert = certField(`By=${identity.uri};Hash=${peer.hash};Subject="";URI=${peer.identity.uri}`);
+    }
+    return this.#cert;
   }
 
   override dropped(_upstream: Upstream): void {}
+}
+
+function certField(value: string): Field {
+  return { name: FORWARDED_CERT, key: FORWARDED_CERT, value };
 }
 
 const DENIED_WITHOUT_SNAPSHOT: LocalAnswer = {

@@ -9,7 +9,7 @@ import type { Protocol } from '../mesh/workload.ts';
 import { admit } from './admit.ts';
 import { type Connection, unmapped } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
-import { decideConnection } from './decide.ts';
+import { observe } from './decide.ts';
 import { detect, firstByteClass, looksLikeHttp } from './detect.ts';
 import { dial } from './dial.ts';
 import { checkRequestOf, providerOf } from './ext-authz-check.ts';
@@ -307,7 +307,11 @@ class InboundConnection {
 
   /** @param snapshot the one that CUSTOM policies were asked of */
   #admitTcp(snapshot: Snapshot): void {
+    const path = this.#path;
     const connection = this.#connection;
+    const { facts } = connection;
+    if (facts !== null && snapshot.authorization.observe !== null)
+      observe({ path, connection, facts, snapshot }, null);
     if (!this.#decideTcp(snapshot)) return;
     dial(
       this.#path,
@@ -320,13 +324,12 @@ class InboundConnection {
   }
 
   #decideTcp(snapshot: Snapshot): boolean {
-    const path = this.#path;
-    const connection = this.#connection;
-    const { facts } = connection;
+    const { facts } = this.#connection;
     if (facts === null) return false;
-    const decision = decideConnection({ path, connection, facts, snapshot });
+    const { authorization } = snapshot;
+    const decision = authorization.decideConnection(facts);
     if (decision.allowed) return true;
-    const explainer = { explain: () => snapshot.authorization.explain(facts, null, decision) };
+    const explainer = { explain: () => authorization.explain(facts, null, decision) };
     this.#refuse('policy_denied', decision.detail, deniedBy(decision.policy, decision.missed), explainer);
     return false;
   }

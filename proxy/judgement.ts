@@ -6,7 +6,7 @@ import type { Snapshot } from '../mesh/snapshot.ts';
 import type { TokenVerdict, TokenVerifier } from '../mesh/tokens.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
-import { decideRequest, denied } from './decide.ts';
+import { decideRequest, denied, observe } from './decide.ts';
 import { checkRequestOf, providerOf } from './ext-authz-check.ts';
 import { badChange, changeFields, removeFields } from './http1/change-fields.ts';
 import type { Exchange } from './http1/exchange.ts';
@@ -158,8 +158,9 @@ export class Judgement {
   }
 
   #decide(): LocalAnswer | null {
-    const { path, connection, facts, snapshot, head, exchange } = this.#judging;
-    return decideRequest({ path, connection, facts, snapshot }, head, exchange);
+    const { facts, snapshot, head, exchange } = this.#judging;
+    observe(this.#judging, head);
+    return decideRequest(snapshot, facts, head, exchange);
   }
 
   /** Goes on after a wait, unless there is nobody left to answer. */
