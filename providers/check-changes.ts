@@ -30,6 +30,12 @@ const OVERWRITE_IF_EXISTS = 3;
 /** Envoy's answer where it cannot send on what the authorizer made of the request, failOpen or not. */
 const SPOILT: Denied = { kind: 'denied', status: 503, fields: [], body: Buffer.alloc(0) };
 
+/** A field, its name in lower case. */
+export interface Named {
+  readonly name: string;
+  readonly value: string;
+}
+
 /** What is asked for of the request and of its answer, before it is checked. */
 export interface Wanted {
   readonly remove: readonly string[];
@@ -53,26 +59,35 @@ export function allowed({ remove, set, path, answerFields }: Wanted): CheckAnswe
   };
 }
 
-/** A denial; what cannot be sent is left out of it, an impossible status is 403. */
-export function denied(status: number, fields: readonly FieldChange[], body: Uint8Array): Denied {
+/**
+ * A denial; what cannot be sent is left out of it, an impossible status is 403. Fields of one name stand beside
+ * each other, in the place of what the answer would have had.
+ */
+export function denied(status: number, given: readonly Named[], body: Uint8Array): Denied {
+  const seen = new Set<string>();
+  const fields: FieldChange[] = [];
+  for (const field of given.filter((one) => isOurs(one) && isSound(one))) {
+    fields.push({ ...field, append: seen.has(field.name) });
+    seen.add(field.name);
+  }
   return {
     kind: 'denied',
     status: status >= 200 && status <= 999 ? status : 403,
-    fields: fields.filter((field) => isOurs(field) && isSound(field)),
+    fields,
     body: Buffer.from(body),
   };
 }
 
-function isOurs({ name }: { readonly name: string }): boolean {
+function isOurs({ name }: Pick<Named, 'name'>): boolean {
   return name !== '' && !name.startsWith(':') && !NOT_CHANGED.has(name);
 }
 
-function isSound({ name, value }: FieldChange): boolean {
+function isSound({ name, value }: Named): boolean {
   return NAME.test(name) && VALUE.test(value);
 }
 
-function change({ key, value }: Pair, append: boolean): FieldChange {
-  return { name: key.toLowerCase(), value: value.replace(EDGE_SPACE, ''), append };
+function named({ key, value }: Pair): Named {
+  return { name: key.toLowerCase(), value: value.replace(EDGE_SPACE, '') };
 }
 
 /**
@@ -83,11 +98,11 @@ export function changesOf(ok: OkResponse, request: NonNullable<CheckRequest['req
   // Envoy heeds only the deprecated `append` here: whatever the action, a field without it is set.
   const set = new Map<string, string>();
   for (const option of ok.headers.filter(({ append }) => append !== true)) {
-    const { name, value } = change(option, false);
+    const { name, value } = named(option);
     set.set(name, value);
   }
   for (const option of ok.headers.filter(({ append }) => append === true)) {
-    const { name, value } = change(option, false);
+    const { name, value } = named(option);
     const before = set.get(name) ?? joined(request, name);
     // "Appended" means joined to what is there by a comma; where nothing is, nothing is appended to.
     if (before !== undefined) set.set(name, `${before},${value}`);
@@ -121,21 +136,21 @@ function answerChanges(options: readonly HeaderOption[]): AnswerChange[] {
   for (const option of options) {
     const { append, action } = option;
     if (append === false || (append === null && action === OVERWRITE_IF_EXISTS_OR_ADD)) {
-      groups.set.push({ ...change(option, false), only: null });
+      groups.set.push({ ...named(option), append: false, only: null });
     } else if (append === true || action === 0) {
-      groups.add.push({ ...change(option, true), only: null });
+      groups.add.push({ ...named(option), append: true, only: null });
     } else if (action === ADD_IF_ABSENT) {
-      groups.absent.push({ ...change(option, true), only: 'absent' });
+      groups.absent.push({ ...named(option), append: true, only: 'absent' });
     } else if (action === OVERWRITE_IF_EXISTS) {
-      groups.present.push({ ...change(option, false), only: 'present' });
+      groups.present.push({ ...named(option), append: false, only: 'present' });
     }
   }
   return [...groups.add, ...groups.set, ...groups.absent, ...groups.present];
 }
 
 /** The fields of a refusal: none that would be appended to (there is nothing yet), the rest beside each other. */
-export function refusalFields(options: readonly HeaderOption[]): FieldChange[] {
-  return options.filter(({ append }) => append !== true).map((option) => change(option, true));
+export function refusalFields(options: readonly HeaderOption[]): Named[] {
+  return options.filter(({ append }) => append !== true).map(named);
 }
 
 /**

@@ -136,12 +136,8 @@ function answerOf(status: number, fields: FieldList, body: Buffer, lists: Lists)
   if (status >= 500 && status <= 599) throw new Error(`it answered ${status}`);
   const others = fields.filter(([name]) => name !== REMOVE);
   if (status !== 200) {
-    const given = others.filter(([name]) => lists.onDeny(name));
-    return denied(
-      status,
-      given.map(([name, value]) => ({ name, value, append: true })),
-      body,
-    );
+    const given = others.filter(([name]) => lists.onDeny(name)).map(([name, value]) => ({ name, value }));
+    return denied(status, given, body);
   }
   // Each is set in turn: of several of one name the last one stays.
   const set = new Map(others.filter(([name]) => lists.upstream(name)));

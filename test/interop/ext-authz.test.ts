@@ -239,8 +239,7 @@ async function throughUs(one: Case): Promise<Outcome> {
   }
   if (answer.kind === 'denied') {
     const type: Field[] = answer.body.length > 0 ? [['content-type', 'text/plain']] : [];
-    const given = answer.fields.map(({ name, value }): Field => [name, value]);
-    const fields = given.some(([name]) => name === 'content-type') ? given : [...type, ...given];
+    const fields = changed(type, answer.fields);
     const silent = one.method === 'HEAD' || answer.status === 204 || answer.status === 304;
     return {
       arrived: null,
