@@ -4,9 +4,12 @@ import { selects } from '../mesh/schema.ts';
 import type { Protocol, Workload } from '../mesh/workload.ts';
 import type { PolicySet, Subject } from '../policy/analysis/set.ts';
 import type { PeerAuthentication } from '../policy/peer-authentication.ts';
-import { allServices, endpointsOn, type RegistrySet } from '../registry/analysis/set.ts';
+import type { RegistrySet } from '../registry/analysis/set.ts';
+import { endpointPort } from '../registry/endpoints.ts';
 import { inboundPorts } from '../registry/inbound.ts';
 import { selectSidecar } from '../registry/listeners.ts';
+import { isSelected } from '../registry/registry.ts';
+import type { ServiceEntry } from '../registry/service-entry.ts';
 
 type Policies = Pick<PolicySet, 'peerAuthentications' | 'authorizationPolicies' | 'requestAuthentications'>;
 
@@ -23,78 +26,100 @@ export function subjectsOfSet(set: RegistrySet, policies: Policies): ReadonlyMap
     if (list === undefined) subjects.set(subject.namespace, [subject]);
     else list.push(subject);
   };
-  const servicePorts = servicePortsOf(set);
-  const sidecars = Map.groupBy(
-    set.sidecars.map(({ item }) => item),
-    ({ namespace }) => namespace,
-  );
-  const { rootNamespace } = set.mesh;
-  const modePorts = portsByNamespace(policies.peerAuthentications);
+  const subjectOf = subjectMaker(set, policies.peerAuthentications);
   for (const workload of set.workloads) {
-    const { namespace } = workload;
-    const own = sidecars.get(namespace) ?? [];
-    const root = namespace === rootNamespace ? [] : (sidecars.get(rootNamespace) ?? []);
-    const sidecar = selectSidecar([...own, ...root], workload, rootNamespace);
-    const ports = new Map<number, Protocol>();
-    for (const [port, { protocol }] of inboundPorts(set.registry, sidecar, workload))
-      ports.set(port, protocol);
-    for (const port of workload.ports.values()) if (!ports.has(port)) ports.set(port, 'auto');
-    add({
-      name: `${namespace}/${workload.name}`,
-      known: true,
-      namespace,
-      labels: workload.labels,
-      serviceAccount: workload.serviceAccount,
-      ports,
-      servicePorts: servicePorts.get(workload) ?? new Map(),
-      mtlsPorts: modePorts(namespace, workload.labels),
-      modeOf: (port) => set.modeOf(workload, port),
-    });
+    add(subjectOf(workload, `${workload.namespace}/${workload.name}`, true));
   }
   const populated = new Set(subjects.keys());
-  for (const { namespace, matchLabels } of assumed(policies)) {
+  for (const { namespace, matchLabels } of assumed(set, policies)) {
     // Where workloads are known, a selector that matches none of them is a mistake, and told as such.
-    if (populated.has(namespace) || (namespace === rootNamespace && populated.size > 0)) continue;
+    if (populated.has(namespace) || (namespace === set.mesh.rootNamespace && populated.size > 0)) continue;
     const there = subjects.get(namespace) ?? [];
     if (there.some(({ labels }) => selects(matchLabels, labels))) continue;
     const text = labelText(matchLabels);
-    add({
-      name: `${text === '' ? 'workloads' : `workloads ${text}`} of namespace ${namespace}`,
-      known: false,
+    const workload: Workload = {
+      name: '',
       namespace,
       labels: matchLabels,
       serviceAccount: '',
+      addresses: [],
       ports: new Map(),
-      servicePorts: new Map(),
-      mtlsPorts: modePorts(namespace, matchLabels),
-      modeOf: (port) => set.modeOf({ namespace, labels: matchLabels }, port),
-    });
+      weight: 1,
+    };
+    add(
+      subjectOf(
+        workload,
+        `${text === '' ? 'workloads' : `workloads ${text}`} of namespace ${namespace}`,
+        false,
+      ),
+    );
   }
   return subjects;
 }
 
-/** What policies select, the most specific first, so that wider selectors find them there. */
-function assumed({
-  peerAuthentications,
-  authorizationPolicies,
-  requestAuthentications,
-}: Policies): readonly Selecting[] {
-  const all: readonly Selecting[] = [
+function subjectMaker(
+  set: RegistrySet,
+  peerAuthentications: Policies['peerAuthentications'],
+): (workload: Workload, name: string, known: boolean) => Subject {
+  const sidecars = Map.groupBy(
+    set.sidecars.map(({ item }) => item),
+    ({ namespace }) => namespace,
+  );
+  const entries = Map.groupBy(
+    set.serviceEntries.map(({ item }) => item),
+    ({ namespace }) => namespace,
+  );
+  const modePorts = portsByNamespace(peerAuthentications);
+  const { rootNamespace } = set.mesh;
+  return (workload, name, known) => {
+    const { namespace, labels, serviceAccount } = workload;
+    const root = namespace === rootNamespace ? [] : (sidecars.get(rootNamespace) ?? []);
+    const sidecar = selectSidecar([...(sidecars.get(namespace) ?? []), ...root], workload, rootNamespace);
+    const ports = new Map<number, Protocol>();
+    for (const [port, { protocol }] of inboundPorts(set.registry, sidecar, workload))
+      ports.set(port, protocol);
+    for (const port of workload.ports.values()) if (!ports.has(port)) ports.set(port, 'auto');
+    return {
+      name,
+      known,
+      namespace,
+      labels,
+      serviceAccount,
+      ports,
+      servicePorts: servicePortsOf(entries.get(namespace) ?? [], workload),
+      mtlsPorts: modePorts(namespace, labels),
+      modeOf: (port) => set.modeOf(workload, port),
+    };
+  };
+}
+
+/** What policies and services select, the most specific first, so that wider selectors find them there. */
+function assumed(
+  set: RegistrySet,
+  { peerAuthentications, authorizationPolicies, requestAuthentications }: Policies,
+): readonly Selecting[] {
+  const policies: readonly Located<Selecting>[] = [
     ...peerAuthentications,
     ...authorizationPolicies,
     ...requestAuthentications,
-  ].map(({ item }) => item);
-  return [...all].sort((a, b) => b.matchLabels.size - a.matchLabels.size);
+  ];
+  const services = set.serviceEntries.flatMap(({ item: { namespace, workloadSelector } }): Selecting[] =>
+    workloadSelector === null ? [] : [{ namespace, matchLabels: workloadSelector }],
+  );
+  return [...policies.map(({ item }) => item), ...services].sort(
+    (a, b) => b.matchLabels.size - a.matchLabels.size,
+  );
 }
 
-/** For each workload: port of a service it stands behind → its own port. */
-function servicePortsOf(set: RegistrySet): ReadonlyMap<Workload, ReadonlyMap<number, number>> {
-  const ports = new Map<Workload, Map<number, number>>();
-  for (const { port, endpoint } of endpointsOn(set, allServices(set))) {
-    if (endpoint.workload === null) continue;
-    const own = ports.get(endpoint.workload) ?? new Map<number, number>();
-    ports.set(endpoint.workload, own);
-    if (!own.has(port)) own.set(port, endpoint.port);
+/** Port of a service that selects the workload → the workload's own port. */
+function servicePortsOf(entries: readonly ServiceEntry[], workload: Workload): ReadonlyMap<number, number> {
+  const ports = new Map<number, number>();
+  for (const entry of entries) {
+    if (!isSelected(entry, workload)) continue;
+    for (const port of entry.ports) {
+      const own = endpointPort(entry, workload, port);
+      if (own !== null && !ports.has(port.number)) ports.set(port.number, own);
+    }
   }
   return ports;
 }

@@ -93,19 +93,45 @@ function plaintextPorts(
 }
 
 /** "Plaintext matches no positive identity field, not even `*`." */
-export const identityOnPlaintext: PolicyCheck = (set) =>
-  enforced(set).flatMap((policy) => {
-    if (policy.item.action === 'DENY') return denyOnPlaintext(set, policy);
+export const identityOnPlaintext: PolicyCheck = (set) => {
+  const closed = deniedPlaintext(set);
+  return enforced(set).flatMap((policy) => {
+    if (policy.item.action === 'DENY') return denyOnPlaintext(set, policy, closed);
     return policy.item.action === 'ALLOW' ? allowOnPlaintext(set, policy) : [];
   });
+};
 
-function denyOnPlaintext(set: PolicySet, policy: Located<AuthorizationPolicy>): readonly Problem[] {
+/** The DENY rules that refuse plaintext as such, by workload: `notPrincipals: ["*"]`, perhaps on some ports. */
+function deniedPlaintext(set: PolicySet): ReadonlyMap<Subject, readonly Rule[]> {
+  const closed = new Map<Subject, Rule[]>();
+  for (const { item } of enforced(set)) {
+    if (item.action !== 'DENY') continue;
+    const rules = item.rules.filter((rule, i) =>
+      listsOf(rule, i).every(
+        (list) => list.topic === 'ports' || (isIdentity(list) && list.negated && list.values.includes('*')),
+      ),
+    );
+    if (rules.length === 0) continue;
+    for (const subject of subjectsOf(set, item)) {
+      closed.set(subject, [...(closed.get(subject) ?? []), ...rules]);
+    }
+  }
+  return closed;
+}
+
+function denyOnPlaintext(
+  set: PolicySet,
+  policy: Located<AuthorizationPolicy>,
+  closed: ReadonlyMap<Subject, readonly Rule[]>,
+): readonly Problem[] {
   const problems: Problem[] = [];
   const subjects = subjectsOf(set, policy.item);
   policy.item.rules.forEach((rule, i) => {
     const list = findList(rule, i, (one) => isIdentity(one) && !one.negated);
     if (list === null) return;
-    const places = plaintextPorts(subjects, rule, ['PERMISSIVE', 'DISABLE']);
+    const places = plaintextPorts(subjects, rule, ['PERMISSIVE', 'DISABLE']).filter(
+      ({ subject, port }) => !(closed.get(subject) ?? []).some((one) => appliesTo(one, port)),
+    );
     const [first] = places;
     if (first === undefined) return;
     const { mode, source } = modeAt(first.subject, first.port);

@@ -1,5 +1,5 @@
 /** Checks of DestinationRules: hosts, subsets and ports that nobody has, and rules that are not reached. */
-import { finding, type Located, labelText, resourceName } from '../../mesh/analysis.ts';
+import { finding, type Located, labelText, resourceName, unmatchedSelector } from '../../mesh/analysis.ts';
 import type { Problem } from '../../mesh/resource.ts';
 import { selects } from '../../mesh/schema.ts';
 import type { DestinationRule } from '../destination-rule.ts';
@@ -25,8 +25,13 @@ export const subsets: RegistryCheck = (set) => {
     const workloads = new Set(endpointsOn(set, services).flatMap(({ endpoint }) => endpoint.workload ?? []));
     item.subsets.forEach(({ name, labels }, i) => {
       if ([...workloads].some((workload) => selects(labels, workload.labels))) return;
+      const path = ['spec', 'subsets', i, 'labels'];
+      if (workloads.size === 0 && set.workloads.length === 0) {
+        problems.push(unmatchedSelector(resource, path, labels, item.host, false));
+        return;
+      }
       const message = `subset ${name} has no endpoint: none of ${item.host} has the labels ${labelText(labels)}`;
-      problems.push(finding(resource, ['spec', 'subsets', i, 'labels'], 'emptySubset', message));
+      problems.push(finding(resource, path, 'emptySubset', message));
     });
   }
   return problems;
