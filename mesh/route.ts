@@ -43,7 +43,7 @@ export interface Route {
   readonly tls: RouteTls;
   readonly endpoints: readonly Endpoint[];
   /**
-   * ServiceEntry resolution NONE: the caller's own destination is the endpoint, on this port, and `endpoints` is
+   * ServiceEntry resolution NONE or DYNAMIC_DNS: the caller's own destination is the endpoint, on this port, and `endpoints` is
    * empty. Null: they are the endpoints.
    */
   readonly ownPort: number | null;

@@ -118,6 +118,8 @@ export function mapOf<T>(member: Decoder<T>): Decoder<ReadonlyMap<string, T>> {
     }
     const map = new Map<string, T>();
     for (const [key, item] of Object.entries(value)) {
+      // The API server drops null values of a map.
+      if (item === null) continue;
       const decoded = member(item, [...path, key], reporter);
       if (decoded !== undefined) map.set(key, decoded);
     }

@@ -2,7 +2,7 @@
 import { isIP } from 'node:net';
 import type { FieldPath } from '../mesh/resource.ts';
 import type { Decoder, Reporter } from '../mesh/schema.ts';
-import { listOf } from '../mesh/schema.ts';
+import { integer, listOf, mapOf, object, string } from '../mesh/schema.ts';
 
 /** Istio's labels.IsDNS1123Label: letters of either case, unlike Kubernetes'. */
 const DNS_LABEL = /^[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?$/;
@@ -27,8 +27,6 @@ const PROTOCOLS = new Set([
   'mongo',
   'redis',
   'mysql',
-  'hbone',
-  'double-hbone',
 ]);
 /** Of these, what tells hosts apart by itself: `IsHTTP` and `IsTLS` of Istio's protocol package. */
 const TELLS_HOSTS_APART = new Set(['http', 'http2', 'http_proxy', 'grpc', 'grpc-web', 'https', 'tls']);
@@ -94,11 +92,57 @@ export const portName: Decoder<string> = stringThat(
   'a port name: letters, digits and dashes, at most 63',
 );
 
-/** A label value: a selector must not hold a wildcard (Istio: ValidateAlphaWorkloadSelector). */
-export const selectorValue: Decoder<string> = stringThat(
-  (text) => !text.includes('*'),
-  'a label value without wildcard',
-);
+/** Protobuf's uint32. */
+export const unsigned = integer(0, 0xffffffff);
+
+/** Istio's labels.Instance.Validate: keys as Kubernetes has them; values too, but of any length. */
+const TAG = '[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?';
+const TAG_VALUE = /^(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?$/;
+const TAG_KEY = new RegExp(`^(?:(?<prefix>[A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?)/)?${TAG}$`);
+const MAX_PREFIX = 253;
+
+/** Labels of an endpoint or a subset. */
+export const tags: Decoder<ReadonlyMap<string, string>> = (value, path, reporter) => {
+  const labels = mapOf(string)(value, path, reporter);
+  if (labels === undefined) return undefined;
+  for (const [key, text] of labels) {
+    const prefix = TAG_KEY.exec(key)?.groups?.prefix;
+    if (!TAG_KEY.test(key) || (prefix?.length ?? 0) > MAX_PREFIX) {
+      reporter.report([...path, key], 'badValue', `${JSON.stringify(key)} is no label key`);
+    }
+    if (!TAG_VALUE.test(text)) {
+      reporter.report([...path, key], 'badValue', `${JSON.stringify(text)} is no label value`);
+    }
+  }
+  return labels;
+};
+
+/**
+ * A selector whose labels stand under `field` (Istio: ValidateAlphaWorkloadSelector, validateWorkloadSelector).
+ * One without labels selects the whole namespace and is a Warning.
+ */
+export function selectorOf(field: 'labels' | 'matchLabels'): Decoder<ReadonlyMap<string, string>> {
+  const shape: Decoder<Readonly<Record<string, ReadonlyMap<string, string> | undefined>>> = object({
+    [field]: mapOf(string),
+  });
+  return (value, path, reporter) => {
+    const labels = shape(value, path, reporter)?.[field] ?? new Map<string, string>();
+    if (labels.size === 0) {
+      reporter.report(path, 'missing', 'a selector without labels selects the whole namespace', 'Warning');
+    }
+    for (const [key, text] of labels) {
+      const at = [...path, field, key];
+      if (key === '') reporter.report(at, 'badValue', 'a label needs a name');
+      if (key.includes('*') || text.includes('*')) {
+        reporter.report(at, 'badValue', 'a selector takes no wildcard; it matches whole values');
+      }
+      if (text.length > MAX_LABEL) {
+        reporter.report(at, 'badValue', `a label value has at most ${MAX_LABEL} characters`);
+      }
+    }
+    return labels;
+  };
+}
 
 /** Runs a shape check for unknown fields, then says that the field has no effect here. */
 export function acceptedOnly(shape: Decoder<unknown>, why: string): Decoder<unknown> {

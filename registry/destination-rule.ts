@@ -1,13 +1,14 @@
 /** DestinationRule: how connections to a host are secured. */
 import type { Problem, Resource } from '../mesh/resource.ts';
-import { listOf, mapOf, object, Reporter, string } from '../mesh/schema.ts';
+import { listOf, object, Reporter, string } from '../mesh/schema.ts';
 import {
   checkExportTo,
   isDnsLabel,
   isWildcardHostName,
   requireField,
-  selectorValue,
+  selectorOf,
   stringThat,
+  tags,
 } from './checks.ts';
 import type { Aged } from './hosts.ts';
 import { fullHost } from './hosts.ts';
@@ -33,7 +34,7 @@ export interface DestinationRule extends Aged {
 
 const subset = object({
   name: stringThat(isDnsLabel, 'a subset name: letters, digits and dashes'),
-  labels: mapOf(string),
+  labels: tags,
   trafficPolicy,
 });
 
@@ -42,7 +43,7 @@ const fields = object({
   trafficPolicy,
   subsets: listOf(subset),
   exportTo: listOf(string),
-  workloadSelector: object({ matchLabels: mapOf(selectorValue) }),
+  workloadSelector: selectorOf('matchLabels'),
 });
 
 /**
@@ -92,7 +93,6 @@ export function decodeDestinationRule(resource: Resource, problems: Problem[]): 
     trafficPolicy: spec.trafficPolicy ?? null,
     subsets,
     exportTo: selected ? ['.'] : exportTo,
-    workloadSelector:
-      spec.workloadSelector === undefined ? null : (spec.workloadSelector.matchLabels ?? new Map()),
+    workloadSelector: spec.workloadSelector ?? null,
   };
 }

@@ -15,6 +15,11 @@ export interface ServiceEndpoint {
   readonly port: number;
 }
 
+/** NONE and DYNAMIC_DNS: each connection goes where its caller means it to go. */
+export function isOwnDestination({ resolution }: ServiceEntry): boolean {
+  return resolution === 'NONE' || resolution === 'DYNAMIC_DNS';
+}
+
 /** Istio's isDNSTypeService. */
 function isDns(entry: ServiceEntry): boolean {
   return entry.resolution === 'DNS' || entry.resolution === 'DNS_ROUND_ROBIN';
@@ -65,7 +70,7 @@ export function endpointsOf(
   const endpoints: ServiceEndpoint[] = [];
   for (const entry of service.entries) {
     const port = entry.ports.find((item) => item.number === number);
-    if (port === undefined || entry.resolution === 'NONE') continue;
+    if (port === undefined || isOwnDestination(entry)) continue;
     // Istio: "Only one locality lb end point is allowed for DnsRoundRobinLB services."
     if (entry.resolution === 'DNS_ROUND_ROBIN' && endpoints.length > 0) continue;
     endpoints.push(...endpointsOfEntry(registry, service, entry, port));

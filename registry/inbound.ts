@@ -1,6 +1,6 @@
 /** What a workload's own ports are: the service each serves and the protocol declared for it. */
 import type { Protocol, ServiceName, Workload } from '../mesh/workload.ts';
-import { endpointPort } from './endpoints.ts';
+import { endpointPort, isOwnDestination } from './endpoints.ts';
 import { shortName } from './hosts.ts';
 import type { Registry } from './registry.ts';
 import { isSelected } from './registry.ts';
@@ -47,7 +47,7 @@ export function inboundPorts(
 
 /** The workload as this entry's endpoint: selected by label, or an inline endpoint at one of its addresses. */
 function selfIn(entry: ServiceEntry, workload: Workload): Workload | null {
-  if (entry.resolution === 'NONE') return null;
+  if (isOwnDestination(entry)) return null;
   if (entry.workloadSelector !== null) return isSelected(entry, workload) ? workload : null;
   return entry.endpoints.find(({ addresses }) => workload.addresses.includes(addresses[0] ?? '')) ?? null;
 }

@@ -5,7 +5,7 @@ import { selects } from '../mesh/schema.ts';
 import type { Mode } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
 import type { ServiceEndpoint } from './endpoints.ts';
-import { endpointsOf, serviceWorkloads } from './endpoints.ts';
+import { endpointsOf, isOwnDestination, serviceWorkloads } from './endpoints.ts';
 import { compareText, isWildcard, shortName, withAliases } from './hosts.ts';
 import type { KnownHost } from './listeners.ts';
 import type { Registry, Service } from './registry.ts';
@@ -155,7 +155,7 @@ export function routeTo(
     source,
     ...filesOf(mode, set),
   };
-  const ownDestination = service.entries.every(({ resolution }) => resolution === 'NONE');
+  const ownDestination = service.entries.every(isOwnDestination);
   return {
     service: { host: service.host, name: shortName(service.host), namespace: service.namespace },
     port,
@@ -309,7 +309,9 @@ function warningsOf(
     );
   }
   if (ownDestination) {
-    warnings.push(`${host}: resolution NONE: a connection goes where its caller means it to go`);
+    warnings.push(
+      `${host}: a connection goes where its caller means it to go (resolution NONE or DYNAMIC_DNS)`,
+    );
   } else if (endpoints === 0) {
     warnings.push(`${host}: the service has no endpoint`);
   }

@@ -2,7 +2,7 @@
 import { isIP } from 'node:net';
 import type { Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
-import { enumOf, listOf, mapOf, object, portNumber, Reporter, string } from '../mesh/schema.ts';
+import { enumOf, listOf, object, portNumber, Reporter, string } from '../mesh/schema.ts';
 import type { Protocol, Workload } from '../mesh/workload.ts';
 import { protocolOf } from '../mesh/workload.ts';
 import {
@@ -14,7 +14,7 @@ import {
   portName,
   protocolName,
   requireField,
-  selectorValue,
+  selectorOf,
   someOf,
   stringThat,
   tellsHostsApart,
@@ -33,7 +33,7 @@ export interface ServicePort {
 }
 
 /** HEADLESS is a Kubernetes Service without cluster IP: its pods, each reached at its own address. */
-export type Resolution = 'NONE' | 'STATIC' | 'DNS' | 'DNS_ROUND_ROBIN' | 'HEADLESS';
+export type Resolution = 'NONE' | 'STATIC' | 'DNS' | 'DNS_ROUND_ROBIN' | 'DYNAMIC_DNS' | 'HEADLESS';
 
 /** What only a Kubernetes Service says. */
 export interface KubernetesFacts {
@@ -71,12 +71,21 @@ const port = object({
   targetPort: portNumber,
 });
 
-const resolution: Decoder<Resolution> = (value, path, reporter) => {
-  if (value !== 'DYNAMIC_DNS')
-    return enumOf('NONE', 'STATIC', 'DNS', 'DNS_ROUND_ROBIN')(value, path, reporter);
-  reporter.report(path, 'unsupported', 'resolution DYNAMIC_DNS is not supported yet');
-  return undefined;
-};
+const resolution = enumOf('NONE', 'STATIC', 'DNS', 'DNS_ROUND_ROBIN', 'DYNAMIC_DNS');
+
+/** Bounds of Istio's schema. */
+const MAX_ITEMS = 256;
+const MAX_ENDPOINTS = 4096;
+
+/** A list no longer than Istio's schema lets it be. */
+function atMost<T>(max: number, list: Decoder<readonly T[]>): Decoder<readonly T[]> {
+  return (value, path, reporter) => {
+    if (Array.isArray(value) && value.length > max) {
+      reporter.report(path, 'badValue', `has ${value.length} items; ${max} are allowed`);
+    }
+    return list(value, path, reporter);
+  };
+}
 
 /** One item at a time, because an inline endpoint is named by its index. */
 function endpointsOf(resource: Resource): Decoder<readonly Workload[]> {
@@ -101,13 +110,13 @@ function endpointsOf(resource: Resource): Decoder<readonly Workload[]> {
 export function decodeServiceEntry(resource: Resource, problems: Problem[]): ServiceEntry | null {
   const reporter = new Reporter(resource, problems);
   const spec = object({
-    hosts: someOf(host, 'host'),
-    addresses: listOf(stringThat(isSubnet, 'an IP address or CIDR block')),
-    ports: listOf(port),
+    hosts: atMost(MAX_ITEMS, someOf(host, 'host')),
+    addresses: atMost(MAX_ITEMS, listOf(stringThat(isSubnet, 'an IP address or CIDR block'))),
+    ports: atMost(MAX_ITEMS, listOf(port)),
     location: enumOf('MESH_EXTERNAL', 'MESH_INTERNAL'),
     resolution,
-    endpoints: endpointsOf(resource),
-    workloadSelector: object({ labels: mapOf(selectorValue) }),
+    endpoints: atMost(MAX_ENDPOINTS, endpointsOf(resource)),
+    workloadSelector: selectorOf('labels'),
     exportTo: listOf(string),
     subjectAltNames: listOf(string),
   })(resource.spec, ['spec'], reporter);
@@ -137,15 +146,27 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     ports,
     location: spec.location ?? 'MESH_EXTERNAL',
     resolution: spec.resolution ?? 'NONE',
-    workloadSelector:
-      spec.workloadSelector === undefined ? null : (spec.workloadSelector.labels ?? new Map()),
+    workloadSelector: spec.workloadSelector ?? null,
     endpoints: spec.endpoints ?? [],
     exportTo: spec.exportTo ?? [],
     subjectAltNames: spec.subjectAltNames ?? [],
     kubernetes: null,
   };
   checkPorts(entry, reporter);
-  checkEndpoints(entry, reporter);
+  const given = { endpoints: spec.endpoints !== undefined, addresses: (spec.addresses ?? []).length > 0 };
+  checkEndpoints(entry, given.endpoints, reporter);
+  if (entry.resolution === 'DYNAMIC_DNS') {
+    const words = (spec.ports ?? []).map(({ protocol: word }) => word?.toLowerCase() ?? '');
+    checkDynamic(entry, words, given.addresses, reporter);
+  } else checkHosts(entry.hosts, reporter);
+  // Istio's shouldV2AutoAllocateIPFromPieces.
+  const optedOut =
+    resource.labels.get('networking.istio.io/enable-autoallocate-ip')?.toLowerCase() === 'false';
+  const bare = (spec.ports ?? []).findIndex(({ protocol: word }) => !word || word === 'TCP');
+  if (!given.addresses && (entry.resolution === 'NONE' || optedOut) && bare >= 0) {
+    const why = 'without addresses a TCP port is only known by its number';
+    reporter.report(['spec', 'ports', bare, 'protocol'], 'badValue', why, 'Warning');
+  }
   const cidr = (spec.addresses ?? []).some((text) => text.includes('/'));
   if (cidr && entry.resolution !== 'NONE' && entry.resolution !== 'STATIC') {
     reporter.report(['spec', 'addresses'], 'badValue', 'CIDR blocks go with resolution NONE or STATIC only');
@@ -179,14 +200,47 @@ function checkPorts(entry: ServiceEntry, reporter: Reporter): void {
   });
 }
 
+function checkHosts(hosts: readonly string[], reporter: Reporter): void {
+  hosts.forEach((name, i) => {
+    if (!name.startsWith('*') || name.startsWith('*.')) return;
+    const why = `a wildcard stands for whole labels: *.${name.slice(1)}, not ${name}`;
+    reporter.report(['spec', 'hosts', i], 'badValue', why, 'Warning');
+  });
+}
+
+/** What can be asked for by name: "only HTTP, TLS, GRPC, and HTTP2 protocols are supported". */
+const NAMED_PROTOCOLS = new Set(['http', 'tls', 'grpc', 'http2']);
+
+/** What Istio's ValidateServiceEntry demands where the host asked for is resolved for each connection. */
+function checkDynamic(
+  entry: ServiceEntry,
+  protocols: readonly string[],
+  addressed: boolean,
+  reporter: Reporter,
+): void {
+  entry.hosts.forEach((name, i) => {
+    if (name.startsWith('*')) return;
+    reporter.report(['spec', 'hosts', i], 'badValue', 'resolution DYNAMIC_DNS takes wildcard hosts only');
+  });
+  const why = 'resolution DYNAMIC_DNS goes without it: the host asked for is resolved';
+  if (entry.endpoints.length > 0) reporter.report(['spec', 'endpoints'], 'badValue', why);
+  if (addressed) reporter.report(['spec', 'addresses'], 'badValue', why);
+  protocols.forEach((word, i) => {
+    if (NAMED_PROTOCOLS.has(word)) return;
+    const message = 'resolution DYNAMIC_DNS takes HTTP, HTTP2, GRPC or TLS only';
+    reporter.report(['spec', 'ports', i, 'protocol'], 'badValue', message);
+  });
+}
+
 /** What Istio's ValidateServiceEntry demands of endpoints by `resolution`. */
-function checkEndpoints(entry: ServiceEntry, reporter: Reporter): void {
+function checkEndpoints(entry: ServiceEntry, given: boolean, reporter: Reporter): void {
   const { endpoints, resolution: how } = entry;
   const at = ['spec', 'endpoints'];
-  if (entry.workloadSelector !== null && endpoints.length > 0) {
+  // "only one of WorkloadSelector or Endpoints can be set": an empty list is set, too.
+  if (entry.workloadSelector !== null && given) {
     reporter.report(['spec', 'workloadSelector'], 'badValue', 'only one of workloadSelector and endpoints');
   }
-  if (how === 'NONE' && endpoints.length > 0) {
+  if (how === 'NONE' && given) {
     reporter.report(at, 'badValue', 'resolution NONE goes without endpoints; use STATIC or DNS');
   }
   if (how === 'NONE' && entry.workloadSelector !== null) {

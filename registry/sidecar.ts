@@ -2,24 +2,23 @@
 import { isIP } from 'node:net';
 import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
-import { enumOf, integer, listOf, mapOf, object, Reporter, unsupported } from '../mesh/schema.ts';
+import { enumOf, integer, listOf, object, Reporter, unsupported } from '../mesh/schema.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { protocolOf } from '../mesh/workload.ts';
 import {
-  acceptedOnly,
   isDnsLabel,
   isUnixAddress,
   isWildcardHostName,
   portName,
   protocolName,
   requireField,
-  selectorValue,
+  selectorOf,
   someOf,
   stringThat,
 } from './checks.ts';
 import type { Aged } from './hosts.ts';
-import { connectionPool, connectionPoolShape } from './traffic-policy.ts';
+import { connectionPool } from './unhonoured.ts';
 
 export type CaptureMode = 'DEFAULT' | 'IPTABLES' | 'NONE';
 
@@ -65,12 +64,14 @@ const sidecarPort = object({
   // 0 goes with a unix bind, which is refused as not supported, not as a wrong number.
   number: integer(0, 65535),
   protocol: protocolName,
-  name: portName,
+  name: (value, path, reporter) => (value === '' ? undefined : portName(value, path, reporter)),
   targetPort: (_value, path, reporter) =>
     reporter.report(path, 'badValue', 'targetPort has no meaning in a Sidecar; use defaultEndpoint'),
 });
 
 const bindAddress: Decoder<string> = (value, path, reporter) => {
+  // Protobuf's absent text.
+  if (value === '') return undefined;
   if (typeof value === 'string' && isUnixAddress(value)) {
     reporter.report(path, 'unsupported', 'binding a unix socket is not supported yet');
     return undefined;
@@ -93,6 +94,7 @@ const defaultEndpoint: Decoder<DefaultEndpoint> = (value, path, reporter) => {
     return undefined;
   };
   if (typeof value !== 'string') return wrong();
+  if (value === '') return undefined;
   if (value.startsWith('unix://')) {
     return isUnixAddress(value) ? { address: { path: value.slice('unix://'.length) }, port: 0 } : wrong();
   }
@@ -142,14 +144,38 @@ const egressFields = object({
   port: sidecarPort,
   bind: bindAddress,
   captureMode,
-  hosts: someOf(egressHost, 'host'),
+  hosts: (value, path, reporter) => {
+    checkEgressHosts(value, path, reporter);
+    return someOf(egressHost, 'host')(value, path, reporter);
+  },
 });
 
+/** What Istio's webhook warns of: a host listed twice, or beside all of its namespace, or beside everything. */
+function checkEgressHosts(value: unknown, path: FieldPath, reporter: Reporter): void {
+  const seen = new Map<string, Set<string>>();
+  for (const entry of Array.isArray(value) ? value : []) {
+    const slash = typeof entry === 'string' ? entry.indexOf('/') : -1;
+    if (slash < 0 || entry.startsWith('~')) continue;
+    const given = entry.slice(0, slash);
+    const namespace = given === '.' ? reporter.resource.namespace : given;
+    const host = entry.slice(slash + 1);
+    const hosts = seen.get(namespace) ?? new Set<string>();
+    seen.set(namespace, hosts);
+    if (hosts.has(host) || hosts.has('*') || (host === '*' && hosts.size > 0)) {
+      reporter.report(path, 'duplicate', `egress host ${entry} is listed already`, 'Warning');
+    }
+    hosts.add(host);
+  }
+  if (seen.get('*')?.has('*') && seen.size > 1) {
+    reporter.report(path, 'badValue', '*/* is everything: no other host is needed', 'Warning');
+  }
+}
+
 const fields = object({
-  workloadSelector: object({ labels: mapOf(selectorValue) }),
+  workloadSelector: selectorOf('labels'),
   ingress: listOf(ingressFields),
   egress: listOf(egressFields),
-  inboundConnectionPool: acceptedOnly(connectionPoolShape, "connections are bounded by run's own limits"),
+  inboundConnectionPool: connectionPool,
   outboundTrafficPolicy: object({
     mode: enumOf('REGISTRY_ONLY', 'ALLOW_ANY'),
     egressProxy: unsupported('egressProxy'),
@@ -245,8 +271,7 @@ export function decodeSidecar(resource: Resource, problems: Problem[]): Sidecar 
     name: resource.name,
     namespace: resource.namespace,
     createdAt: resource.creationTimestamp,
-    workloadSelector:
-      spec.workloadSelector === undefined ? null : (spec.workloadSelector.labels ?? new Map()),
+    workloadSelector: spec.workloadSelector ?? null,
     ingress,
     egress,
     // Protobuf's default of the mode is REGISTRY_ONLY, so an empty outboundTrafficPolicy says that.

@@ -2,18 +2,8 @@
 import type { FieldPath } from '../mesh/resource.ts';
 import type { TlsMode } from '../mesh/route.ts';
 import type { Decoder, Reporter } from '../mesh/schema.ts';
-import {
-  anything,
-  boolean,
-  enumOf,
-  listOf,
-  notHonoured,
-  object,
-  portNumber,
-  string,
-  unsupported,
-} from '../mesh/schema.ts';
-import { acceptedOnly, requireField } from './checks.ts';
+import { boolean, enumOf, integer, listOf, object, string, unsupported } from '../mesh/schema.ts';
+import { connectionPool, loadBalancer, outlierDetection, proxyProtocol, retryBudget } from './unhonoured.ts';
 
 /** ClientTLSSettings. */
 export interface ClientTls {
@@ -36,91 +26,6 @@ export interface TrafficPolicy {
   /** By service port. An entry replaces the whole policy for its port, so its null means auto mTLS again. */
   readonly ports: ReadonlyMap<number, ClientTls | null>;
 }
-
-const tcpKeepalive = object({ probes: anything, time: anything, interval: anything });
-
-export const connectionPoolShape = object({
-  tcp: object({
-    maxConnections: anything,
-    connectTimeout: anything,
-    tcpKeepalive,
-    maxConnectionDuration: anything,
-    idleTimeout: anything,
-  }),
-  http: object({
-    http1MaxPendingRequests: anything,
-    http2MaxRequests: anything,
-    maxRequestsPerConnection: anything,
-    maxRetries: anything,
-    idleTimeout: anything,
-    h2UpgradePolicy: enumOf('DEFAULT', 'DO_NOT_UPGRADE', 'UPGRADE'),
-    useClientProtocol: anything,
-    maxConcurrentStreams: anything,
-    http2KeepAlive: object({ interval: anything, timeout: anything }),
-  }),
-});
-
-const localityLbShape = object({
-  distribute: listOf(object({ from: anything, to: anything })),
-  failover: listOf(object({ from: anything, to: anything })),
-  failoverPriority: anything,
-  enabled: anything,
-});
-
-const zoneAwareLbShape = object({
-  enabled: anything,
-  failover: listOf(object({ from: anything, to: anything })),
-  failoverPriority: anything,
-  minClusterSize: anything,
-});
-
-const loadBalancerShape = object({
-  simple: enumOf('UNSPECIFIED', 'LEAST_CONN', 'RANDOM', 'PASSTHROUGH', 'ROUND_ROBIN', 'LEAST_REQUEST'),
-  consistentHash: object({
-    httpHeaderName: anything,
-    httpCookie: object({
-      name: anything,
-      path: anything,
-      ttl: anything,
-      attributes: listOf(object({ name: anything, value: anything })),
-    }),
-    useSourceIp: anything,
-    httpQueryParameterName: anything,
-    ringHash: object({ minimumRingSize: anything }),
-    maglev: object({ tableSize: anything }),
-    minimumRingSize: anything,
-  }),
-  localityLbSetting: localityLbShape,
-  zoneAwareLbSetting: zoneAwareLbShape,
-  warmupDurationSecs: anything,
-  warmup: object({ duration: anything, minimumPercent: anything, aggression: anything }),
-});
-
-const outlierDetectionShape = object({
-  consecutiveErrors: anything,
-  splitExternalLocalOriginErrors: anything,
-  consecutiveLocalOriginFailures: anything,
-  consecutiveGatewayErrors: anything,
-  consecutive5xxErrors: anything,
-  interval: anything,
-  baseEjectionTime: anything,
-  maxEjectionPercent: anything,
-  minHealthPercent: anything,
-  outlierDetectionHttpErrorCodes: anything,
-});
-
-export const connectionPool = acceptedOnly(
-  connectionPoolShape,
-  "connections are bounded by run's own limits",
-);
-const loadBalancer = acceptedOnly(
-  loadBalancerShape,
-  'endpoints are chosen by least requests of two random ones',
-);
-const outlierDetection = acceptedOnly(
-  outlierDetectionShape,
-  'an endpoint that does not accept is passed over, none is ejected',
-);
 
 const tlsFields = object({
   mode: enumOf('DISABLE', 'SIMPLE', 'MUTUAL', 'ISTIO_MUTUAL'),
@@ -189,7 +94,8 @@ function checkUnverified(tls: ClientTls, at: FieldPath, reporter: Reporter): voi
 }
 
 const portPolicy = object({
-  port: object({ number: portNumber }),
+  // 0 is protobuf's absent number: the entry is then for no port.
+  port: object({ number: integer(0, 0xffffffff) }),
   loadBalancer,
   connectionPool,
   outlierDetection,
@@ -204,8 +110,8 @@ const policyFields = object({
   portLevelSettings: listOf(portPolicy),
   // Ignoring it would send straight out what was meant to leave through a proxy.
   tunnel: unsupported('tunnel'),
-  proxyProtocol: notHonoured('no PROXY header is sent'),
-  retryBudget: notHonoured('requests are not retried'),
+  proxyProtocol,
+  retryBudget,
 });
 
 /** TrafficPolicy → its TLS settings. */
@@ -215,19 +121,19 @@ export const trafficPolicy: Decoder<TrafficPolicy> = (value, path, reporter) => 
   if (Object.keys(policy).length === 0) {
     reporter.report(path, 'missing', 'a traffic policy must have at least one field');
   }
+  if (Object.hasOwn(policy, 'tunnel') && Object.hasOwn(policy, 'proxyProtocol')) {
+    reporter.report([...path, 'proxyProtocol'], 'badValue', 'goes without tunnel');
+  }
   const ports = new Map<number, ClientTls | null>();
   (policy.portLevelSettings ?? []).forEach((setting, i) => {
     const at = [...path, 'portLevelSettings', i];
     if (Object.keys(setting).every((key) => key === 'port')) {
       reporter.report(at, 'missing', 'a port traffic policy must have at least one field besides its port');
     }
-    const number = setting.port?.number;
-    if (number === undefined) {
-      requireField(setting.port ?? {}, 'number', [...at, 'port'], reporter);
-      return;
-    }
+    if (!Object.hasOwn(setting, 'port')) reporter.report([...at, 'port'], 'missing', 'is required');
+    const number = setting.port?.number ?? 0;
     // The first setting of a port holds, as in Istio's getPortLevelTrafficPolicy.
-    if (!ports.has(number)) ports.set(number, setting.tls ?? null);
+    if (number > 0 && !ports.has(number)) ports.set(number, setting.tls ?? null);
   });
   return { tls: policy.tls ?? null, ports };
 };

@@ -2,33 +2,52 @@
 import { isIP } from 'node:net';
 import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
-import { integer, mapOf, notHonoured, object, portNumber, Reporter, string } from '../mesh/schema.ts';
+import { mapOf, object, portNumber, Reporter } from '../mesh/schema.ts';
 import type { Workload } from '../mesh/workload.ts';
-import { isHostName, isUnixAddress, portName, requireField, stringThat } from './checks.ts';
+import {
+  acceptedOnly,
+  isHostName,
+  isUnixAddress,
+  portName,
+  requireField,
+  stringThat,
+  tags,
+  unsigned,
+} from './checks.ts';
 
 /** The label by which an endpoint says that a sidecar of ours stands before it; its value then is `istio`. */
 export const TLS_MODE_LABEL = 'security.istio.io/tlsMode';
 
-/** Weight is protobuf's uint32. */
-const MAX_WEIGHT = 0xffffffff;
-
 const address = stringThat(
-  (text) => isIP(text) !== 0 || isUnixAddress(text) || isHostName(text),
+  (text) => text === '' || isIP(text) !== 0 || isUnixAddress(text) || isHostName(text),
   'an IP address, a host name or unix:///path',
 );
 
-const account = stringThat(
-  (text) => /^[A-Za-z0-9._-]*$/.test(text),
-  'a service account name: letters, digits, dots and dashes',
-);
+const MAX_ACCOUNT = 253;
+const MAX_PLACE = 2048;
+
+/** Istio takes any text for an account; no identity can be made of some. */
+const account: Decoder<string> = (value, path, reporter) => {
+  const text = stringThat((name) => name.length <= MAX_ACCOUNT, `at most ${MAX_ACCOUNT} characters`)(
+    value,
+    path,
+    reporter,
+  );
+  if (text !== undefined && !/^[A-Za-z0-9._-]*$/.test(text)) {
+    reporter.report(path, 'badValue', `${JSON.stringify(text)} is no service account name`, 'Warning');
+  }
+  return text;
+};
+
+const place = stringThat((text) => text.length <= MAX_PLACE, `a text of at most ${MAX_PLACE} characters`);
 
 const fields = object({
   address,
   ports: mapOf(portNumber),
-  labels: mapOf(string),
-  network: notHonoured('networks are not routed between'),
-  locality: notHonoured('endpoints are not chosen by locality'),
-  weight: integer(0, MAX_WEIGHT),
+  labels: tags,
+  network: acceptedOnly(place, 'networks are not routed between'),
+  locality: acceptedOnly(place, 'endpoints are not chosen by locality'),
+  weight: unsigned,
   serviceAccount: account,
 });
 
@@ -41,12 +60,14 @@ export function endpointOf(owner: {
   return (value, path, reporter) => {
     const spec = fields(value, path, reporter);
     if (spec === undefined) return undefined;
-    if (spec.address === undefined) {
-      requireField(spec, 'address', path, reporter);
+    if (spec.address === undefined || spec.address === '') {
+      // "address is unset with network": it would be reached through that network's gateway.
+      if (!spec.network) requireField({ ...(spec.address === '' ? {} : spec) }, 'address', path, reporter);
+      else reporter.report(path, 'missing', 'without an address it cannot be reached here', 'Warning');
       return undefined;
     }
     const ports = spec.ports ?? new Map<string, number>();
-    checkPorts(ports, spec.address, path, reporter);
+    checkPorts(spec.ports, spec.address, path, reporter);
     return {
       name: owner.name,
       namespace: owner.namespace,
@@ -62,13 +83,13 @@ export function endpointOf(owner: {
 }
 
 function checkPorts(
-  ports: ReadonlyMap<string, number>,
+  ports: ReadonlyMap<string, number> | undefined,
   address: string,
   path: FieldPath,
   reporter: Reporter,
 ): void {
-  for (const name of ports.keys()) portName(name, [...path, 'ports', name], reporter);
-  if (ports.size > 0 && isUnixAddress(address)) {
+  for (const name of ports?.keys() ?? []) portName(name, [...path, 'ports', name], reporter);
+  if (ports !== undefined && isUnixAddress(address)) {
     reporter.report([...path, 'ports'], 'badValue', 'a unix address has no ports');
   }
 }

@@ -80,7 +80,7 @@ t.test('what is refused in a DestinationRule', async (t) => {
     [
       'a port policy without port',
       'host: a.b\ntrafficPolicy:\n  portLevelSettings:\n  - tls: {mode: SIMPLE}',
-      '9 spec.trafficPolicy.portLevelSettings[0].port.number OLK0106',
+      '9 spec.trafficPolicy.portLevelSettings[0].port OLK0106',
     ],
     [
       'a typo below what is not honoured',

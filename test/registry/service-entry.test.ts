@@ -48,6 +48,12 @@ endpoints: [{address: 10.0.0.1, ports: {tls: 8443}}, {address: "fd00::1"}]`;
   const none = service(`hosts: ["*.example.com"]\n${ports}`);
   t.same(endpoints(none, 'a.example.com', 443), [], 'NONE: nothing to dial by ourselves');
   t.match(snapshotOf(none).route('a.example.com', 443)?.warnings, [/resolution NONE/]);
+  t.equal(snapshotOf(none).route('a.example.com', 443)?.ownPort, 443, 'but the caller’s own destination');
+  t.equal(snapshotOf(none).route('a.example.com', 80)?.ownPort, 8080, '… on the target port');
+  const dynamic = service(
+    'hosts: ["*.example.com"]\nresolution: DYNAMIC_DNS\nports: [{number: 443, name: a, protocol: TLS}]',
+  );
+  t.equal(snapshotOf(dynamic).route('a.example.com', 443)?.ownPort, 443, 'DYNAMIC_DNS likewise');
   t.same(endpoints(none, 'example.com', 443), null, '*.x does not cover x');
 
   const unix = `hosts: [${HOST}]\nresolution: STATIC\nports: [{number: 80, name: http}]
@@ -260,7 +266,43 @@ t.test('what Istio’s webhook refuses in a ServiceEntry', async (t) => {
     ['a name twice', `${ok}\nexportTo: [x, x]`, '8 spec.exportTo[1] OLK0109'],
     ['. beside its own name', `${ok}\nexportTo: [".", shop]`, '8 spec.exportTo[1] OLK0109'],
     ['a wrong location', `${ok}\nlocation: INTERNAL`, '8 spec.location OLK0105'],
-    ['DYNAMIC_DNS, for now', `${ok}\nresolution: DYNAMIC_DNS`, '8 spec.resolution OLK0107'],
+    ['DYNAMIC_DNS of a full name', `${ok}\nresolution: DYNAMIC_DNS`, '6 spec.hosts[0] OLK0108'],
+    [
+      'DYNAMIC_DNS of no protocol with names',
+      'hosts: ["*.b"]\nresolution: DYNAMIC_DNS\nports: [{number: 1, name: a, protocol: TCP}]',
+      '8 spec.ports[0].protocol OLK0108',
+    ],
+    [
+      'DYNAMIC_DNS with endpoints',
+      `${ok}\nresolution: DYNAMIC_DNS\nendpoints: [{address: 10.0.0.1}]`,
+      '9 spec.endpoints OLK0108',
+    ],
+    [
+      'DYNAMIC_DNS with addresses',
+      `${ok}\nresolution: DYNAMIC_DNS\naddresses: [10.0.0.1]`,
+      '9 spec.addresses OLK0108',
+    ],
+    ['endpoints that are none, beside NONE', `${ok}\nendpoints: []`, '8 spec.endpoints OLK0108'],
+    [
+      'a tunnel protocol of others',
+      'hosts: [a.b]\nports: [{number: 1, name: a, protocol: HBONE}]',
+      '7 spec.ports[0].protocol OLK0108',
+    ],
+    [
+      'a bad label of an endpoint',
+      `${ok}\nresolution: STATIC\nendpoints: [{address: 10.0.0.1, labels: {a/b/c: x}}]`,
+      '9 spec.endpoints[0].labels.a/b/c OLK0108',
+    ],
+    [
+      'a wildcard in a selector',
+      `${ok}\nworkloadSelector: {labels: {app: "a*"}}`,
+      '8 spec.workloadSelector.labels.app OLK0108',
+    ],
+    [
+      'too many hosts',
+      `hosts: [${Array.from({ length: 257 }, (_, i) => `h${i}.b`).join(', ')}]`,
+      '6 spec.hosts OLK0108',
+    ],
     ['an unknown field', `${ok}\nresolutions: DNS`, '8 spec.resolutions OLK0103'],
     ['a list that is none', 'hosts: a.b', '6 spec.hosts OLK0104'],
   ];
@@ -280,7 +322,16 @@ t.test('what it refuses in a WorkloadEntry', async (t) => {
     ['a port of 0', 'address: 10.0.0.1\nports: {http: 0}', '7 spec.ports.http OLK0108'],
     ['a port name', 'address: 10.0.0.1\nports: {a_b: 1}', '7 spec.ports.a_b OLK0108'],
     ['a negative weight', 'address: 10.0.0.1\nweight: -1', '7 spec.weight OLK0108'],
-    ['an account that is a path', 'address: 10.0.0.1\nserviceAccount: a/b', '7 spec.serviceAccount OLK0108'],
+    [
+      'an account too long',
+      `address: 10.0.0.1\nserviceAccount: ${'a'.repeat(254)}`,
+      '7 spec.serviceAccount OLK0108',
+    ],
+    ['a network that is a number', 'address: 10.0.0.1\nnetwork: 1', '7 spec.network OLK0108'],
+    ['a label key', 'address: 10.0.0.1\nlabels: {-1: x}', '7 spec.labels.-1 OLK0108'],
+    ['a label value', 'address: 10.0.0.1\nlabels: {a: "b c"}', '7 spec.labels.a OLK0108'],
+    ['an empty address', 'address: ""', '6 spec.address OLK0106'],
+    ['ports that are none on a socket', 'address: unix:///a\nports: {}', '7 spec.ports OLK0108'],
     ['a label that is a number', 'address: 10.0.0.1\nlabels: {a: 1}', '7 spec.labels.a OLK0104'],
     ['an unknown field', 'address: 10.0.0.1\nserviceaccount: a', '7 spec.serviceaccount OLK0103'],
   ];
