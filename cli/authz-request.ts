@@ -64,7 +64,7 @@ function requestOf(given: JsonObject, normalization: PathNormalization): Request
   if (token !== null && claims !== null) throw new RequestError('give claims or token, not both');
   let head = `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n`;
   if (token !== null) head += `authorization: Bearer ${token}\r\n`;
-  head += headerLines(given.headers, host, token !== null);
+  head = onTheWire(head + headerLines(given.headers, host, token !== null));
   if (head.length > limitTable.maxHeadBytes.value) {
     throw new RequestError(
       `the sidecar answers 431: the head is longer than ${limitTable.maxHeadBytes.value} bytes`,
@@ -101,7 +101,7 @@ function headerLines(headers: unknown, host: string, withToken: boolean): string
       // Said twice, as one value: a request has one Host field.
       if (key === 'host' && value === host) continue;
       if (key === 'host') throw new RequestError(`${field} is not what host says`);
-      lines += `${name}: ${onTheWire(value)}\r\n`;
+      lines += `${name}: ${value}\r\n`;
     }
   }
   return lines;
@@ -115,7 +115,7 @@ function onTheWire(value: string): string {
 function needed(given: JsonObject, field: string): string {
   const value = text(given, field);
   if (value === null) throw new RequestError(`an http request needs ${field}`);
-  return onTheWire(value);
+  return value;
 }
 
 /** A text of one line; null where the field is absent or null. */
@@ -139,19 +139,22 @@ function claimsOf(value: unknown): Claims | null {
   return value as Claims;
 }
 
-/** The peer last read: requests come in runs of one caller. */
-let lastPeer: Identity | null = null;
+/** Peers read before: requests come from few callers. Forgotten all at once where they become many. */
+const peers = new Map<string, Identity>();
+const MAX_PEERS = 10_000;
 
 function peerOf(principal: string | null): Identity | null {
   if (principal === null) return null;
-  if (principal === lastPeer?.principal) return lastPeer;
+  const known = peers.get(principal);
+  if (known !== undefined) return known;
   const identity = parseIdentity(`spiffe://${principal}`);
   if (identity === null) {
     throw new RequestError(
       `principal must be a SPIFFE identity without spiffe://, as cluster.local/ns/foo/sa/sleep, not ${shown(principal)}`,
     );
   }
-  lastPeer = identity;
+  if (peers.size >= MAX_PEERS) peers.clear();
+  peers.set(principal, identity);
   return identity;
 }
 
