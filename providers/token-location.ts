@@ -76,7 +76,8 @@ export function findTokens(
 
 /** Envoy holds some headers once and joins their copies; of those that carry tokens that is `authorization`. */
 function joined(name: string, values: readonly string[]): readonly string[] {
-  return name === 'authorization' && values.length > 1 ? [values.join(',')] : values;
+  if (name !== 'authorization' || values.length < 2) return values;
+  return [values.filter((value) => value !== '').join(',')];
 }
 
 /** "If the header doesn't have this exact prefix" there is no token; Envoy finds it anywhere in the value. */

@@ -19,6 +19,8 @@ import { claimsForPolicy, outputFields } from './token-output.ts';
 interface Provider {
   readonly rule: JwtRule;
   readonly locations: Locations;
+  /** Names of the header fields it sets. */
+  readonly outputs: ReadonlySet<string>;
   readonly audiences: ReadonlySet<string>;
   readonly keys: KeySource;
 }
@@ -39,13 +41,43 @@ class Pending {
 
 type Outcome = 'ok' | TokenFault | Pending;
 
-/** What verified tokens have done to a request. */
-interface Effects {
-  claims: Claims | null;
-  readonly removedHeaders: string[];
-  readonly removedParams: string[];
-  readonly set: FieldChange[];
+/** A request as the rules so far have left it: the next one looks for its tokens in this. */
+class Changed implements TokenRequest {
+  readonly method: string;
+  readonly #request: TokenRequest;
+  readonly #outputs: ReadonlySet<string>;
+  claims: Claims | null = null;
+  /** Null: as it came. */
+  newPath: string | null = null;
+  removed: readonly string[] = [];
+  set: readonly FieldChange[] = [];
+
+  /** @param outputs header fields dropped before anything else. */
+  constructor(request: TokenRequest, outputs: ReadonlySet<string>) {
+    this.method = request.method;
+    this.#request = request;
+    this.#outputs = outputs;
+  }
+
+  get path(): string {
+    return this.newPath ?? this.#request.path;
+  }
+
+  headerValues(name: string): readonly string[] {
+    const isDropped = this.#outputs.has(name) || this.removed.includes(name);
+    if (!isDropped) return this.#request.headerValues(name);
+    return this.set.filter((field) => field.name === name).map(({ value }) => value);
+  }
+
+  remove(token: FoundToken): void {
+    if (token.kind === 'param') this.newPath = withoutParam(this.path, token.name);
+    if (token.kind !== 'header') return; // A cookie stays: Envoy does not remove it.
+    this.removed = [...this.removed, token.name];
+    this.set = this.set.filter(({ name }) => name !== token.name);
+  }
 }
+
+const NO_NAMES: ReadonlySet<string> = new Set();
 
 /** Envoy's `MaximumUriLength` of a challenge's realm. */
 const MAX_REALM_PATH = 256;
@@ -80,6 +112,7 @@ class Verifier implements TokenVerifier {
     this.#providers = rules.map((rule) => ({
       rule,
       locations: locationsOf(rule),
+      outputs: new Set(outputNames(rule)),
       audiences: new Set(rule.audiences.map(audienceKey)),
       keys: keys.source(rule),
     }));
@@ -92,47 +125,40 @@ class Verifier implements TokenVerifier {
   verify(request: TokenRequest): TokenVerdict | Promise<TokenVerdict> {
     // "The CORS preflight doesn't include user credentials, bypass regardless of JWT requirements."
     if (request.method === 'OPTIONS' && isPreflight(request)) return this.#noToken;
-    let found: FoundTokens | null = null;
-    for (const provider of this.#providers) {
-      const tokens = findTokens(request, provider.locations, this.#outputs);
-      if (tokens.length === 0) continue;
-      found ??= new Map();
-      found.set(provider, tokens);
-    }
-    if (found === null) return this.#anyRequired ? refused('missing', request) : this.#noToken;
+    const carriesToken = this.#providers.some(
+      ({ locations }) => findTokens(request, locations, this.#outputs).length > 0,
+    );
+    if (!carriesToken) return this.#anyRequired ? refused('missing', request) : this.#noToken;
     const known: Known = { jwts: new Map(), signatures: new Map() };
-    const verdict = this.#judge(request, found, known);
-    return verdict instanceof Pending ? this.#settle(request, found, known, verdict) : verdict;
+    const verdict = this.#judge(request, known);
+    return verdict instanceof Pending ? this.#settle(request, known, verdict) : verdict;
   }
 
-  async #settle(
-    request: TokenRequest,
-    found: FoundTokens,
-    known: Known,
-    first: Pending,
-  ): Promise<TokenVerdict> {
+  async #settle(request: TokenRequest, known: Known, first: Pending): Promise<TokenVerdict> {
     let verdict: TokenVerdict | Pending = first;
     // Each round knows one more signature than the one before.
     while (verdict instanceof Pending) {
       await verdict.done;
-      verdict = this.#judge(request, found, known);
+      verdict = this.#judge(request, known);
     }
     return verdict;
   }
 
-  #judge(request: TokenRequest, found: FoundTokens, known: Known): TokenVerdict | Pending {
-    const effects: Effects = { claims: null, removedHeaders: [], removedParams: [], set: [] };
-    const outcome = this.#anyRequired
-      ? this.#requireAll(found, known, effects)
-      : this.#requireAny(found, known, effects);
+  #judge(request: TokenRequest, known: Known): TokenVerdict | Pending {
+    const changed = new Changed(request, this.#outputs);
+    // A single rule is asked once: `requires_any` of "its token is good" and "is missing".
+    const isOneByOne = this.#anyRequired || this.#providers.length === 1;
+    const outcome = isOneByOne ? this.#requireAll(changed, known) : this.#requireAny(changed, known);
     if (outcome instanceof Pending) return outcome;
-    return outcome === 'ok' ? this.#passed(request, effects) : refused(outcome, request);
+    if (outcome !== 'ok') return refused(outcome, request);
+    const { claims, set, newPath } = changed;
+    return { kind: 'passed', claims, remove: [...this.#outputs, ...changed.removed], set, path: newPath };
   }
 
   /** `requires_all`: every rule's tokens must be good, those of required rules be there. */
-  #requireAll(found: FoundTokens, known: Known, effects: Effects): Outcome {
+  #requireAll(changed: Changed, known: Known): Outcome {
     for (const provider of this.#providers) {
-      const outcome = this.#verifyAll(provider, found, known, effects);
+      const outcome = this.#verifyAll(provider, changed, known);
       if (outcome === 'ok' || (outcome === 'missing' && !provider.rule.required)) continue;
       return outcome;
     }
@@ -140,18 +166,18 @@ class Verifier implements TokenVerifier {
   }
 
   /** `requires_any` of each rule, and at last of "each rule's token is good or missing". */
-  #requireAny(found: FoundTokens, known: Known, effects: Effects): Outcome {
+  #requireAny(changed: Changed, known: Known): Outcome {
     let told: TokenFault = 'missing';
     const aggregate = (outcome: TokenFault): void => {
       // "Prefer errors which are not JwtMissed nor JwtUnknownIssuer."
       if ((outcome !== 'missing' && outcome !== 'unknownIssuer') || told === 'missing') told = outcome;
     };
     for (const provider of this.#providers) {
-      const outcome = this.#verifyAll(provider, found, known, effects);
+      const outcome = this.#verifyAll(provider, changed, known);
       if (outcome === 'ok' || outcome instanceof Pending) return outcome;
       aggregate(outcome);
     }
-    const all = this.#requireAll(found, known, effects);
+    const all = this.#requireAll(changed, known);
     if (all === 'ok' || all instanceof Pending) return all;
     aggregate(all);
     return told;
@@ -161,19 +187,18 @@ class Verifier implements TokenVerifier {
    * One rule: "If a request has multiple tokens, all of them must be valid", the last found first, so that the
    * first one's claims remain.
    */
-  #verifyAll(provider: Provider, found: FoundTokens, known: Known, effects: Effects): Outcome {
-    const tokens = (found.get(provider) ?? []).filter((token) => !isRemoved(token, effects));
+  #verifyAll(provider: Provider, changed: Changed, known: Known): Outcome {
+    // A rule drops its own fields before it looks for tokens, whoever set them.
+    changed.set = changed.set.filter(({ name }) => !provider.outputs.has(name));
+    const tokens = findTokens(changed, provider.locations, NO_NAMES);
     if (tokens.length === 0) return 'missing';
     for (const token of tokens.toReversed()) {
       const outcome = this.#verifyOne(provider, token.token, known);
       if (outcome instanceof Pending || typeof outcome === 'string') return outcome;
       if (outcome.fields === null) return 'badOutput';
-      effects.claims = outcome.claims;
-      effects.set.push(...outcome.fields);
-      if (provider.rule.forwardOriginalToken) continue;
-      if (token.kind === 'header') effects.removedHeaders.push(token.name);
-      else if (token.kind === 'param') effects.removedParams.push(token.name);
-      // A cookie stays: Envoy does not remove it.
+      changed.claims = outcome.claims;
+      changed.set = [...changed.set, ...outcome.fields];
+      if (!provider.rule.forwardOriginalToken) changed.remove(token);
     }
     return 'ok';
   }
@@ -220,16 +245,7 @@ class Verifier implements TokenVerifier {
     const ofProvider = known.signatures.get(provider) ?? new Map<string, TokenFault | VerifiedToken>();
     known.signatures.set(provider, ofProvider.set(jwt.token, settled));
   }
-
-  #passed(request: TokenRequest, effects: Effects): TokenVerdict {
-    let path: string | null = null;
-    for (const name of effects.removedParams) path = withoutParam(path ?? request.path, name);
-    const remove = [...this.#outputs, ...effects.removedHeaders];
-    return { kind: 'passed', claims: effects.claims, remove, set: effects.set, path };
-  }
 }
-
-type FoundTokens = Map<Provider, readonly FoundToken[]>;
 
 function outputNames(rule: JwtRule): readonly string[] {
   const names = rule.outputClaimToHeaders.map(({ header }) => header);
@@ -242,14 +258,6 @@ function isPreflight(request: TokenRequest): boolean {
 
 function isFilled(request: TokenRequest, name: string): boolean {
   return request.headerValues(name).some((value) => value !== '');
-}
-
-/** A token that an earlier rule has verified and taken away is not there for the next. */
-function isRemoved({ kind, name }: FoundToken, effects: Effects): boolean {
-  return (
-    (kind === 'header' && effects.removedHeaders.includes(name)) ||
-    (kind === 'param' && effects.removedParams.includes(name))
-  );
 }
 
 function isAudience(jwt: Jwt, allowed: ReadonlySet<string>): boolean {

@@ -1,5 +1,15 @@
-/** Envoy's jwt_authn filter as istiod configures it for a set of token rules, one listener a set. */
+/** A real Envoy whose jwt_authn filter is configured as istiod does for sets of token rules, one listener a set. */
+import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { createServer, request as httpRequest, type IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import type { Test } from 'tap';
 import type { JwtRule } from '../../mesh/tokens.ts';
+import { freePorts } from '../e2e/harness/ports.ts';
+import { until } from '../e2e/harness/wait.ts';
+import type { TokenCase } from '../providers/token-cases.ts';
+import { HOST, type Outcome } from '../providers/token-run.ts';
 
 const TYPE = 'type.googleapis.com/envoy.extensions.filters';
 
@@ -71,15 +81,76 @@ function address(port: number): unknown {
 }
 
 /** An Envoy that verifies tokens before an app. It tells the app the claims in `x-claims`. */
-export function jwtEnvoy(
-  appPort: number,
-  listeners: readonly { readonly port: number; readonly rules: readonly JwtRule[] }[],
-): string {
+function config(appPort: number, listeners: readonly unknown[]): string {
   const endpoints = [{ lb_endpoints: [{ endpoint: { address: address(appPort) } }] }];
-  return JSON.stringify({
-    static_resources: {
-      listeners: listeners.map(({ port, rules }) => listener(port, rules)),
-      clusters: [{ name: 'app', type: 'STATIC', load_assignment: { cluster_name: 'app', endpoints } }],
-    },
+  const app = { name: 'app', type: 'STATIC', load_assignment: { cluster_name: 'app', endpoints } };
+  return JSON.stringify({ static_resources: { listeners, clusters: [app] } });
+}
+
+/** Asks the listener of a set. */
+export type AskEnvoy = (
+  set: string,
+  request: Pick<TokenCase, 'method' | 'path' | 'headers'>,
+) => Promise<Outcome>;
+
+/** Starts Envoy before an app that tells the target and the header fields it got; both end with the test. */
+export async function startJwtEnvoy(
+  t: Test,
+  binary: string,
+  sets: ReadonlyMap<string, readonly JwtRule[]>,
+): Promise<AskEnvoy> {
+  const app = createServer((request, answer) => {
+    answer.end(JSON.stringify({ path: request.url, fields: request.rawHeaders }));
   });
+  await new Promise<void>((resolve) => app.listen(0, '127.0.0.1', resolve));
+  const free = await freePorts(sets.size);
+  const ports = new Map([...sets.keys()].map((name, i) => [name, free[i] ?? 0]));
+  const file = join(t.testdir(), 'envoy.json');
+  const listeners = [...sets].map(([name, rules]) => listener(ports.get(name) ?? 0, rules));
+  writeFileSync(file, config((app.address() as AddressInfo).port, listeners));
+  const envoy = spawn(binary, ['-c', file, '--concurrency', '1', '--disable-hot-restart', '-l', 'error'], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  t.teardown(() => {
+    envoy.kill('SIGKILL');
+    app.close();
+    app.closeAllConnections();
+  });
+  const ask: AskEnvoy = (set, request) => askPort(ports.get(set) ?? 0, request);
+  const [first = ''] = sets.keys();
+  await until('Envoy to listen', async () => {
+    try {
+      return (await ask(first, {})).status > 0;
+    } catch {
+      return false;
+    }
+  });
+  return ask;
+}
+
+async function askPort(
+  port: number,
+  { method = 'GET', path = '/', headers = [] }: Parameters<AskEnvoy>[1],
+): Promise<Outcome> {
+  const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+    const fields = ['Host', HOST, ...headers.flat()];
+    httpRequest({ host: '127.0.0.1', port, method, path, headers: fields, agent: false })
+      .on('response', resolve)
+      .on('error', reject)
+      .end();
+  });
+  let body = '';
+  for await (const chunk of answer) body += String(chunk);
+  const status = answer.statusCode ?? 0;
+  const challenge = answer.headers['www-authenticate'] ?? null;
+  if (status !== 200) return { status, body, challenge, path: '', headers: new Map(), claims: null };
+  const told = JSON.parse(body) as { path: string; fields: string[] };
+  const got = new Map<string, string[]>();
+  for (let i = 0; i < told.fields.length; i += 2) {
+    const name = (told.fields[i] ?? '').toLowerCase();
+    got.set(name, [...(got.get(name) ?? []), told.fields[i + 1] ?? '']);
+  }
+  const text = got.get('x-claims')?.[0];
+  const claims = text === undefined ? null : JSON.parse(Buffer.from(text, 'latin1').toString());
+  return { status, body: '', challenge, path: told.path, headers: got, claims };
 }

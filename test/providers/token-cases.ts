@@ -92,6 +92,18 @@ export const ruleSets: Readonly<Record<string, readonly Readonly<Record<string, 
     { issuer: 'me', jwks, audiences: ['p'] },
     { issuer: 'me', jwks, audiences: ['q'] },
   ],
+  onePlace: [
+    { issuer: 'me', jwks, fromHeaders: [{ name: 'x-a' }] },
+    { issuer: 'you', jwks: jwks2, fromHeaders: [{ name: 'x-a' }] },
+  ],
+  outputIsNextPlace: [
+    { issuer: 'me', jwks, outputPayloadToHeader: 'x-b', presence: 'REQUIRED' },
+    { issuer: 'you', jwks: jwks2, fromHeaders: [{ name: 'x-b' }] },
+  ],
+  sameOutput: [
+    { issuer: 'me', jwks, outputPayloadToHeader: 'x-out', presence: 'REQUIRED' },
+    { issuer: 'you', jwks: jwks2, fromHeaders: [{ name: 'x-b' }], outputPayloadToHeader: 'x-out' },
+  ],
   required: [{ issuer: 'me', jwks, presence: 'REQUIRED' }],
   requiredAndOptional: [
     { issuer: 'me', jwks, fromHeaders: [{ name: 'x-a' }], presence: 'REQUIRED' },
@@ -294,6 +306,13 @@ const whereTokensAre: readonly TokenCase[] = [
     headers: [
       ['x-jwt', good],
       ['x-jwt', 'junk'],
+    ],
+    ...refusal(FORMAT),
+  }),
+  places('a named header twice, the first bad', {
+    headers: [
+      ['x-jwt', 'junk'],
+      ['x-jwt', good],
     ],
     ...refusal(FORMAT),
   }),
@@ -714,6 +733,24 @@ const severalRules: readonly TokenCase[] = [
   at('twoPlaces', 'exchanged', yours, good, refusal(ISSUER)),
   sent('one issuer twice: the second audience', 'sameIssuer', token(rsa, H, { ...P, aud: 'q' }), {}),
   sent('one issuer twice: no audience', 'sameIssuer', token(rsa, H, { ...P, aud: 'z' }), refusal(AUDIENCE)),
+  {
+    name: 'one header, a token of each issuer: the second rule takes both away',
+    rules: 'onePlace',
+    headers: [
+      ['x-a', good],
+      ['x-a', yours],
+    ],
+    status: 200,
+    claims: { ...P, iss: 'you', sub: 'v' },
+    fields: { 'x-a': null },
+  },
+  sent(
+    'what a rule puts out is looked at where the next one takes in',
+    'outputIsNextPlace',
+    good,
+    refusal(FORMAT),
+  ),
+  sent("a rule drops another's output of its own name", 'sameOutput', good, { fields: { 'x-out': null } }),
   { name: 'required: missing', rules: 'required', status: 401, body: 'Jwt is missing' },
   sent('required: there', 'required', good, ok),
   at('requiredAndOptional', 'none', null, null, refusal('Jwt is missing')),
