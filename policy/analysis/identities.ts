@@ -71,8 +71,8 @@ export const trustDomains: PolicyCheck = (set) => {
         list,
         i,
         'unknownTrustDomain',
-        `${named} is not a trust domain of this mesh (${ours.join(', ')}): no peer it lets in has that identity; ` +
-          'correct it, or list it in trustDomainAliases',
+        `${named} is not a trust domain of this mesh (${ours.join(', ')}), so no peer has that identity; correct it, ` +
+          'or list it in trustDomainAliases',
       );
     });
   });

@@ -122,7 +122,7 @@ export const portProtocols: RegistryCheck = (set) => {
       const path = ['spec', 'ports', i];
       if (protocol === 'auto') {
         const message =
-          `the protocol of port ${number} (${name}) is not declared: it is told by the first bytes; declare it, or ` +
+          `the protocol of port ${number}${name === '' ? '' : ` (${name})`} is not declared: it is told by the first bytes; declare it, or ` +
           'name the port by it, such as http-web or tcp-db';
         problems.push(finding(resource, path, 'portName', message));
       }
