@@ -7,6 +7,7 @@ import type { PathNormalization } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
 import { parseCidr } from '../policy/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
+import { forwardedFor } from '../proxy/forwarded-for.ts';
 import { HeadError, parseRequest, type RequestHead } from '../proxy/http1/head.ts';
 
 /** What is wrong with a request, for its answer. */
@@ -43,16 +44,21 @@ export function readCheckRequest(given: JsonObject, normalization: PathNormaliza
   const port = portOf(given.port);
   if (protocol === 'tcp' && port === null) throw new RequestError('a tcp request needs port');
   const sourceIp = address(given, 'sourceIp') ?? '';
+  const remoteIp = address(given, 'remoteIp');
   const connection: ConnectionFacts = {
     peer: peerOf(text(given, 'principal')),
     sourceIp,
-    remoteIp: address(given, 'remoteIp') ?? sourceIp,
+    remoteIp: remoteIp ?? sourceIp,
     destinationIp: address(given, 'destinationIp') ?? '',
     destinationPort: port ?? NO_PORT,
     // Envoy keeps the requested server name in lower case.
     sni: text(given, 'sni')?.toLowerCase() ?? null,
   };
-  return { connection, request: protocol === 'tcp' ? null : requestOf(given, normalization) };
+  if (protocol === 'tcp') return { connection, request: null };
+  const request = requestOf(given, normalization);
+  // Who says it outright is believed before the header.
+  if (remoteIp === null) request.remoteIp = forwardedFor(request.fields);
+  return { connection, request };
 }
 
 function requestOf(given: JsonObject, normalization: PathNormalization): RequestHead {

@@ -160,6 +160,25 @@ t.test('addresses', (t) =>
         request: { path: '/source', sourceIp: '192.0.2.7', remoteIp: '10.0.0.1' },
         answer: DENY,
       },
+      {
+        title: 'remote by X-Forwarded-For, the last entry',
+        request: {
+          path: '/remote',
+          sourceIp: '10.0.0.1',
+          headers: { 'X-Forwarded-For': '10.9.9.9, 192.0.2.7' },
+        },
+        answer: ALLOW,
+      },
+      {
+        title: 'remote said outright beats X-Forwarded-For',
+        request: { path: '/remote', remoteIp: '10.0.0.1', headers: { 'x-forwarded-for': '192.0.2.7' } },
+        answer: DENY,
+      },
+      {
+        title: 'X-Forwarded-For is not the source',
+        request: { path: '/source', sourceIp: '11.0.0.1', headers: { 'x-forwarded-for': '10.0.0.1' } },
+        answer: DENY,
+      },
       { title: 'destination', request: { path: '/destination', destinationIp: '10.1.2.3' }, answer: ALLOW },
       { title: 'no destination', request: { path: '/destination' }, answer: DENY },
       {
