@@ -9,41 +9,53 @@ import { type Asker, MAX_ANSWER_BYTES, type Question } from './ext-authz-asker.t
 /** Envoy's for its HTTP/2 connections. */
 const IDLE_MS = 3_600_000;
 /** A connection that lets a check run out of time must answer a PING by then, or it is given up. */
-const PING_MS = 5_000;
+const PING_MS = 2_000;
 /** gRPC's frame: whether it is compressed, and its length. */
 const FRAME_HEAD = 5;
 
 /** The server has not looked at it: asking again is safe (RFC 9113 §8.7). */
 class NotProcessed extends Error {}
 
+/** An HTTP/2 session and what it runs over. */
+interface Line {
+  readonly session: ClientHttp2Session;
+  readonly stream: Duplex;
+}
+
+/** The stream too: a session that is destroyed waits for what it wrote last, for good where nothing moves. */
+function cut({ session, stream }: Line): void {
+  session.destroy();
+  stream.destroy();
+}
+
 /** @param open a new connection to the service */
 export function grpcAsker(open: () => Promise<Duplex>): Asker {
-  let session: ClientHttp2Session | null = null;
-  let connecting: Promise<ClientHttp2Session> | null = null;
+  let line: Line | null = null;
+  let connecting: Promise<Line> | null = null;
   let closed = false;
 
-  async function newSession(): Promise<ClientHttp2Session> {
+  async function newLine(): Promise<Line> {
     const stream = await open();
     if (closed) {
       stream.destroy();
       throw new Error('no more checks are made');
     }
-    const fresh = connect('http://provider', {
+    const session = connect('http://provider', {
       createConnection: () => stream,
       settings: { enablePush: false },
-      maxSessionMemory: 64,
     });
-    // Streams report what happened to them; without a listener the process would end.
-    fresh.on('error', ignore);
-    fresh.setTimeout(IDLE_MS, () => fresh.close());
-    session = fresh;
-    return fresh;
+    // Calls report what happened to them; without a listener the process would end.
+    session.on('error', ignore);
+    session.on('close', () => stream.destroy());
+    session.setTimeout(IDLE_MS, () => session.close());
+    line = { session, stream };
+    return line;
   }
 
   /** All who wait share one attempt. */
-  function current(): Promise<ClientHttp2Session> {
-    if (session !== null && !session.closed && !session.destroyed) return Promise.resolve(session);
-    connecting ??= newSession().finally(() => {
+  function current(): Promise<Line> {
+    if (line !== null && !line.session.closed && !line.session.destroyed) return Promise.resolve(line);
+    connecting ??= newLine().finally(() => {
       connecting = null;
     });
     return connecting;
@@ -67,7 +79,7 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
     },
     close() {
       closed = true;
-      session?.destroy();
+      if (line !== null) cut(line);
     },
   };
 }
@@ -75,11 +87,11 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
 function ignore(): void {}
 
 /** One unary call: the answer's message. */
-function call(session: ClientHttp2Session, question: Question, signal: AbortSignal): Promise<Buffer> {
+function call(line: Line, question: Question, signal: AbortSignal): Promise<Buffer> {
   const { provider } = question;
   let stream: ClientHttp2Stream;
   try {
-    stream = session.request({
+    stream = line.session.request({
       ':method': 'POST',
       ':scheme': 'http',
       ':path': CHECK,
@@ -99,7 +111,7 @@ function call(session: ClientHttp2Session, question: Question, signal: AbortSign
     const stop = () => {
       reject(signal.reason);
       stream.close(constants.NGHTTP2_CANCEL);
-      probe(session);
+      probe(line);
     };
     signal.addEventListener('abort', stop, { once: true });
     const chunks: Buffer[] = [];
@@ -139,9 +151,10 @@ function call(session: ClientHttp2Session, question: Question, signal: AbortSign
 }
 
 /** Gives up a connection on which nothing moves any more. */
-function probe(session: ClientHttp2Session): void {
+function probe(line: Line): void {
+  const { session } = line;
   if (session.closed || session.destroyed) return;
-  const timer = setTimeout(() => session.destroy(), PING_MS);
+  const timer = setTimeout(() => cut(line), PING_MS);
   timer.unref();
   if (!session.ping(() => clearTimeout(timer))) clearTimeout(timer);
 }

@@ -86,17 +86,26 @@ export function reach(
   return Object.assign(open, { asked, sockets });
 }
 
-/** The same through a stream that is no socket, as a stream in a tunnel is none. */
-export function reachThroughStream(port: number): Connect {
-  return async () => {
+/** The same through streams that are no sockets, as a stream in a tunnel is none. */
+export function reachThroughStreams(port: number): Connect & { readonly streams: Duplex[]; stall(): void } {
+  const streams: Duplex[] = [];
+  const ends: Duplex[] = [];
+  const open = async (): Promise<Duplex> => {
     const socket = connect(port, '127.0.0.1');
     await once(socket, 'connect');
     const [near, far] = duplexPair();
     far.pipe(socket).pipe(far);
     near.on('close', () => socket.destroy());
     socket.on('close', () => near.destroy());
+    streams.push(near);
+    ends.push(far);
     return near;
   };
+  /** What is sent from now on arrives nowhere, and nobody is told. */
+  const stall = () => {
+    for (const far of ends) far.unpipe();
+  };
+  return Object.assign(open, { streams, stall });
 }
 
 /** An answer in few words: what is compared in tables. */

@@ -82,6 +82,8 @@ export type GrpcReply =
   /** Instead of a message. */
   | { readonly grpcStatus: number }
   | { readonly httpStatus: number }
+  /** The stream is reset with this code. */
+  | { readonly reset: number }
   /** As they are, after the frame's five bytes. */
   | { readonly bytes: Buffer }
   /** Whole DATA frames' content. */
@@ -136,7 +138,9 @@ export async function grpcProvider(t: Test, port = 0, settings = {}): Promise<Gr
 
 function send(stream: ServerHttp2Stream, reply: GrpcReply): void {
   const type = { 'content-type': 'application/grpc' };
-  if ('httpStatus' in reply) {
+  if ('reset' in reply) {
+    stream.close(reply.reset);
+  } else if ('httpStatus' in reply) {
     stream.respond({ ':status': reply.httpStatus });
     stream.end();
   } else if ('grpcStatus' in reply) {

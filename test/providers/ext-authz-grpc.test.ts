@@ -1,6 +1,9 @@
 /** External authorization over gRPC: the message the provider gets, and what becomes of its answers. */
+import { once } from 'node:events';
+import { constants } from 'node:http2';
 import t from 'tap';
 import { createExtAuthz } from '../../providers/ext-authz.ts';
+import { until, within } from '../e2e/harness/wait.ts';
 import {
   check,
   fieldsOf,
@@ -8,7 +11,7 @@ import {
   NEVER,
   provider,
   reach,
-  reachThroughStream,
+  reachThroughStreams,
   words,
 } from './check-helper.ts';
 import type { Message } from './check-protocol.ts';
@@ -421,7 +424,7 @@ t.test('a TCP connection is allowed or denied', async (t) => {
 });
 
 t.test('over a stream that is no socket', async (t) => {
-  const client = createExtAuthz(reachThroughStream(server.port));
+  const client = createExtAuthz(reachThroughStreams(server.port));
   for (let i = 0; i < 3; i++) t.equal(words(await client.check(grpc(), check(), NEVER)), 'allowed');
   client.close();
 });
@@ -438,4 +441,63 @@ t.test('200 checks at once share one connection, also where the server takes 10 
     t.equal(many.asked.length, 1);
     client.close();
   }
+});
+
+t.test(
+  'a server that goes away in good order finishes what it has; the next check takes a new connection',
+  async (t) => {
+    const leaving = await grpcProvider(t);
+    const many = reach(() => leaving.port);
+    const client = createExtAuthz(many);
+    let release: (reply: GrpcReply) => void = () => undefined;
+    const held = new Promise<GrpcReply>((resolve) => {
+      release = resolve;
+    });
+    leaving.answer = () => held;
+    const first = client.check(grpc(), check(), NEVER);
+    while (leaving.seen.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    leaving.answer = () => ({ message: {} });
+    // Close sends GOAWAY and waits for the open stream.
+    for (const session of leaving.sessions) session.close();
+    await until('the second connection', async () => {
+      t.equal(words(await client.check(grpc(), check(), NEVER)), 'allowed');
+      return many.asked.length === 2;
+    });
+    release({ message: { status: { code: 7 } } });
+    t.equal(words(await first), 'denied 403 ""');
+    client.close();
+  },
+);
+
+t.test('a refused call is made once more, one that failed is not', async (t) => {
+  const { NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR } = constants;
+  const cases: readonly (readonly [readonly number[], number, RegExp])[] = [
+    [[NGHTTP2_REFUSED_STREAM], 2, /^allowed$/],
+    [[NGHTTP2_REFUSED_STREAM, NGHTTP2_REFUSED_STREAM], 2, /^failed: it refused the call$/],
+    [[NGHTTP2_INTERNAL_ERROR], 1, /^failed: .*INTERNAL_ERROR/],
+  ];
+  for (const [resets, calls, expected] of cases) {
+    server.seen.length = 0;
+    const left = [...resets];
+    server.answer = () => {
+      const reset = left.shift();
+      return reset === undefined ? { message: {} } : { reset };
+    };
+    t.match(words(await extAuthz.check(grpc(), check(), NEVER)), expected);
+    t.equal(server.seen.length, calls);
+  }
+});
+
+t.test('a connection on which nothing moves any more is given up', async (t) => {
+  const many = reachThroughStreams(server.port);
+  const client = createExtAuthz(many);
+  t.equal(words(await client.check(grpc(), check(), NEVER)), 'allowed');
+  const [first] = many.streams;
+  if (first === undefined) throw new Error('no connection');
+  many.stall();
+  t.match(words(await client.check(grpc({ timeout: 50 }), check(), NEVER)), /^failed: no answer within/);
+  if (!first.closed) await within('the connection to be closed', once(first, 'close'));
+  t.equal(words(await client.check(grpc(), check(), NEVER)), 'allowed');
+  t.equal(many.streams.length, 2);
+  client.close();
 });

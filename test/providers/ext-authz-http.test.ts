@@ -9,7 +9,7 @@ import {
   NEVER,
   provider,
   reach,
-  reachThroughStream,
+  reachThroughStreams,
   words,
 } from './check-helper.ts';
 import { type HttpReply, httpProvider, type SeenRequest } from './check-server.ts';
@@ -262,7 +262,7 @@ t.test('what is no HTTP answer fails', async (t) => {
 });
 
 t.test('over a stream that is no socket', async (t) => {
-  const client = createExtAuthz(reachThroughStream(server.port));
+  const client = createExtAuthz(reachThroughStreams(server.port));
   for (let i = 0; i < 3; i++) t.equal(words(await client.check(provider(), check(), NEVER)), 'allowed');
   client.close();
 });

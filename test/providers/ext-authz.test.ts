@@ -160,7 +160,7 @@ for (const protocol of ['http', 'grpc'] as const) {
     const [socket] = connect.sockets;
     client.close();
     t.match(words(await waiting), /^failed: /);
-    if (socket !== undefined && !socket.destroyed) await once(socket, 'close');
+    if (socket !== undefined && !socket.closed) await once(socket, 'close');
     t.equal(connect.sockets.size, 0);
   });
 
