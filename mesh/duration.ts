@@ -11,6 +11,18 @@ const MAX_LENGTH = 64;
  * @returns whole milliseconds, rounded; null for anything else, signs included.
  */
 export function parseDuration(text: string): number | null {
+  const total = milliseconds(text);
+  return total === null ? null : Math.round(total);
+}
+
+/** The same, where Istio asks for "ms precision": null too for a part of a millisecond. */
+export function parseWholeMilliseconds(text: string): number | null {
+  const total = milliseconds(text);
+  // Fractions such as 1.001 s are not exact in binary.
+  return total === null || Math.abs(total - Math.round(total)) > 1e-6 ? null : Math.round(total);
+}
+
+function milliseconds(text: string): number | null {
   if (text === '0') return 0;
   if (text === '' || text.length > MAX_LENGTH) return null;
   let total = 0;
@@ -20,6 +32,5 @@ export function parseDuration(text: string): number | null {
     total += Number(part[1]) * (UNIT_MS[part[2] ?? ''] ?? Number.NaN);
     end = PART.lastIndex;
   }
-  const rounded = Math.round(total);
-  return end === text.length && Number.isSafeInteger(rounded) ? rounded : null;
+  return end === text.length && Number.isSafeInteger(Math.round(total)) ? total : null;
 }

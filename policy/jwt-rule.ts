@@ -1,4 +1,5 @@
 /** One of RequestAuthentication's `jwtRules`: its fields, read and checked by the rules of Istio's schema and webhook. */
+import { parseWholeMilliseconds } from '../mesh/duration.ts';
 import type { FieldPath } from '../mesh/resource.ts';
 import { boolean, type Decoder, enumOf, listOf, object, type Reporter, string } from '../mesh/schema.ts';
 import type { JwtRule } from '../mesh/tokens.ts';
@@ -15,9 +16,9 @@ const DEFAULT_TIMEOUT_MS = 5_000;
 const STRICT_HEADER_NAME = /^[-_A-Za-z0-9]+$/;
 /** A header name at all (RFC 9110 §5.6.2). */
 const HEADER_NAME = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/;
-/** A `google.protobuf.Duration` in JSON. */
-const DURATION = /^([0-9]{1,12})(?:\.([0-9]{1,9}))?s$/;
-/** Istio's `ParseJwksURI`, and a host to ask. */
+/** Istio's `ParseJwksURI`: the scheme, and a port that is a number if there is one. */
+const HTTP_SCHEME = /^https?:(?!\/\/[^/?#]*:[^/?#]*[^0-9/?#])/i;
+/** One that can be fetched. */
 const HTTP_URL = /^https?:\/\/[^/?#]/i;
 
 const filled: Decoder<string> = (value, path, reporter) => {
@@ -29,13 +30,19 @@ const filled: Decoder<string> = (value, path, reporter) => {
 
 const filledList = listOf(filled);
 
+function isFetchable(uri: string): boolean {
+  return HTTP_URL.test(uri) && URL.canParse(uri);
+}
+
 const jwksUri: Decoder<string> = (value, path, reporter) => {
   const decoded = filled(value, path, reporter);
   if (decoded === undefined) return undefined;
   if (decoded.length > MAX_URI) {
     reporter.report(path, 'badValue', `has ${decoded.length} characters; Istio takes at most ${MAX_URI}`);
-  } else if (!HTTP_URL.test(decoded) || !URL.canParse(decoded)) {
+  } else if (!HTTP_SCHEME.test(decoded)) {
     reporter.report(path, 'badValue', `must be an http:// or https:// URL, not ${JSON.stringify(decoded)}`);
+  } else if (!isFetchable(decoded)) {
+    reporter.report(path, 'badValue', 'nothing can be fetched there: no token will pass', 'Warning');
   }
   return decoded;
 };
@@ -43,13 +50,12 @@ const jwksUri: Decoder<string> = (value, path, reporter) => {
 const timeout: Decoder<number> = (value, path, reporter) => {
   const decoded = string(value, path, reporter);
   if (decoded === undefined) return undefined;
-  const parts = DURATION.exec(decoded);
-  const ms = Number(parts?.[1] ?? 0) * 1_000 + Number((parts?.[2] ?? '').padEnd(9, '0')) / 1e6;
-  if (parts !== null && ms >= 1 && Number.isInteger(ms)) return ms;
+  const ms = parseWholeMilliseconds(decoded);
+  if (ms !== null && ms >= 1) return ms;
   reporter.report(
     path,
     'badValue',
-    `must be seconds such as 5s or 0.5s, whole milliseconds and at least one, not ${JSON.stringify(decoded)}`,
+    `must be a duration such as 5s or 1m30s, whole milliseconds and at least one, not ${JSON.stringify(decoded)}`,
   );
   return undefined;
 };
@@ -98,8 +104,9 @@ function reportMissing(value: unknown, name: string, path: FieldPath, reporter: 
 const payloadHeader: Decoder<string> = (value, path, reporter) => {
   const decoded = string(value, path, reporter);
   if (decoded === undefined || decoded === '' || HEADER_NAME.test(decoded)) return decoded?.toLowerCase();
-  reporter.report(path, 'badValue', `must be a header name, not ${JSON.stringify(decoded)}`);
-  return undefined;
+  const message = `${JSON.stringify(decoded)} is no header name; the payload goes nowhere`;
+  reporter.report(path, 'badValue', message, 'Warning');
+  return '';
 };
 
 const spaceDelimitedClaims: Decoder<readonly string[]> = (value, path, reporter) => {
@@ -118,7 +125,9 @@ const KEY_FIELDS: ReadonlyMap<unknown, readonly string[]> = new Map([
   ['OKP', ['crv', 'x']],
   ['oct', ['k']],
 ]);
-const TEXT_FIELDS = ['kid', 'alg', 'use', 'n', 'e', 'crv', 'x', 'y', 'k', 'd'];
+const TEXT_FIELDS = ['kid', 'alg', 'use', 'crv'];
+const BASE64_FIELDS = ['n', 'e', 'x', 'y', 'k', 'd'];
+const BASE64 = /^[A-Za-z0-9_+/-]*={0,2}$/;
 
 /** `jwks`: a key set, or one key, as Istio's webhook parses it. A key that verifies nothing public is a Warning. */
 const jwks: Decoder<string> = (value, path, reporter) => {
@@ -166,6 +175,12 @@ function wrongKey(key: Key): string | null {
   for (const name of TEXT_FIELDS) {
     if (key[name] !== undefined && typeof key[name] !== 'string') return `has a ${name} that is no string`;
   }
+  for (const name of BASE64_FIELDS) {
+    const part = key[name];
+    if (part !== undefined && (typeof part !== 'string' || !BASE64.test(part))) {
+      return `has a ${name} that is no base64url`;
+    }
+  }
   return null;
 }
 
@@ -201,7 +216,7 @@ export const jwtRule: Decoder<JwtRule> = (value, path, reporter) => {
   const issuer = decoded.issuer ?? '';
   if (issuer === '' && uri === null) {
     reporter.report([...path, 'issuer'], 'missing', 'must be given, or jwksUri must be');
-  } else if (uri === null && inline === null && !HTTP_URL.test(issuer)) {
+  } else if (uri === null && inline === null && !isFetchable(issuer)) {
     const message =
       'without jwks or jwksUri keys are discovered at the issuer, which is no URL: no token will pass';
     reporter.report([...path, 'issuer'], 'badValue', message, 'Warning');
