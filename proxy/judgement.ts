@@ -35,7 +35,9 @@ export interface Judging {
  */
 export class Judgement {
   readonly #judging: Judging;
-  readonly #abort = new AbortController();
+  /** Set while an authorizer is asked. */
+  #asking: AbortController | null = null;
+  #abandoned = false;
 
   constructor(judging: Judging) {
     this.#judging = judging;
@@ -43,7 +45,8 @@ export class Judgement {
 
   /** Nobody waits for it any more. */
   abandon(): void {
-    this.#abort.abort();
+    this.#abandoned = true;
+    this.#asking?.abort();
   }
 
   /** @param asked what the CUSTOM policies say of the request */
@@ -74,7 +77,8 @@ export class Judgement {
   #check(provider: ExtAuthzProvider, body: HeldBody | null): void {
     const { path, connection, facts, head, exchange } = this.#judging;
     const request = checkRequestOf(path, connection, facts, { head, exchange, body });
-    path.extAuthz.check(provider, request, this.#abort.signal).then(
+    this.#asking = new AbortController();
+    path.extAuthz.check(provider, request, this.#asking.signal).then(
       (answer) => this.#settle(() => this.#checked(provider, answer)),
       (error: Error) =>
         this.#settle(() => this.#checked(provider, { kind: 'failed', reason: error.message })),
@@ -83,6 +87,7 @@ export class Judgement {
 
   #checked(provider: ExtAuthzProvider, answer: CheckAnswer): Judged {
     const { path, head, exchange, connection } = this.#judging;
+    this.#asking = null;
     const sound = this.#soundAnswer(answer);
     path.metrics.externalChecks[sound.kind]++;
     if (sound.kind === 'denied') {
@@ -166,7 +171,7 @@ export class Judgement {
   /** Goes on after a wait, unless there is nobody left to answer. */
   #settle(step: () => Judged): void {
     const { forwarder, exchange, path } = this.#judging;
-    if (this.#abort.signal.aborted) return;
+    if (this.#abandoned) return;
     let judged: Judged;
     try {
       judged = step();
