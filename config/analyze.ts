@@ -87,6 +87,7 @@ function registrySetOf(resources: readonly Resource[], decoded: Decoded, mesh: M
       resource: resources.find(({ kind }) => kind === 'MeshConfig') ?? null,
       enableAutoMtls: decoded.mesh.enableAutoMtls,
     },
+    providers: decoded.mesh.extAuthz,
     registry,
     rules: compileRules(
       decoded.destinationRules,
@@ -131,7 +132,7 @@ function policySetOf(resources: readonly Resource[], decoded: Decoded, registry:
   return {
     ...policies,
     mesh: registry.mesh,
-    providers: decoded.mesh.extAuthz,
+    providers: registry.providers,
     subjects: subjectsOfSet(registry, policies),
     knowsWorkloads: registry.workloads.length > 0,
   };

@@ -49,6 +49,7 @@ export const setChecks = {
   systemRoots: ['OLK0257', 'Info'],
   doubleTls: ['OLK0258', 'Warning'],
   portNotOfService: ['OLK0259', 'Warning'],
+  anyIdentity: ['OLK0260', 'Warning'],
 
   sameHost: ['OLK0271', 'Warning'],
   protocolConflict: ['OLK0272', 'Warning'],

@@ -1,5 +1,7 @@
 /** The list of all checks of services, endpoints and client settings. */
 import { duplicateRules, ruleHosts, settingPorts, subsets } from './destination-rules.ts';
+import { providerServices } from './providers.ts';
+import { anyIdentity } from './secure-naming.ts';
 import {
   accounts,
   portProtocols,
@@ -23,6 +25,8 @@ export const registryChecks: readonly RegistryCheck[] = [
   autoMtls,
   verification,
   doubleTls,
+  anyIdentity,
+  providerServices,
   sameHosts,
   protocols,
   portProtocols,

@@ -1,5 +1,6 @@
 /** What the checks of services, endpoints and client settings look at. */
 import type { Located } from '../../mesh/analysis.ts';
+import type { ExtAuthzProvider } from '../../mesh/ext-authz.ts';
 import type { FieldPath, Problem, Resource } from '../../mesh/resource.ts';
 import type { EffectiveMode, MeshSettings } from '../../mesh/snapshot.ts';
 import type { Workload } from '../../mesh/workload.ts';
@@ -15,6 +16,8 @@ import { TLS_MODE_LABEL } from '../workload-entry.ts';
 export interface RegistrySet {
   readonly mesh: MeshSettings;
   readonly meshConfig: { readonly resource: Resource | null; readonly enableAutoMtls: boolean };
+  /** Mesh config's `extensionProviders`; null: there is no mesh config. */
+  readonly providers: ReadonlyMap<string, ExtAuthzProvider> | null;
   readonly registry: Registry;
   readonly rules: RuleLookup;
   /** Kubernetes Services among them. */

@@ -122,6 +122,33 @@ run(
   PROVIDERS,
 );
 
+run('services of providers', {
+  'nobody defines it': `---
+kind: MeshConfig
+extensionProviders:
+  - name: ask
+    envoyExtAuthzGrpc:
+      service: nobody.shop.svc.cluster.local #! unknownHost
+      port: 80
+`,
+  'it has another port': `---
+kind: MeshConfig
+extensionProviders:
+  - name: ask
+    envoyExtAuthzHttp:
+      service: shop/web.shop.svc.cluster.local
+      port: 9000 #! portNotOfService
+`,
+  'of another namespace': `---
+kind: MeshConfig
+extensionProviders:
+  - name: ask
+    envoyExtAuthzHttp:
+      service: other/web.shop.svc.cluster.local #! unknownHost
+      port: 80
+`,
+});
+
 run('without mesh config every provider counts', { any: custom('p', 'nobody', 'web') });
 
 run('policies that no sidecar enforces', {

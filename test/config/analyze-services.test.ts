@@ -147,6 +147,35 @@ run('what keeps auto mTLS from STRICT', {
   ),
 });
 
+const NAMELESS = `---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: old, namespace: shop}
+spec: {address: 10.0.0.3, labels: {app: old, security.istio.io/tlsMode: istio}}
+`;
+const old = (mark: string, more = '') =>
+  entry(
+    'old',
+    `spec: ${mark}\n  hosts: [old.shop.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{number: 80, name: http}]\n  workloadSelector: {labels: {app: old}}\n${more}`,
+  );
+
+run('whom clients expect', {
+  'no account': old('#! anyIdentity') + NAMELESS,
+  'no account, but names': old('', '  subjectAltNames: [spiffe://cluster.local/ns/shop/sa/old]') + NAMELESS,
+  'no account, by a rule':
+    old('') +
+    NAMELESS +
+    rule('r', 'spec:\n  host: old\n  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}} #! anyIdentity'),
+  'no account, names by a rule':
+    old('') +
+    NAMELESS +
+    rule(
+      'r',
+      'spec: {host: old, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://cluster.local/ns/shop/sa/old]}}}',
+    ),
+  'plaintext expects nobody': oldMachine(),
+});
+
 run('services', {
   'one host in two namespaces': entry(
     'web',
