@@ -1,9 +1,8 @@
 /** One line of `authz check`: a request's JSON in, its answer's JSON out, by the data path's own rules. */
 import type { Ask, Authorization, Decision, Nearest } from '../mesh/decision.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
-import type { PathNormalization } from '../mesh/snapshot.ts';
 import type { RequestHead } from '../proxy/http1/head.ts';
-import { isObject, type JsonObject, RequestError, readCheckRequest } from './authz-request.ts';
+import { isObject, type JsonObject, RequestError, readCheckRequest, type Sidecar } from './authz-request.ts';
 import type { CheckTokens, TokenRefusal } from './authz-tokens.ts';
 import type { BadLine } from './line-splitter.ts';
 
@@ -11,7 +10,7 @@ import type { BadLine } from './line-splitter.ts';
 export interface CheckRules {
   readonly authorization: Authorization;
   readonly tokens: CheckTokens;
-  readonly pathNormalization: PathNormalization;
+  readonly sidecar: Sidecar;
   /** Adds `nearest` to denials. */
   readonly explain: boolean;
 }
@@ -39,7 +38,7 @@ export function answerLine(rules: CheckRules, line: string | BadLine): string | 
 }
 
 function answer(rules: CheckRules, given: JsonObject): string | Promise<string> {
-  const { connection, request } = readCheckRequest(given, rules.pathNormalization);
+  const { connection, request } = readCheckRequest(given, rules.sidecar);
   const ask = rules.authorization.ask(connection, request);
   const asked: Asked = { rules, id: given.id, connection, ask };
   if (request === null) return decide(asked, request);

@@ -85,7 +85,7 @@ async function compile(query: Query, explain: boolean): Promise<CheckRules> {
   return {
     authorization,
     tokens: checkTokens(snapshot.tokens),
-    pathNormalization: snapshot.mesh.pathNormalization,
+    sidecar: snapshot,
     explain,
   };
 }

@@ -3,10 +3,11 @@ import { isIP } from 'node:net';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import { limitTable } from '../mesh/limits.ts';
-import type { PathNormalization } from '../mesh/snapshot.ts';
+import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
 import { parseCidr } from '../policy/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
+import { forwardedCert, peersCert } from '../proxy/forwarded-cert.ts';
 import { forwardedFor } from '../proxy/forwarded-for.ts';
 import { HeadError, parseRequest, type RequestHead } from '../proxy/http1/head.ts';
 
@@ -19,11 +20,16 @@ export interface CheckFacts {
   readonly request: RequestHead | null;
 }
 
+/** What a request is read by: the mesh's settings and the sidecar's own identity. */
+export type Sidecar = Pick<Snapshot, 'mesh' | 'identity'>;
+
 /** A JSON object as it was read. */
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 /** A port that no rule names, for a request that names none. */
 const NO_PORT = 0;
+/** In X-Forwarded-Client-Cert: a request names its caller, not the caller's certificate. */
+const UNKNOWN_HASH = '0'.repeat(64);
 const LINE_BREAK = /[\r\n]/;
 const NOT_A_NAME = /[\r\n:]/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: what is outside must be told apart
@@ -36,7 +42,7 @@ const ASCII = /^[\x00-\x7f]*$/;
  * refused, and what it would not pass on no policy sees.
  * @throws RequestError naming the field and what is wrong with it
  */
-export function readCheckRequest(given: JsonObject, normalization: PathNormalization): CheckFacts {
+export function readCheckRequest(given: JsonObject, { mesh, identity }: Sidecar): CheckFacts {
   const protocol = text(given, 'protocol') ?? 'http';
   if (protocol !== 'http' && protocol !== 'tcp') {
     throw new RequestError(`protocol must be "http" or "tcp", not ${JSON.stringify(protocol)}`);
@@ -55,9 +61,16 @@ export function readCheckRequest(given: JsonObject, normalization: PathNormaliza
     sni: text(given, 'sni')?.toLowerCase() ?? null,
   };
   if (protocol === 'tcp') return { connection, request: null };
-  const request = requestOf(given, normalization);
+  const request = requestOf(given, mesh.pathNormalization);
   // Who says it outright is believed before the header.
   if (remoteIp === null) request.remoteIp = forwardedFor(request.fields);
+  const { peer } = connection;
+  const cert = forwardedCert({
+    how: mesh.forwardedClientCert,
+    sent: request.forwardedCert,
+    peers: peer === null ? null : peersCert(identity.uri, UNKNOWN_HASH, peer.uri),
+  });
+  if (cert !== null) request.fields = request.fields.concat(cert);
   return { connection, request };
 }
 

@@ -6,11 +6,12 @@ import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
 import { decideRequest, observe } from './decide.ts';
 import type { DialDone, Upstream } from './dial.ts';
+import { forwardedCert, peersCert } from './forwarded-cert.ts';
 import { forwardedFor } from './forwarded-for.ts';
 import { HttpSideBase } from './http-side.ts';
 import type { Exchange } from './http1/exchange.ts';
 import type { Judged } from './http1/forward.ts';
-import { type Field, FORWARDED_CERT, type RequestHead } from './http1/head.ts';
+import type { Field, RequestHead } from './http1/head.ts';
 import type { LocalAnswer } from './http1/local-answer.ts';
 import { Judgement } from './judgement.ts';
 import { maskParams } from './mask.ts';
@@ -85,21 +86,9 @@ export class InboundHttp extends HttpSideBase {
     return decision.allowed ? null : snapshot.authorization.explain(facts, head, decision);
   }
 
-  /**
-   * Envoy's `forward_client_cert_details`, before anything is judged: policy sees what the app will. The head
-   * comes without the field, as SANITIZE has it.
-   */
+  /** Before anything is judged: policy sees what the app will. */
   #forwardCert(head: RequestHead, how: ForwardedClientCert): void {
-    const sent = head.forwardedCert ?? '';
-    const mutual = this.#peer !== null;
-    let field: Field | null = null;
-    if (how === 'SANITIZE_SET' || (how === 'APPEND_FORWARD' && sent === '')) field = this.#peersCert();
-    else if (how === 'APPEND_FORWARD') {
-      const own = this.#peersCert();
-      field = own === null ? null : certField(`${sent},${own.value}`);
-    } else if (how === 'ALWAYS_FORWARD_ONLY' || (how === 'FORWARD_ONLY' && mutual)) {
-      field = head.forwardedCert === null ? null : certField(sent);
-    }
+    const field = forwardedCert({ how, sent: head.forwardedCert, peers: this.#peersCert() });
     if (field !== null) head.fields = head.fields.concat(field);
   }
 
@@ -110,16 +99,12 @@ export class InboundHttp extends HttpSideBase {
     if (peer === null || identity === null) return null;
     if (this.#cert === null || this.#certOf !== identity) {
       this.#certOf = identity;
-      this.#cert = certField(`By=${identity.uri};Hash=${peer.hash};Subject="";URI=${peer.identity.uri}`);
+      this.#cert = peersCert(identity.uri, peer.hash, peer.identity.uri);
     }
     return this.#cert;
   }
 
   override dropped(_upstream: Upstream): void {}
-}
-
-function certField(value: string): Field {
-  return { name: FORWARDED_CERT, key: FORWARDED_CERT, value };
 }
 
 const DENIED_WITHOUT_SNAPSHOT: LocalAnswer = {

@@ -341,6 +341,13 @@ const groups: readonly Group[] = [
       ),
       policy('raw', when('request.headers[:path]', 'values: ["/raw?a=1"]')),
       policy('nominated', when('request.headers[te]', 'values: ["*"]')),
+      policy(
+        'cert',
+        when(
+          'request.headers[x-forwarded-client-cert]',
+          'values: ["*;URI=spiffe://cluster.local/ns/shop/sa/named"]',
+        ),
+      ),
       policy('sni', when('connection.sni', 'values: ["*.example.com"]')),
       policy('principal', when('source.principal', 'values: ["cluster.local/ns/jobs/*"]')),
       policy('port', when('destination.port', 'values: ["$otherTcp"]')),
@@ -377,6 +384,12 @@ const groups: readonly Group[] = [
       { title: ':path has the query', path: '/raw?a=1', expect: 'ALLOW', by: 'raw' },
       { title: ':path without it', path: '/raw', expect: 'DENY' },
       { title: 'hop by hop', headers: { te: 'trailers' }, expect: 'DENY' },
+      { title: 'the certificate as the app is told of it', from: 'shop/named', expect: 'ALLOW', by: 'cert' },
+      {
+        title: 'the network tells nothing of it',
+        headers: { 'x-forwarded-client-cert': 'By=a;URI=spiffe://cluster.local/ns/shop/sa/named' },
+        expect: 'DENY',
+      },
       { title: 'server name', from: 'shop/x', sni: 'a.example.com', expect: 'ALLOW', by: 'sni' },
       { title: 'server name in capitals', from: 'shop/x', sni: 'A.EXAMPLE.COM', expect: 'ALLOW', by: 'sni' },
       { title: 'another server name', from: 'shop/x', sni: 'example.com', expect: 'DENY' },

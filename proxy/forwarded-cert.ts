@@ -1,0 +1,34 @@
+/** X-Forwarded-Client-Cert as policy and app get it: Envoy's `forward_client_cert_details`. */
+import type { ForwardedClientCert } from '../mesh/snapshot.ts';
+import { type Field, FORWARDED_CERT } from './http1/head.ts';
+
+/** What the network sent is out of the head already, as SANITIZE has it: this is what comes in its place. */
+export interface CertFacts {
+  readonly how: ForwardedClientCert;
+  /** As the downstream sent it; null: it did not. */
+  readonly sent: string | null;
+  /** The peer's certificate in our words; null on plaintext. */
+  readonly peers: Field | null;
+}
+
+/** @returns null: no such field goes on */
+export function forwardedCert({ how, sent, peers }: CertFacts): Field | null {
+  if (how === 'SANITIZE_SET' || (how === 'APPEND_FORWARD' && (sent ?? '') === '')) return peers;
+  if (how === 'APPEND_FORWARD') return peers === null ? null : fieldOf(`${sent},${peers.value}`);
+  const forwards = how === 'ALWAYS_FORWARD_ONLY' || (how === 'FORWARD_ONLY' && peers !== null);
+  return forwards && sent !== null ? fieldOf(sent) : null;
+}
+
+/**
+ * `set_current_client_cert_details` as Istio sets it.
+ * @param own our identity's URI
+ * @param hash SHA-256 of the peer's certificate, hex
+ * @param peer its identity's URI
+ */
+export function peersCert(own: string, hash: string, peer: string): Field {
+  return fieldOf(`By=${own};Hash=${hash};Subject="";URI=${peer}`);
+}
+
+function fieldOf(value: string): Field {
+  return { name: FORWARDED_CERT, key: FORWARDED_CERT, value };
+}
