@@ -9,6 +9,8 @@ import { hasErrors } from './webhook.ts';
 const MAX_URI = 2048;
 const MAX_SPACE_DELIMITED = 64;
 
+/** Go's longest duration, 2^63 ns. */
+const MAX_TIMEOUT_MS = 2 ** 63 / 1e6;
 /** "Default is 5s." */
 const DEFAULT_TIMEOUT_MS = 5_000;
 
@@ -16,8 +18,9 @@ const DEFAULT_TIMEOUT_MS = 5_000;
 const STRICT_HEADER_NAME = /^[-_A-Za-z0-9]+$/;
 /** A header name at all (RFC 9110 §5.6.2). */
 const HEADER_NAME = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/;
-/** Istio's `ParseJwksURI`: the scheme, and a port that is a number if there is one. */
-const HTTP_SCHEME = /^https?:(?!\/\/[^/?#]*:[^/?#]*[^0-9/?#])/i;
+/** What Go's `url.Parse` and Istio's `ParseJwksURI` take: the scheme, and an authority in its form if there is one. */
+const HTTP_URI =
+  /^https?:(?:(?!\/\/)|\/\/(?:[^/?#@]*@)?(?:\[[^\]]*\]|[^\s:[\]/?#@"<>\\^`{|}]*)(?::[0-9]*)?(?=[/?#]|$))/i;
 /** One that can be fetched. */
 const HTTP_URL = /^https?:\/\/[^/?#]/i;
 
@@ -39,7 +42,7 @@ const jwksUri: Decoder<string> = (value, path, reporter) => {
   if (decoded === undefined) return undefined;
   if (decoded.length > MAX_URI) {
     reporter.report(path, 'badValue', `has ${decoded.length} characters; Istio takes at most ${MAX_URI}`);
-  } else if (!HTTP_SCHEME.test(decoded)) {
+  } else if (!HTTP_URI.test(decoded)) {
     reporter.report(path, 'badValue', `must be an http:// or https:// URL, not ${JSON.stringify(decoded)}`);
   } else if (!isFetchable(decoded)) {
     reporter.report(path, 'badValue', 'nothing can be fetched there: no token will pass', 'Warning');
@@ -51,7 +54,7 @@ const timeout: Decoder<number> = (value, path, reporter) => {
   const decoded = string(value, path, reporter);
   if (decoded === undefined) return undefined;
   const ms = parseWholeMilliseconds(decoded);
-  if (ms !== null && ms >= 1) return ms;
+  if (ms !== null && ms >= 1 && ms <= MAX_TIMEOUT_MS) return ms;
   reporter.report(
     path,
     'badValue',

@@ -23,6 +23,8 @@ export type FetchKeys = (place: KeyPlace, timeoutMs: number, signal: AbortSignal
 /** A key set is some KiB; an identity provider with hundreds of keys is none we could serve. */
 const MAX_BYTES = 1024 * 1024;
 const MAX_REDIRECTS = 5;
+/** Requests wait for the first fetch; whatever a rule's `timeout` says, not longer. */
+const MAX_WAIT_MS = 60_000;
 
 /** OpenID Connect Discovery 1.0 §4. */
 const DISCOVERY = '/.well-known/openid-configuration';
@@ -67,7 +69,8 @@ export function createKeyFetcher(ca?: readonly string[]): FetchKeys {
       pipelining: 0,
     });
     const dispatcher = agent;
-    const deadline = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
+    const patience = Math.min(timeoutMs, MAX_WAIT_MS);
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(patience)]);
 
     const get = async (uri: string): Promise<FetchedKeys> => {
       let url = new URL(uri);
@@ -75,12 +78,11 @@ export function createKeyFetcher(ca?: readonly string[]): FetchKeys {
         const host = url.hostname.replace(/^\[|\]$/g, '');
         if (isIP(host) !== 0 && isBlocked(host))
           throw new Error(`${shown(url)}: a link-local or metadata address`);
-        const answer = await request(url, {
+        const { statusCode, body, headers } = await request(`${url.origin}${url.pathname}${url.search}`, {
           dispatcher,
           signal: deadline,
-          headers: { accept: 'application/json' },
+          headers: { accept: 'application/json', ...basic(url) },
         });
-        const { statusCode, body, headers } = answer;
         const { location } = headers;
         if (statusCode >= 300 && statusCode < 400 && typeof location === 'string') {
           await body.dump({ limit: MAX_BYTES });
@@ -97,10 +99,17 @@ export function createKeyFetcher(ca?: readonly string[]): FetchKeys {
     try {
       return await get(place.uri ?? (await discover(place.issuer, get)));
     } catch (error) {
-      if (deadline.aborted && !signal.aborted) throw new Error(`no answer within ${timeoutMs} ms`);
+      if (deadline.aborted && !signal.aborted) throw new Error(`no answer within ${patience} ms`);
       throw error;
     }
   };
+}
+
+/** User and password of a URL, as Go's client sends them (RFC 7617). */
+function basic({ username, password }: URL): { authorization?: string } {
+  if (username === '') return {};
+  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { authorization: `Basic ${Buffer.from(pair).toString('base64')}` };
 }
 
 /** The issuer's `jwks_uri`. */

@@ -34,6 +34,23 @@ t.test('a key set', async (t) => {
   });
 });
 
+t.test('user and password of the URL, and for nobody else', async (t) => {
+  const other = await serve(t, (request, answer) => answer.end(String(request.headers.authorization)));
+  const base = await serve(t, (request, answer) => {
+    if (request.url === '/away') answer.writeHead(302, { location: other }).end();
+    else if (request.url === '/moved') answer.writeHead(302, { location: '/keys' }).end();
+    else answer.end(String(request.headers.authorization));
+  });
+  const withUser = base.replace('//', '//me:s%40crt@');
+  const sent = async (uri: string) => (await fetchKeys(at(uri), 5_000, never)).text;
+  const basic = `Basic ${Buffer.from('me:s@crt').toString('base64')}`;
+  t.equal(await sent(`${withUser}/keys`), basic);
+  t.equal(await sent(`${withUser}/moved`), basic, 'the same server');
+  t.equal(await sent(`${withUser}/away`), 'undefined', 'another one');
+  t.equal(await sent(`${base}/keys`), 'undefined');
+});
+});
+
 t.test('redirects are followed, five of them', async (t) => {
   const base = await serve(t, (request, answer) => {
     const left = Number(request.url?.slice(1));
