@@ -49,7 +49,6 @@ t.test('user and password of the URL, and for nobody else', async (t) => {
   t.equal(await sent(`${withUser}/away`), 'undefined', 'another one');
   t.equal(await sent(`${base}/keys`), 'undefined');
 });
-});
 
 t.test('redirects are followed, five of them', async (t) => {
   const base = await serve(t, (request, answer) => {
