@@ -661,6 +661,23 @@ t.test('a reader that leaves ends it quietly', async (t) => {
   t.equal(stderr, '');
 });
 
+t.test('memory does not grow with the number of requests', async (t) => {
+  const COUNT = 300_000;
+  const dir = folder(t, {
+    'requests.jsonl': '{"id":"a request","method":"GET","host":"a","path":"/some/path"}\n'.repeat(COUNT),
+  });
+  // All answers together are 40 MB: kept, they would not fit.
+  const args = ['authz', 'check', '--config', folder(t), '--requests', join(dir, 'requests.jsonl')];
+  const main = join(import.meta.dirname, '../../cli/main.ts');
+  const child = spawn(process.execPath, ['--max-old-space-size=32', main, ...args]);
+  let lines = 0;
+  child.stdout.on('data', (chunk: Buffer) => {
+    for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, at + 1)) lines++;
+  });
+  t.equal(await new Promise((resolve) => child.on('close', resolve)), 0);
+  t.equal(lines, COUNT);
+});
+
 t.test('exit status 2, and what is wrong on stderr', async (t) => {
   const broken = folder(t, { 'a.yaml': authz('p', '{rules: [{from: [{source: {principles: [a]}}]}]}') });
   const two = folder(t, { 'a.yaml': authz('p', '{action: SOME}') + authz('q', '{rules: 1}') });
