@@ -96,33 +96,37 @@ function named({ key, value }: Pair): Named {
  */
 export function changesOf(ok: OkResponse, request: NonNullable<CheckRequest['request']>): Wanted {
   // Envoy heeds only the deprecated `append` here: whatever the action, a field without it is set.
-  const set = new Map<string, string>();
+  const set = new Map<string, readonly string[]>();
   for (const option of ok.headers.filter(({ append }) => append !== true)) {
     const { name, value } = named(option);
-    set.set(name, value);
+    set.set(name, [value]);
   }
   for (const option of ok.headers.filter(({ append }) => append === true)) {
     const { name, value } = named(option);
-    const before = set.get(name) ?? joined(request, name);
-    // "Appended" means joined to what is there by a comma; where nothing is, nothing is appended to.
-    if (before !== undefined) set.set(name, `${before},${value}`);
+    const [first, ...others] = set.get(name) ?? valuesOf(request, name);
+    // Where nothing is, nothing is appended to; of several fields the first one grows.
+    if (first !== undefined) set.set(name, [joined(name, first, value), ...others]);
   }
   const remove = ok.headersToRemove.map((name) => name.toLowerCase());
   for (const name of remove) if (isOurs({ name })) set.delete(name);
-  const path = changedQuery(set.get(':path') ?? request.path, ok);
+  const path = changedQuery(set.get(':path')?.[0] ?? request.path, ok);
   return {
     remove,
-    set: [...set].map(([name, value]) => ({ name, value, append: false })),
+    set: [...set].flatMap(([name, values]) => values.map((value, i) => ({ name, value, append: i > 0 }))),
     path: path === request.path ? null : path,
     answerFields: answerChanges(ok.responseHeadersToAdd),
   };
 }
 
-/** Every field of a name in one value; undefined: there is none. */
-function joined({ fields, path }: NonNullable<CheckRequest['request']>, name: string): string | undefined {
-  if (name === ':path') return path;
-  const values = fields.filter((field) => field.name === name).map(({ value }) => value);
-  return values.length === 0 ? undefined : values.join(',');
+function valuesOf({ fields, path }: NonNullable<CheckRequest['request']>, name: string): readonly string[] {
+  if (name === ':path') return [path];
+  return fields.filter((field) => field.name === name).map(({ value }) => value);
+}
+
+/** What is empty joins without a mark between. */
+function joined(name: string, before: string, value: string): string {
+  if (before === '' || value === '') return before + value;
+  return `${before}${name === 'cookie' ? '; ' : ','}${value}`;
 }
 
 /** Envoy adds first, then sets, then what depends on what the answer has. Unknown actions are passed over. */

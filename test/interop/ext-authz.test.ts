@@ -19,6 +19,7 @@ import type { Message } from '../providers/check-protocol.ts';
 import { grpcProvider, httpProvider } from '../providers/check-server.ts';
 import { type Case, cases, settings } from './ext-authz-cases.ts';
 import { extAuthzEnvoy, type Listener } from './ext-authz-filter.ts';
+import { randomCases } from './ext-authz-random.ts';
 
 t.setTimeout(120_000);
 
@@ -268,7 +269,7 @@ await until('Envoy to listen', async () => {
 });
 
 t.test('every case', async (t) => {
-  for (const one of cases) {
+  for (const one of [...cases, ...randomCases(200, 1)]) {
     expect(one);
     const outcome = await throughEnvoy(one);
     const question = asked();

@@ -240,7 +240,9 @@ t.test('what a permission changes', async (t) => {
       'allowed x-up=a x-new=b x-3=c',
     ],
     ['append false sets too', headers(h('x-up', 'a', overwrite)), 'allowed x-up=a'],
-    ['append joins to all there is', headers(h('x-up', 'a', append)), 'allowed x-up=old,older,a'],
+    ['append joins to the first there is', headers(h('x-up', 'a', append)), 'allowed x-up=old,a +x-up=older'],
+    ['append joins cookies in their own way', headers(h('cookie', 'd', append)), 'allowed cookie=c; d'],
+    ['append of nothing changes nothing', headers(h('x-one', '', append)), 'allowed x-one=1'],
     ['append where nothing is does nothing', headers(h('x-new', 'a', append)), 'allowed'],
     [
       'setting comes before appending',
