@@ -11,7 +11,7 @@ export interface KeySource {
   readonly fault: 'noKeys' | 'fetchFailed';
   /** The fetch under way; null where there is none to wait for. Never rejects. */
   waiting(): Promise<void> | null;
-  /** A token asks for a key that is not there: fetches again, but not often. Null: not now. Never rejects. */
+  /** A token asks for keys that are not there: fetches again, but not often. Null: not now. Never rejects. */
   refetch(): Promise<void> | null;
 }
 

@@ -225,7 +225,7 @@ class Verifier implements TokenVerifier {
 
   async #verifySignature(provider: Provider, jwt: Jwt, known: Known): Promise<void> {
     const { keys, rule } = provider;
-    if (keys.current === null) await keys.waiting();
+    if (keys.current === null) await (keys.waiting() ?? keys.refetch());
     let set = keys.current;
     let fault: TokenFault | null = set === null ? keys.fault : await signatureFault(jwt, set);
     // The issuer may have begun to sign with a key we do not have yet; without a `kid` any failure may mean that.
@@ -267,7 +267,8 @@ function isAudience(jwt: Jwt, allowed: ReadonlySet<string>): boolean {
 /** RFC 6750 §3, as Envoy words it. */
 function refused(fault: TokenFault, request: TokenRequest): TokenVerdict {
   const host = request.headerValues('host')[0] ?? '';
-  const realm = `http://${host}${request.path.slice(0, MAX_REALM_PATH)}`;
+  const isHttps = request.headerValues('x-forwarded-proto')[0]?.toLowerCase() === 'https';
+  const realm = `${isHttps ? 'https' : 'http'}://${host}${request.path.slice(0, MAX_REALM_PATH)}`;
   return {
     kind: 'refused',
     status: fault === 'audience' ? 403 : 401,

@@ -141,6 +141,8 @@ export interface TokenCase {
   readonly status: 200 | 401 | 403;
   /** Of a refusal. */
   readonly body?: string;
+  /** Of its challenge; default: http. */
+  readonly scheme?: 'https';
   /** What the app gets; default: the path as sent. */
   readonly pathAfter?: string;
   /** What the app gets of these headers; null: none of it. */
@@ -530,6 +532,15 @@ const formsOfTokens: readonly TokenCase[] = [
     token(rsa, { ...H, kid: 5 } as Part, P, 'RS256'),
     refusal('Jwt header [kid] field is not a string'),
   ),
+  {
+    name: 'the realm is what the client asked for, 256 characters of its target',
+    rules: 'one',
+    path: `/a%2Fb/${'x'.repeat(300)}?y=1`,
+    headers: [bearer('junk'), ['X-Forwarded-Proto', 'HTTPS']],
+    status: 401,
+    body: FORMAT,
+    scheme: 'https',
+  },
   sent('four parts', 'one', `${good}.x`, refusal(FORMAT)),
   sent('no signature', 'one', good.replace(/[^.]*$/, ''), refusal(FORMAT)),
   sent('another signature', 'one', good.replace(/[^.]*$/, 'AAAA'), refusal(BAD_SIGNATURE)),

@@ -92,7 +92,7 @@ export function check(t: Test, one: TokenCase, outcome: Outcome): void {
     const error = body === 'Jwt is missing' ? '' : ', error="invalid_token"';
     t.equal(
       outcome.challenge,
-      `Bearer realm="http://${HOST}${path.slice(0, 256)}"${error}`,
+      `Bearer realm="${one.scheme ?? 'http'}://${HOST}${path.slice(0, 256)}"${error}`,
       `${name}: challenge`,
     );
   }

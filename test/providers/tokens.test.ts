@@ -133,16 +133,31 @@ t.test('keys rotate: tokens without kid', async (t) => {
 });
 
 t.test('without keys nothing passes, and a missing token still does', async (t) => {
+  let now = NOW * 1_000;
+  let isDown = true;
   const failing = new JwksStore({
+    now: () => now,
     fetch: async () => {
-      throw new Error('down');
+      if (isDown) throw new Error('down');
+      return { text: keySet(named(rsa, 'a')), uri: 'https://keys.example/jwks' };
     },
     schedule: () => () => {},
   });
-  const verifier = createTokenVerifier(remote, failing);
+  const verifier = createTokenVerifier(remote, failing, () => now);
   t.equal(verdictOf(await verifier.verify(bearer(good))), '401 Jwks remote fetch is failed');
-  t.equal(verdictOf(await verifier.verify(bearer(good))), '401 Jwks remote fetch is failed', 'again');
+  isDown = false;
+  t.equal(
+    verdictOf(await verifier.verify(bearer(good))),
+    '401 Jwks remote fetch is failed',
+    'not again so soon',
+  );
   t.equal(verdictOf(await verifier.verify(request({}))), 'passed');
+  now += 10_000;
+  t.equal(
+    verdictOf(await verifier.verify(bearer(good))),
+    'passed',
+    'a token that asks for them brings them back',
+  );
   const empty = compile([{ jwtRules: [{ issuer: 'me', jwks: '{"keys":[]}' }] }]);
   const verdict = await createTokenVerifier(empty, failing).verify(bearer(good));
   t.equal(verdictOf(verdict), "401 Jwks doesn't have any valid public key");
