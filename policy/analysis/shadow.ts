@@ -1,12 +1,11 @@
 /** Finds ALLOW rules that can never let anybody in, because a DENY rule of the same workloads covers them. */
 import { finding, type Located, resourceName } from '../../mesh/analysis.ts';
 import type { Problem } from '../../mesh/resource.ts';
-import { type AuthorizationPolicy, asks, type Field, type Rule, type When } from '../authorization-policy.ts';
+import { type AuthorizationPolicy, asks, type Field, type Rule } from '../authorization-policy.ts';
 import { enforced, type PolicyCheck, subjectsOf } from './set.ts';
 
 type Policy = Located<AuthorizationPolicy>;
 
-/** A rule that is told from others by what it asks, and nothing else. */
 interface DenyRule {
   readonly policy: Policy;
   readonly rule: Rule;
@@ -34,7 +33,9 @@ export const shadowedRules: PolicyCheck = (set) => {
       item.namespace === rootNamespace ? own : [...own, ...(denies.get(rootNamespace) ?? [])];
     item.rules.forEach((rule, i) => {
       const deny = candidates.find(
-        (one) => holdsWherever(one.policy.item.matchLabels, item.matchLabels) && coversRule(one.rule, rule),
+        ({ policy: { item: other }, rule: wide }) =>
+          holdsWherever(other.matchLabels, item.matchLabels) &&
+          coversRule(wide, rule, other.namespace === item.namespace),
       );
       if (deny === undefined || subjectsOf(set, item).length === 0) return;
       const by = `rule ${deny.index} of ${resourceName(deny.policy.resource)}`;
@@ -50,45 +51,64 @@ function holdsWherever(wide: ReadonlyMap<string, string>, narrow: ReadonlyMap<st
   return [...wide].every(([key, value]) => narrow.get(key) === value);
 }
 
-/** Whether all that `narrow` matches is matched by `wide`; false where that cannot be told from the text. */
-function coversRule(wide: Rule, narrow: Rule): boolean {
+/**
+ * Whether all that `narrow` matches is matched by `wide`; false where that cannot be told from the text.
+ * @param sameNamespace of the two policies: short service accounts belong to their policy's
+ */
+function coversRule(wide: Rule, narrow: Rule, sameNamespace: boolean): boolean {
   return (
-    coversAny(wide.from, narrow.from) &&
-    coversAny(wide.to, narrow.to) &&
-    wide.when.every((one) => narrow.when.some((other) => coversWhen(one, other)))
+    coversAny(wide.from, narrow.from, sameNamespace) &&
+    coversAny(wide.to, narrow.to, sameNamespace) &&
+    wide.when.every(({ key, field }) =>
+      narrow.when.some((other) => other.key === key && coversField(key, field, other.field, sameNamespace)),
+    )
   );
 }
 
 /** An empty list matches everything. */
-function coversAny<T extends object>(wide: readonly T[], narrow: readonly T[]): boolean {
+function coversAny<T extends object>(
+  wide: readonly T[],
+  narrow: readonly T[],
+  sameNamespace: boolean,
+): boolean {
   if (wide.length === 0) return true;
   if (narrow.length === 0) return false;
-  return narrow.every((one) => wide.some((other) => coversEntry(other, one)));
+  return narrow.every((one) =>
+    wide.some((other) =>
+      (Object.entries(other) as [keyof T & string, Field][]).every(([name, field]) =>
+        coversField(name, field, one[name] as Field, sameNamespace),
+      ),
+    ),
+  );
 }
 
-function coversEntry<T extends object>(wide: T, narrow: T): boolean {
-  const fields = Object.entries(wide) as [keyof T, Field][];
-  return fields.every(([name, field]) => coversField(field, narrow[name] as Field));
-}
-
-function coversWhen(wide: When, narrow: When): boolean {
-  return wide.key === narrow.key && coversField(wide.field, narrow.field);
-}
+/** Fields whose values are more than text: aliases expand them, or they are taken apart. A pattern of them covers itself. */
+const NOT_PLAIN = new Set([
+  'principals',
+  'source.principal',
+  'trustDomains',
+  'source.trustDomain',
+  'requestPrincipals',
+  'request.auth.principal',
+]);
+const ACCOUNTS = new Set(['serviceAccounts', 'source.serviceAccount']);
 
 /** What a field asks: its values, less those it excludes. */
-function coversField(wide: Field, narrow: Field): boolean {
+function coversField(name: string, wide: Field, narrow: Field, sameNamespace: boolean): boolean {
   if (!asks(wide)) return true;
+  const means = (value: string): boolean => sameNamespace || !ACCOUNTS.has(name) || value.includes('/');
+  const covers = (a: string, b: string): boolean =>
+    a === b ? means(a) : a === '*' || (!NOT_PLAIN.has(name) && coversValue(a, b));
   const values =
     wide.values.length === 0 ||
     (narrow.values.length > 0 &&
-      narrow.values.every((value) => wide.values.some((w) => coversValue(w, value))));
+      narrow.values.every((value) => wide.values.some((other) => covers(other, value))));
   // What `wide` leaves out `narrow` must leave out as well.
-  return values && wide.notValues.every((value) => narrow.notValues.includes(value));
+  return values && wide.notValues.every((value) => narrow.notValues.includes(value) && means(value));
 }
 
-/** Whether a value, itself perhaps a pattern, matches only what `wide` matches. */
+/** Whether a pattern matches all that a value, itself perhaps a pattern, does. */
 function coversValue(wide: string, value: string): boolean {
-  if (wide === value || wide === '*') return true;
   if (value === '*' || wide.includes('{')) return false;
   if (wide.startsWith('*')) return !value.endsWith('*') && value.endsWith(wide.slice(1));
   if (wide.endsWith('*')) return !value.startsWith('*') && value.startsWith(wide.slice(0, -1));
