@@ -22,6 +22,7 @@ export function describeCommand(): Command {
   command
     .command('pod <name>')
     .description('the same for the WorkloadEntry or Pod of that name in --namespace')
+    .configureHelp({ showGlobalOptions: true })
     .action((name: string, _own: unknown, pod: Command) => run(pod.optsWithGlobals(), name));
   return command;
 }

@@ -620,6 +620,74 @@ t.test('lines', async (t) => {
   }
 });
 
+t.test('whatever a field holds, its line is answered', async (t) => {
+  const fields = [
+    ...[
+      'protocol',
+      'principal',
+      'sourceIp',
+      'remoteIp',
+      'destinationIp',
+      'port',
+      'sni',
+      'method',
+      'host',
+      'path',
+    ],
+    ...['headers', 'claims', 'token', '__proto__', 'toString'],
+  ];
+  const odd = [
+    null,
+    true,
+    0,
+    -1,
+    1e300,
+    '',
+    ' ',
+    'x',
+    '\u0000',
+    'é',
+    '\ud800',
+    'a\nb',
+    'a'.repeat(10_000),
+    [],
+    [[]],
+    {},
+  ];
+  const objects = [
+    { '': '' },
+    { a: {} },
+    { a: [1] },
+    { __proto__: 'x' },
+    { iss: 1, sub: {} },
+    { 'a\r\nb': 'c' },
+  ];
+  const dir = folder(t, {
+    'a.yaml':
+      authz('p', '{rules: [{from: [{source: {requestPrincipals: ["*"], notIpBlocks: ["10.0.0.0/8"]}}]}]}') +
+      authz(
+        'q',
+        '{rules: [{when: [{key: "request.auth.claims[sub][a]", values: [x]}, {key: connection.sni, values: [y]}]}]}',
+      ),
+  });
+  const requests = fields.flatMap((field) =>
+    [...odd, ...objects].map((value, i) => {
+      const base = JSON.stringify({ id: `${field} ${i}`, port: 80, method: 'GET', host: 'a', path: '/' });
+      // Written by hand: an object literal would take __proto__ for its own.
+      return `${base.slice(0, -1)},${JSON.stringify(field)}:${JSON.stringify(value)}}`;
+    }),
+  );
+  const args = ['authz', 'check', '--config', dir, ...WORKLOAD, '--explain', '--requests', '-'];
+  const { code, stdout, stderr } = await oarlock(args, requests.join('\n'));
+  t.equal(code, 0, stderr);
+  const answers = jsonLines(stdout);
+  t.equal(answers.length, requests.length);
+  for (const { id, decision, error } of answers) {
+    t.equal(typeof id, 'string');
+    t.ok(decision === 'ALLOW' || decision === 'DENY' || typeof error === 'string', String(id));
+  }
+});
+
 t.test('requests from a file', async (t) => {
   const dir = folder(t, { 'requests.jsonl': '{"id":1,"method":"GET","host":"a","path":"/"}\n' });
   const { code, stdout } = await oarlock([
