@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { Command } from 'commander';
 import { addConfigOptions, UsageError } from '../config/options.ts';
 import type { Problem, Severity } from '../mesh/resource.ts';
-import { addOutputOption, printJson, readQuery } from './query.ts';
+import { addOutputOption, leaveWithReader, printJson, readQuery } from './query.ts';
 
 /** What was found, as `-o json` prints it. */
 interface Message {
@@ -41,6 +41,7 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   const messages = analyze(set, overrides)
     .filter((problem) => namespace === null || concerns(problem, namespace))
     .map(messageOf);
+  leaveWithReader();
   if (json) printJson({ messages });
   else
     process.stdout.write(`${[...messages.map(line), summary(messages, set.resources.length)].join('\n')}\n`);

@@ -8,6 +8,7 @@ import { LineSplitter } from './line-splitter.ts';
 import {
   addOutputOption,
   addWorkloadOptions,
+  leaveWithReader,
   type Query,
   readQuery,
   reportProblems,
@@ -34,12 +35,7 @@ export function authzCommand(): Command {
 async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   const rules = await compile(readQuery(parsed), parsed.explain === true);
   const source = String(parsed.requests);
-  // A reader that has had enough, such as head: nothing is left to be said.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    process.stderr.write(`oarlock: the answers cannot be written: ${error.message}\n`);
-    process.exit(2);
-  });
+  leaveWithReader();
   const input = source === '-' ? process.stdin : createReadStream(source, { highWaterMark: READ_BYTES });
   const splitter = new LineSplitter(MAX_LINE_BYTES);
   try {

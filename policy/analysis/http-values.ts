@@ -62,10 +62,16 @@ function wrongPath(value: string, normalization: PathNormalization): Wrong | nul
   if (value.includes('?')) return never('the query takes no part in paths');
   if (value.includes('#')) return never('a target with # is refused');
   if (isTemplate(value) || !isExact(value)) return null;
-  const normal = normalizeTarget(value, normalization);
-  if (normal === value) return null;
+  const target = asBytes(value);
+  const normal = normalizeTarget(target, normalization);
+  if (normal === target) return null;
   if (normal === null) return never('such a target is refused');
   return never(`paths are normalized (${normalization}) before they are matched; write ${normal}`);
+}
+
+/** UTF-8, one character a byte: as HTTP parsers give a target. */
+function asBytes(text: string): string {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 /** "The port is not stripped: `a.com` does not match `a.com:8080`." */

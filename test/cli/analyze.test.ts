@@ -1,4 +1,6 @@
 /** `oarlock analyze`: its JSON to the letter, its table, exit status, the namespace filter, files as they were given. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import t from 'tap';
@@ -136,6 +138,22 @@ t.test('for people', async (t) => {
   );
   t.ok(lines.some((line) => line.startsWith(`Error [OLK0101] (${join(dir, 'a.yaml')}:`)));
   t.match(lines.at(-1), /^1 resource: \d errors?, 1 warning, 0 infos$/);
+});
+
+t.test('a reader that has had enough ends it quietly', async (t) => {
+  const many = Array.from({ length: 2000 }, (_, i) => ODD.replace('name: odd', `name: odd${i}`)).join('');
+  const dir = folder(t, { 'a.yaml': many });
+  const child = spawn(process.execPath, [join(ROOT, 'cli/main.ts'), 'analyze', '--config', dir], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  child.stdout.once('data', () => child.stdout.destroy());
+  let stderr = '';
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    stderr += text;
+  });
+  const [code] = await once(child, 'close');
+  t.equal(stderr, '');
+  t.equal(code, 0);
 });
 
 t.test('flags', async (t) => {

@@ -22,6 +22,8 @@ run('methods, paths and hosts', {
               - /a?b=c #! pathNeverMatches
               - /a/../b #! pathNeverMatches
               - /%61 #! pathNeverMatches
+              - /caf%C3%A9
+              - /café #! pathNeverMatches
               - /a%2fb
               - //a`,
   ),

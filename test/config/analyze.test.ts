@@ -51,6 +51,10 @@ t.test('flags beat mesh config', async (t) => {
 });
 
 t.test('messages name what to change', async (t) => {
+  t.match(
+    problemsOf(authz('p', 'spec: {rules: [{to: [{operation: {paths: [/café]}}]}]}'))[0]?.message,
+    /write \/caf%C3%A9$/,
+  );
   const message = (yaml: string) => problemsOf(yaml)[0]?.message ?? '';
   t.match(
     message(peer('a', 'spec: {mtls: {mode: UNSET}}') + peer('b', 'spec: {mtls: {mode: STRICT}}') + SHOP),
