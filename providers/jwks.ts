@@ -56,7 +56,7 @@ export const jwksLimits = {
   keepMs: 7 * 24 * 3_600_000,
 } as const;
 
-/** Lives as long as the process: a new snapshot with the same places keeps their keys. */
+/** Lives as long as its data path: a new snapshot with the same places keeps their keys. */
 export class JwksStore {
   readonly #options: Required<JwksStoreOptions>;
   readonly #inline = new Map<string, KeySource>();
