@@ -12,6 +12,8 @@ import type { Claims } from '../../mesh/tokens.ts';
 import { decodeAuthorizationPolicy } from '../../policy/authorization-policy.ts';
 import { compileAuthorization } from '../../policy/authorize.ts';
 import { normalizeTarget } from '../../policy/path.ts';
+import { forwardedCert, peersCert } from '../../proxy/forwarded-cert.ts';
+import { forwardedFor } from '../../proxy/forwarded-for.ts';
 import { HeadError, parseRequest, type RequestHead } from '../../proxy/http1/head.ts';
 import { decodeMeshConfig } from '../../registry/mesh-config.ts';
 import { mesh as defaults, resource } from './helper.ts';
@@ -71,14 +73,24 @@ const departures: readonly Departure[] = [
     row: ({ path }) => path === '*',
   },
   {
-    why: 'Envoy adds or keeps these before policy sees the request; ours has not or strips them',
-    name: /^header (?:x-request-id|x-forwarded-proto|:scheme|x-forwarded-client-cert|te) /,
+    why: 'Envoy adds these before policy sees the request; ours does not',
+    name: /^header (?:x-request-id|x-forwarded-proto|:scheme) /,
     row: () => true,
   },
   {
-    why: "a sidecar's Envoy takes the last address of X-Forwarded-For, whoever wrote it; ours the connection's",
+    why: 'TE ends at each hop: stripped before policy sees the request',
+    name: /^header te /,
+    row: () => true,
+  },
+  {
+    why: 'Envoy overlooks an empty X-Forwarded-For field and the zone of an address in one',
     name: /^xff /,
-    row: ({ headers = [] }) => headers.length > 0,
+    row: ({ headers = [] }) => headers.some(([, value]) => value === '' || value.includes('%')),
+  },
+  {
+    why: "a template's {*} matches a star too in Envoy",
+    name: /^a star in a path$/,
+    row: () => true,
   },
 ];
 
@@ -130,9 +142,15 @@ function requestOf(row: Row, normalization: PathNormalization): RequestHead | nu
   const lines = [`${row.method ?? 'GET'} ${row.path ?? '/'} HTTP/1.1`, `host: ${row.host ?? 'app.foo'}`];
   for (const [name, value] of row.headers ?? []) lines.push(`${name}: ${value}`);
   try {
-    return parseRequest(lines.join('\r\n'), { maxFields: 100 }, (target) =>
+    const head = parseRequest(lines.join('\r\n'), { maxFields: 100 }, (target) =>
       normalizeTarget(target, normalization),
     );
+    head.remoteIp = forwardedFor(head.fields);
+    const peers =
+      row.principal == null ? null : peersCert('spiffe://td/own', 'hash', `spiffe://${row.principal}`);
+    const cert = forwardedCert({ how: defaults.forwardedClientCert, sent: head.forwardedCert, peers });
+    if (cert !== null) head.fields = head.fields.concat(cert);
+    return head;
   } catch (error) {
     if (error instanceof HeadError) return null;
     throw error;

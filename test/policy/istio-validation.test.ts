@@ -46,30 +46,6 @@ const departures: readonly Departure[] = [
     ours: 'ok',
   },
   {
-    why: 'a URL without a host, or with a port that is none, could never be fetched',
-    kind: /^RequestAuthentication$/,
-    path: /^spec\.jwtRules\.jwksUri$/,
-    ours: 'error',
-  },
-  {
-    why: 'what is no header name could not be sent',
-    kind: /^RequestAuthentication$/,
-    path: /^spec\.jwtRules\.outputPayloadToHeader$/,
-    ours: 'error',
-  },
-  {
-    why: 'durations are written in seconds',
-    kind: /^RequestAuthentication$/,
-    path: /^spec\.jwtRules\.timeout$/,
-    ours: 'error',
-  },
-  {
-    why: 'a key whose numbers are no base64 is passed over when keys are read',
-    kind: /^RequestAuthentication$/,
-    path: /^spec\.jwtRules\.jwks$/,
-    ours: 'ok',
-  },
-  {
     why: 'an egress listener that could not be bound',
     kind: /^Sidecar$/,
     path: /^spec\.egress\.bind$/,
