@@ -50,6 +50,7 @@ export const setChecks = {
   doubleTls: ['OLK0258', 'Warning'],
   portNotOfService: ['OLK0259', 'Warning'],
   anyIdentity: ['OLK0260', 'Warning'],
+  hidesRule: ['OLK0261', 'Info'],
 
   sameHost: ['OLK0271', 'Warning'],
   protocolConflict: ['OLK0272', 'Warning'],

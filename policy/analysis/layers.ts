@@ -51,12 +51,12 @@ export const httpOnTcp: PolicyCheck = (set) => {
         action === 'ALLOW'
           ? [
               'allowHttpOnTcp',
-              `${list.name} is for HTTP and ${where} is TCP: the rule is dropped there and lets nobody in; ` +
+              `${list.name} is for HTTP and ${where} is carried as TCP: the rule is dropped there and lets nobody in; ` +
                 'name the HTTP ports in it, and write another rule for TCP',
             ]
           : [
               'denyHttpOnTcp',
-              `${list.name} is for HTTP and ${where} is TCP: it is left out there, so the ${action} rule ` +
+              `${list.name} is for HTTP and ${where} is carried as TCP: it is left out there, so the ${action} rule ` +
                 'matches more; name the HTTP ports in it',
             ];
       problems.push(finding(policy.resource, list.path, check, message));

@@ -1,5 +1,5 @@
 /** The list of all checks of services, endpoints and client settings. */
-import { duplicateRules, ruleHosts, settingPorts, subsets } from './destination-rules.ts';
+import { duplicateRules, hiddenRules, ruleHosts, settingPorts, subsets } from './destination-rules.ts';
 import { providerServices } from './providers.ts';
 import { anyIdentity } from './secure-naming.ts';
 import {
@@ -21,6 +21,7 @@ export const registryChecks: readonly RegistryCheck[] = [
   subsets,
   settingPorts,
   duplicateRules,
+  hiddenRules,
   modesAgainstServers,
   autoMtls,
   verification,

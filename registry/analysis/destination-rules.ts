@@ -1,9 +1,16 @@
 /** Checks of DestinationRules: hosts, subsets and ports that nobody has, and rules that are not reached. */
-import { finding, type Located, labelText, resourceName, unmatchedSelector } from '../../mesh/analysis.ts';
+import {
+  fewOf,
+  finding,
+  type Located,
+  labelText,
+  resourceName,
+  unmatchedSelector,
+} from '../../mesh/analysis.ts';
 import type { Problem } from '../../mesh/resource.ts';
 import { selects } from '../../mesh/schema.ts';
 import type { DestinationRule } from '../destination-rule.ts';
-import { byAge } from '../hosts.ts';
+import { byAge, isCoveredBy, isWildcard } from '../hosts.ts';
 import { endpointsOn, portsOf, type RegistryCheck, servicesOf } from './set.ts';
 import { portSettingPath } from './tls.ts';
 
@@ -106,3 +113,24 @@ function lost(rules: readonly Located<DestinationRule>[]): readonly Problem[] {
   }
   return problems;
 }
+
+/** "A wildcard host in the client's namespace beats an exact one in the service's." */
+export const hiddenRules: RegistryCheck = (set) => {
+  const { rootNamespace } = set.mesh;
+  const exact = set.destinationRules.filter(({ item }) => !isWildcard(item.host));
+  const hosts = new Set(exact.map(({ item }) => `${item.namespace} ${item.host}`));
+  return set.destinationRules.flatMap(({ item, resource }) => {
+    if (!isWildcard(item.host) || item.namespace === rootNamespace) return [];
+    const hidden = exact.filter(
+      ({ item: { namespace, host } }) =>
+        namespace !== item.namespace &&
+        isCoveredBy(host, item.host) &&
+        !hosts.has(`${item.namespace} ${host}`) &&
+        servicesOf(set, host).some((service) => service.namespace === namespace),
+    );
+    if (hidden.length === 0) return [];
+    const names = fewOf(hidden.map((one) => resourceName(one.resource)));
+    const message = `clients of namespace ${item.namespace} go by this rule, not by ${names}: their own namespace is looked at first`;
+    return [finding(resource, ['spec', 'host'], 'hidesRule', message)];
+  });
+};

@@ -159,6 +159,33 @@ const old = (mark: string, more = '') =>
     `spec: ${mark}\n  hosts: [old.shop.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{number: 80, name: http}]\n  workloadSelector: {labels: {app: old}}\n${more}`,
   );
 
+run('a wildcard in the client’s namespace', {
+  'hides the exact rule':
+    rule(
+      'all',
+      'spec:\n  host: "*.shop.svc.cluster.local" #! hidesRule\n  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}',
+      'apps',
+    ) + rule('web', 'spec: {host: web, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}'),
+  'hides it not, where the exact host is there too':
+    rule(
+      'all',
+      'spec: {host: "*.shop.svc.cluster.local", trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}',
+      'apps',
+    ) +
+    rule(
+      'own',
+      'spec: {host: web.shop.svc.cluster.local, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}',
+      'apps',
+    ) +
+    rule('web', 'spec: {host: web, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}'),
+  'of the root namespace comes last':
+    rule(
+      'all',
+      'spec: {host: "*.shop.svc.cluster.local", trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}',
+      'istio-system',
+    ) + rule('web', 'spec: {host: web, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}'),
+});
+
 run('whom clients expect', {
   'no account': old('#! anyIdentity') + NAMELESS,
   'no account, but names': old('', '  subjectAltNames: [spiffe://cluster.local/ns/shop/sa/old]') + NAMELESS,

@@ -66,7 +66,7 @@ t.test('messages name what to change', async (t) => {
   );
   t.match(
     message(authz('p', `spec:\n  ${ORDERS}\n  rules: [{to: [{operation: {methods: [GET]}}]}]`) + SHOP),
-    /^to\.operation\.methods is for HTTP and port 5432 of shop\/orders is TCP/,
+    /^to\.operation\.methods is for HTTP and port 5432 of shop\/orders is carried as TCP/,
   );
   t.match(
     message(rule('r', 'spec: {host: web, trafficPolicy: {tls: {mode: DISABLE}}}') + SHOP),
