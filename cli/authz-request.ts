@@ -166,15 +166,24 @@ function peerOf(principal: string | null): Identity | null {
   if (principal === null) return null;
   const known = peers.get(principal);
   if (known !== undefined) return known;
-  const identity = parseIdentity(`spiffe://${principal}`);
-  if (identity === null) {
+  if (principal === '' || principal.startsWith('spiffe://')) {
     throw new RequestError(
-      `principal must be a SPIFFE identity without spiffe://, as cluster.local/ns/foo/sa/sleep, not ${shown(principal)}`,
+      `principal must be an identity without spiffe://, as cluster.local/ns/foo/sa/sleep, not ${shown(principal)}`,
     );
   }
+  const identity = parseIdentity(`spiffe://${principal}`) ?? foreignIdentity(principal);
   if (peers.size >= MAX_PEERS) peers.clear();
   peers.set(principal, identity);
   return identity;
+}
+
+/**
+ * A peer whose certificate names it otherwise, such as `sleep.example`. No sidecar of ours lets one in, but rules
+ * can be asked about it: it has a name, and neither namespace nor account.
+ */
+function foreignIdentity(principal: string): Identity {
+  const [trustDomain = ''] = principal.split('/', 1);
+  return { uri: `spiffe://${principal}`, principal, trustDomain, namespace: null, serviceAccount: null };
 }
 
 /** An IP address as the data path has it: no zone, IPv4-mapped IPv6 as IPv4. Null where the field is absent. */
