@@ -61,14 +61,22 @@ function serves(entry: ServiceEntry, pod: Pod): boolean {
   return up && isSelected(entry, pod.workload);
 }
 
-/** The endpoints of a service's port; empty for resolution NONE. */
+/** The endpoints of a service's port; empty where its first entry's resolution has none. */
 export function endpointsOf(
   registry: Registry,
   service: Service,
   number: number,
 ): readonly ServiceEndpoint[] {
+  const [first] = service.entries;
+  if (first === undefined || isOwnDestination(first)) return [];
+  const all = allEndpoints(registry, service, number);
+  // Istio's EDS: "filter out endpoint that has invalid ip address, mostly domain name".
+  return isDns(first) ? all : all.filter(({ address, port }) => port === 0 || isIP(address) !== 0);
+}
+
+function allEndpoints(registry: Registry, service: Service, number: number): readonly ServiceEndpoint[] {
   const endpoints: ServiceEndpoint[] = [];
-  for (const entry of service.entries) {
+  for (const entry of service.all) {
     const port = entry.ports.find((item) => item.number === number);
     if (port === undefined || isOwnDestination(entry)) continue;
     // Istio: "Only one locality lb end point is allowed for DnsRoundRobinLB services."
@@ -131,7 +139,7 @@ function slicedEndpoints(
 /** Every workload behind any port of a service: the ones whose accounts secure naming expects. */
 export function serviceWorkloads(registry: Registry, service: Service): ReadonlySet<Workload> {
   const workloads = new Set<Workload>();
-  for (const port of new Set(service.entries.flatMap(({ ports }) => ports.map(({ number }) => number)))) {
+  for (const port of new Set(service.all.flatMap(({ ports }) => ports.map(({ number }) => number)))) {
     for (const { workload } of endpointsOf(registry, service, port)) {
       if (workload !== null) workloads.add(workload);
     }

@@ -2,7 +2,7 @@
 import { selects } from '../mesh/schema.ts';
 import type { Workload } from '../mesh/workload.ts';
 import type { EndpointSlice } from './endpoint-slice.ts';
-import { byAge, compareText, isCoveredBy, isWildcard } from './hosts.ts';
+import { compareText, isCoveredBy, isWildcard } from './hosts.ts';
 import type { Pod } from './pod.ts';
 import type { ServiceEntry, ServicePort } from './service-entry.ts';
 
@@ -12,6 +12,8 @@ export interface Service {
   readonly namespace: string;
   /** Kubernetes' own first, then the oldest; the first one's location and resolution hold. */
   readonly entries: readonly ServiceEntry[];
+  /** Those whose endpoints count: the same, and as one client sees it also those that are not exported to it. */
+  readonly all: readonly ServiceEntry[];
 }
 
 export interface Registry {
@@ -98,23 +100,39 @@ function choose(
 
 /** So that nobody takes a Kubernetes Service's host by defining it earlier (Istio: initServiceRegistry). */
 function kubernetesFirst(a: ServiceEntry, b: ServiceEntry): number {
-  return Number(a.kubernetes === null) - Number(b.kubernetes === null) || byAge(a, b);
+  return Number(a.kubernetes === null) - Number(b.kubernetes === null) || serviceAge(a, b);
 }
 
-function byName(a: Workload, b: Workload): number {
+/** Services of one host: the oldest first, ties by namespace (Istio: SortServicesByCreationTime). */
+export function serviceAge(a: ServiceEntry, b: ServiceEntry): number {
+  const time = (entry: ServiceEntry): number => entry.createdAt ?? Number.NEGATIVE_INFINITY;
+  return time(a) === time(b) ? byName(a, b) : time(a) - time(b);
+}
+
+interface Named {
+  readonly namespace: string;
+  readonly name: string;
+}
+
+function byName(a: Named, b: Named): number {
   return compareText(a.namespace, b.namespace) || compareText(a.name, b.name);
 }
 
 function indexServices(sorted: readonly ServiceEntry[]): ReadonlyMap<string, readonly Service[]> {
-  const services = new Map<string, { host: string; namespace: string; entries: ServiceEntry[] }[]>();
+  interface Growing extends Service {
+    readonly entries: ServiceEntry[];
+  }
+  const services = new Map<string, Growing[]>();
   for (const entry of sorted) {
     for (const host of entry.hosts) {
       const key = host.toLowerCase();
       const list = services.get(key) ?? [];
       services.set(key, list);
       const same = list.find(({ namespace }) => namespace === entry.namespace);
-      if (same === undefined) list.push({ host, namespace: entry.namespace, entries: [entry] });
-      else if (!same.entries.includes(entry)) same.entries.push(entry);
+      if (same === undefined) {
+        const entries = [entry];
+        list.push({ host, namespace: entry.namespace, entries, all: entries });
+      } else if (!same.entries.includes(entry)) same.entries.push(entry);
     }
   }
   return services;

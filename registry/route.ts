@@ -9,7 +9,7 @@ import { endpointsOf, isOwnDestination, serviceWorkloads } from './endpoints.ts'
 import { compareText, isWildcard, shortName, withAliases } from './hosts.ts';
 import type { KnownHost } from './listeners.ts';
 import type { Registry, Service } from './registry.ts';
-import { servicePort } from './registry.ts';
+import { serviceAge, servicePort } from './registry.ts';
 import type { RuleLookup } from './rule-lookup.ts';
 import { tlsOnPort } from './rule-lookup.ts';
 import type { ServiceEntry } from './service-entry.ts';
@@ -38,15 +38,37 @@ const NO_LABELS: ReadonlyMap<string, string> = new Map();
 const INJECT_LABEL = 'sidecar.istio.io/inject';
 
 /**
- * Whether a service is exported to the client's namespace (`exportTo`: `*`, `.`, `~`, names).
- * Istio's initServiceRegistry: `*` beats all, then `~` hides from everyone.
+ * How far an entry is exported to the client's namespace (`exportTo`: `*`, `.`, `~`, names): 1 by name, 2 to everyone,
+ * 0 not at all. Istio's initServiceRegistry: `*` beats all, then `~` hides from everyone.
  */
-export function isExported(service: Service, clientNamespace: string, defaults: readonly string[]): boolean {
-  const given = service.entries[0]?.exportTo ?? [];
-  const exportTo = given.length > 0 ? given : defaults;
-  if (exportTo.length === 0 || exportTo.includes('*')) return true;
-  if (exportTo.includes('~')) return false;
-  return exportTo.some((scope) => (scope === '.' ? service.namespace : scope) === clientNamespace);
+function exportRank(entry: ServiceEntry, clientNamespace: string, defaults: readonly string[]): 0 | 1 | 2 {
+  const exportTo = entry.exportTo.length > 0 ? entry.exportTo : defaults;
+  if (exportTo.length === 0 || exportTo.includes('*')) return 2;
+  if (exportTo.includes('~')) return 0;
+  return exportTo.some((scope) => (scope === '.' ? entry.namespace : scope) === clientNamespace) ? 1 : 0;
+}
+
+const views = new WeakMap<RouteContext, Map<Service, Service | null>>();
+
+/**
+ * A service as this client sees it: defined by the entries exported to it, those by name first (Istio:
+ * servicesExportedToNamespace); null: none is.
+ */
+function viewOf(context: RouteContext, service: Service): Service | null {
+  let known = views.get(context);
+  if (known === undefined) {
+    known = new Map();
+    views.set(context, known);
+  }
+  let view = known.get(service);
+  if (view === undefined) {
+    const rankOf = (entry: ServiceEntry): number =>
+      exportRank(entry, context.client.namespace, context.defaultExportTo);
+    const seen = service.entries.filter((entry) => rankOf(entry) > 0);
+    view = seen.length === 0 ? null : { ...service, entries: seen.sort((a, b) => rankOf(a) - rankOf(b)) };
+    known.set(service, view);
+  }
+  return view;
 }
 
 /** How many ExternalName Services may stand one for another. */
@@ -80,13 +102,13 @@ function findBy(
   host: string,
   imported: (service: Service) => boolean,
 ): Service | null {
-  const { client, defaultExportTo } = context;
-  const find = (name: string): Service | null =>
-    context.registry.find(
-      name,
-      client.namespace,
-      (service) => isExported(service, client.namespace, defaultExportTo) && imported(service),
-    );
+  const find = (name: string): Service | null => {
+    const found = context.registry.find(name, context.client.namespace, (service) => {
+      const view = viewOf(context, service);
+      return view !== null && imported(view);
+    });
+    return found === null ? null : viewOf(context, found);
+  };
   let service = find(host);
   for (let i = 0; i < MAX_ALIASES; i++) {
     const alias = service?.entries[0]?.kubernetes?.externalName ?? null;
@@ -145,8 +167,8 @@ export function routeTo(
         workload: endpoint.workload,
       }),
     );
-  const mode =
-    set?.mode ?? (endpoints.some(({ tls }) => tls === 'ISTIO_MUTUAL') ? 'ISTIO_MUTUAL' : 'DISABLE');
+  const modes = entry.resolution === 'HEADLESS' ? all.map(autoModeOf) : endpoints.map(({ tls }) => tls);
+  const mode = set?.mode ?? (modes.includes('ISTIO_MUTUAL') ? 'ISTIO_MUTUAL' : 'DISABLE');
   const tls: RouteTls = {
     mode,
     auto: set === null,
@@ -155,7 +177,7 @@ export function routeTo(
     source,
     ...filesOf(mode, set),
   };
-  const ownDestination = service.entries.every(isOwnDestination);
+  const ownDestination = isOwnDestination(entry);
   return {
     service: { host: service.host, name: shortName(service.host), namespace: service.namespace },
     port,
@@ -267,11 +289,11 @@ function expectedIdentities(
   if (mode === 'DISABLE' || (isOriginated(mode) && set?.insecureSkipVerify)) return [];
   if (set !== null && set.subjectAltNames.length > 0) return set.subjectAltNames;
   const { trustDomain, trustDomainAliases } = context.mesh;
-  const names = new Set(service.entries.flatMap(({ subjectAltNames }) => subjectAltNames));
-  for (const { kubernetes, namespace } of service.entries) {
-    for (const account of kubernetes?.serviceAccounts ?? []) {
-      names.add(identityOf(trustDomain, namespace, account).uri);
-    }
+  // Istio's addServiceAccounts: of several entries the newest one's names.
+  const newest = [...service.all].sort(serviceAge).at(-1);
+  const names = new Set(newest?.subjectAltNames);
+  for (const account of newest?.kubernetes?.serviceAccounts ?? []) {
+    names.add(identityOf(trustDomain, service.namespace, account).uri);
   }
   for (const { namespace, serviceAccount } of serviceWorkloads(context.registry, service)) {
     if (serviceAccount !== '') names.add(identityOf(trustDomain, namespace, serviceAccount).uri);
@@ -322,7 +344,7 @@ function warningsOf(
 export function visibleHosts(context: RouteContext): readonly KnownHost[] {
   const known: KnownHost[] = [];
   for (const service of [...context.registry.services.values()].flat()) {
-    if (!isExported(service, context.client.namespace, context.defaultExportTo)) continue;
+    if (viewOf(context, service) === null) continue;
     const ports = new Set(service.entries.flatMap((entry) => entry.ports.map(({ number }) => number)));
     known.push({ host: service.host, namespace: service.namespace, ports: [...ports] });
   }
