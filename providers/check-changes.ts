@@ -8,6 +8,8 @@ type Denied = CheckAnswer & { readonly kind: 'denied' };
 const NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 const TARGET = /^\/[\x21\x22\x24-\x7e]*$/;
+/** Envoy's map of an answer's fields has one place for each of these. */
+const ONE_VALUE = new Set(['content-type', 'date', 'location', 'server']);
 const EDGE_SPACE = /^[\t ]+|[\t ]+$/g;
 /** Fields that frame a message or address it: the data path writes its own. */
 const NOT_CHANGED = new Set([
@@ -61,21 +63,30 @@ export function allowed({ remove, set, path, answerFields }: Wanted): CheckAnswe
 
 /**
  * A denial; what cannot be sent is left out of it, an impossible status is 403. Fields of one name stand beside
- * each other, in the place of what the answer would have had.
+ * each other, or are joined where there can be but one, in the place of what the answer would have had.
  */
 export function denied(status: number, given: readonly Named[], body: Uint8Array): Denied {
-  const seen = new Set<string>();
-  const fields: FieldChange[] = [];
-  for (const field of given.filter((one) => isOurs(one) && isSound(one))) {
-    fields.push({ ...field, append: seen.has(field.name) });
-    seen.add(field.name);
+  const values = new Map<string, readonly string[]>();
+  for (const { name, value } of given.filter((one) => isOurs(one) && isSound(one))) {
+    const before = values.get(name) ?? [];
+    const [first] = before;
+    const single = ONE_VALUE.has(name) && first !== undefined;
+    values.set(name, single ? [joined(name, first, value)] : [...before, value]);
   }
+  // Envoy gives no type to a body that is not there.
+  if (body.length === 0) values.delete('content-type');
+  const fields = [...values].flatMap(inPlace);
   return {
     kind: 'denied',
     status: status >= 200 && status <= 999 ? status : 403,
     fields,
     body: Buffer.from(body),
   };
+}
+
+/** Fields of one name in the place of whatever there is. */
+function inPlace([name, values]: readonly [string, readonly string[]]): FieldChange[] {
+  return values.map((value, i) => ({ name, value, append: i > 0 }));
 }
 
 function isOurs({ name }: Pick<Named, 'name'>): boolean {
@@ -112,7 +123,7 @@ export function changesOf(ok: OkResponse, request: NonNullable<CheckRequest['req
   const path = changedQuery(set.get(':path')?.[0] ?? request.path, ok);
   return {
     remove,
-    set: [...set].flatMap(([name, values]) => values.map((value, i) => ({ name, value, append: i > 0 }))),
+    set: [...set].flatMap(inPlace),
     path: path === request.path ? null : path,
     answerFields: answerChanges(ok.responseHeadersToAdd),
   };
@@ -152,9 +163,14 @@ function answerChanges(options: readonly HeaderOption[]): AnswerChange[] {
   return [...groups.add, ...groups.set, ...groups.absent, ...groups.present];
 }
 
-/** The fields of a refusal: none that would be appended to (there is nothing yet), the rest beside each other. */
-export function refusalFields(options: readonly HeaderOption[]): Named[] {
+/** The fields of a denial: Envoy leaves out those to be appended. */
+export function denialFields(options: readonly HeaderOption[]): Named[] {
   return options.filter(({ append }) => append !== true).map(named);
+}
+
+/** The fields of an error: here those to be appended come last. */
+export function errorFields(options: readonly HeaderOption[]): Named[] {
+  return [...denialFields(options), ...options.filter(({ append }) => append === true).map(named)];
 }
 
 /**

@@ -2,7 +2,7 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { CheckAnswer } from '../mesh/ext-authz.ts';
-import { allowed, changesOf, denied, refusalFields } from './check-changes.ts';
+import { allowed, changesOf, denialFields, denied, errorFields } from './check-changes.ts';
 import { CHECK, type CheckResponse, decodeCheckResponse, encodeCheckRequest } from './check-messages.ts';
 import { type Asker, MAX_ANSWER_BYTES, type Question } from './ext-authz-asker.ts';
 
@@ -190,13 +190,13 @@ function answerOf(response: CheckResponse, { provider, check }: Question): Check
     if (provider.failOpen) throw new Error(`it answered with an error, code ${code}`);
     return denied(
       error.status === 0 ? provider.statusOnError : error.status,
-      refusalFields(error.headers),
+      errorFields(error.headers),
       error.body,
     );
   }
   if (response.denied === null) return denied(403, [], new Uint8Array());
   const { status, headers, body } = response.denied;
-  return denied(status, refusalFields(headers), body);
+  return denied(status, denialFields(headers), body);
 }
 
 const ALLOWED: CheckAnswer & { readonly kind: 'allowed' } = {

@@ -331,7 +331,7 @@ t.test('what becomes of its answer', async (t) => {
   const denied = (denied_response: Message, code = 7): GrpcReply => ({
     message: { status: { code }, denied_response },
   });
-  const error = { status: { code: 502 }, headers: [h('x-err', '1')], body: 'err' };
+  const error = { status: { code: 502 }, headers: [h('x-err', '2', append), h('x-err', '1')], body: 'err' };
   const cases: readonly (readonly [string, GrpcReply, Parameters<typeof provider>[0], string])[] = [
     ['no status is OK', { message: {} }, {}, 'allowed'],
     ['OK beside a denial is OK', { message: { status: {}, denied_response: { body: 'x' } } }, {}, 'allowed'],
@@ -370,7 +370,7 @@ t.test('what becomes of its answer', async (t) => {
       'an error of its own, closed',
       { message: { status: { code: 13 }, error_response: error } },
       {},
-      'denied 502 x-err=1 "err"',
+      'denied 502 x-err=1 +x-err=2 "err"',
     ],
     [
       'an error without status',

@@ -198,6 +198,15 @@ t.test('what becomes of its answer', async (t) => {
       lists,
       'denied 401 x-deny=d location=/l www-authenticate=Basic "no"',
     ],
+    [
+      'fields with one place only are joined; a type needs a body',
+      {
+        status: 403,
+        fields: ['location', '/a', 'location', '', 'location', '/b', 'content-type', 'text/html'],
+      },
+      {},
+      'denied 403 location=/a,/b ""',
+    ],
     ['201 is no 200', { status: 201, body: 'b' }, lists, 'denied 201 "b"'],
     [
       '302 is not followed',
