@@ -196,6 +196,23 @@ for (const protocol of ['http', 'grpc'] as const) {
   });
 }
 
+t.test('a service not asked for long makes room for the 65th', async (t) => {
+  const peer = await peerOf(t, 'grpc');
+  const connect = reach(() => peer.port);
+  const client = createExtAuthz(connect);
+  const ask = (i: number) => client.check(provider({ protocol: 'grpc', service: `s${i}` }), check(), NEVER);
+  for (let i = 0; i < 64; i++) await ask(i);
+  t.equal(connect.sockets.size, 64);
+  await ask(0);
+  await ask(64);
+  await until('one connection to be closed', () => connect.sockets.size === 64);
+  await ask(0);
+  t.equal(connect.asked.length, 65, 'the one asked again a moment ago is still there');
+  await ask(1);
+  t.equal(connect.asked.length, 66, 'the one asked longest ago is not');
+  client.close();
+});
+
 t.test('a reason quotes no control characters and not without end', async (t) => {
   const client = createExtAuthz(() => Promise.reject(new Error(`a\r\nb\x1b[2J${'x'.repeat(1000)}`)));
   const reason = words(await client.check(provider(), check(), NEVER));
