@@ -19,8 +19,10 @@ import {
   DRY_RUN,
   hasErrors,
   selector,
+  type TargetRef,
   targetRef,
   targetRefs,
+  targetsOf,
 } from './webhook.ts';
 
 /** A field and its `not` twin. Both empty: the field asks nothing. */
@@ -67,8 +69,8 @@ export interface AuthorizationPolicy {
   readonly name: string;
   /** `selector.matchLabels`; empty where the policy selects its whole scope. */
   readonly matchLabels: ReadonlyMap<string, string>;
-  /** It has `targetRef` or `targetRefs`, which name gateways and waypoints: it never holds for a sidecar. */
-  readonly targeted: boolean;
+  /** `targetRefs`: not empty, and the policy is for gateways, waypoints or services, and for no sidecar. */
+  readonly targets: readonly TargetRef[];
   readonly action: Action;
   /** CUSTOM only, else empty: a name of mesh config's `extensionProviders`. */
   readonly provider: string;
@@ -245,7 +247,7 @@ export function decodeAuthorizationPolicy(
     namespace: resource.namespace,
     name: resource.name,
     matchLabels: decoded.selector ?? new Map(),
-    targeted: decoded.targetRef !== undefined || (decoded.targetRefs?.length ?? 0) > 0,
+    targets: targetsOf(decoded),
     action,
     provider: decoded.provider?.name ?? '',
     dryRun,

@@ -60,8 +60,8 @@ export function selectPolicies(
   rootNamespace: string,
 ): readonly AuthorizationPolicy[] {
   return policies.filter(
-    ({ namespace, matchLabels, targeted }) =>
-      !targeted &&
+    ({ namespace, matchLabels, targets }) =>
+      targets.length === 0 &&
       (namespace === workload.namespace || namespace === rootNamespace) &&
       selects(matchLabels, workload.labels),
   );

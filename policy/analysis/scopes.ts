@@ -15,7 +15,7 @@ interface Selecting {
 export const selectors: PolicyCheck = (set) => {
   // A selector in the root namespace is told by a check of its own.
   const peers = set.peerAuthentications.filter(({ item }) => item.namespace !== set.mesh.rootNamespace);
-  const policies = set.authorizationPolicies.filter(({ item }) => !item.targeted);
+  const policies = set.authorizationPolicies.filter(({ item }) => item.targets.length === 0);
   const requests = set.requestAuthentications.filter(({ item }) => item.targets.length === 0);
   return [...peers, ...policies, ...requests].flatMap((policy) => selectorOf(set, policy));
 };
@@ -37,7 +37,7 @@ function selectorOf(set: PolicySet, { item, resource }: Located<Selecting>): rea
 export const policyPorts: PolicyCheck = (set) => {
   const problems: Problem[] = [];
   for (const { item, resource } of set.authorizationPolicies) {
-    if (item.targeted) continue;
+    if (item.targets.length > 0) continue;
     const lists = item.rules.flatMap((rule, i) => listsOf(rule, i)).filter(({ topic }) => topic === 'ports');
     if (lists.length === 0) continue;
     const subjects = subjectsOf(set, item).filter(({ ports }) => ports.size > 0);
@@ -54,16 +54,8 @@ export const policyPorts: PolicyCheck = (set) => {
 /** Policies that are valid and change nothing at a sidecar. */
 export const notEnforced: PolicyCheck = (set) => {
   const problems: Problem[] = [];
-  const policies = set.authorizationPolicies.map(({ item, resource }) => ({
-    resource,
-    targeted: item.targeted,
-  }));
-  const requests = set.requestAuthentications.map(({ item, resource }) => ({
-    resource,
-    targeted: item.targets.length > 0,
-  }));
-  for (const { resource, targeted } of [...policies, ...requests]) {
-    if (!targeted) continue;
+  for (const { item, resource } of [...set.authorizationPolicies, ...set.requestAuthentications]) {
+    if (item.targets.length === 0) continue;
     const field = Object.hasOwn(resource.spec as object, 'targetRefs') ? 'targetRefs' : 'targetRef';
     const message = `${field} attaches the policy to gateways and waypoints: no sidecar enforces it; use selector`;
     problems.push(finding(resource, ['spec', field], 'forGateways', message));

@@ -61,7 +61,7 @@ export function subjectsOf(set: PolicySet, policy: Selecting): readonly Subject[
 
 /** The AuthorizationPolicies in force at sidecars: targetRefs and dry-run left out. */
 export function enforced(set: PolicySet): readonly Located<AuthorizationPolicy>[] {
-  return set.authorizationPolicies.filter(({ item }) => !item.targeted && !item.dryRun);
+  return set.authorizationPolicies.filter(({ item }) => item.targets.length === 0 && !item.dryRun);
 }
 
 /** A port of a workload; null: any port that nobody declared. */

@@ -80,6 +80,10 @@ export const tokensNotDemanded: PolicyCheck = (set) => {
     if (item.action === 'AUDIT' || !item.rules.some((rule, i) => findTokenList(rule, i) !== null)) continue;
     for (const subject of subjectsOf(set, item)) demanded.add(subject);
   }
+  for (const { item } of set.requestAuthentications) {
+    if (item.targets.length > 0 || !item.rules.some(({ required }) => required)) continue;
+    for (const subject of subjectsOf(set, item)) demanded.add(subject);
+  }
   const problems: Problem[] = [];
   for (const { item, resource } of set.requestAuthentications) {
     const subjects = item.targets.length > 0 ? [] : subjectsOf(set, item);
@@ -91,7 +95,7 @@ export const tokensNotDemanded: PolicyCheck = (set) => {
         ['spec', 'jwtRules'],
         'tokenNotDemanded',
         'a request without a token passes: no AuthorizationPolicy of these workloads asks for one; deny ' +
-          'notRequestPrincipals: ["*"], or allow requestPrincipals only',
+          'notRequestPrincipals: ["*"], allow requestPrincipals only, or set presence: REQUIRED',
       ),
     );
   }

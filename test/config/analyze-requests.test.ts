@@ -73,6 +73,10 @@ run('tokens', {
       `spec:\n  ${WEB}\n  rules:\n    - from:\n        - source:\n            requestPrincipals: ["*"] #! tokenNotVerified`,
     ) + token('t', `spec:\n  ${ORDERS}\n  ${ISSUER} #! tokenNotDemanded`),
   'verified and not demanded': token('t', `spec:\n  ${WEB}\n  ${ISSUER} #! tokenNotDemanded`),
+  'demanded by the rule itself': token(
+    't',
+    `spec:\n  ${WEB}\n  jwtRules: [{jwksUri: "https://a.com/keys", presence: REQUIRED}]`,
+  ),
   'an issuer that nobody accepts':
     authz(
       'p',
