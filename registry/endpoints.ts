@@ -140,7 +140,7 @@ function slicedEndpoints(
 export function serviceWorkloads(registry: Registry, service: Service): ReadonlySet<Workload> {
   const workloads = new Set<Workload>();
   for (const port of new Set(service.all.flatMap(({ ports }) => ports.map(({ number }) => number)))) {
-    for (const { workload } of endpointsOf(registry, service, port)) {
+    for (const { workload } of allEndpoints(registry, service, port)) {
       if (workload !== null) workloads.add(workload);
     }
   }

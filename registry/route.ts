@@ -51,8 +51,8 @@ function exportRank(entry: ServiceEntry, clientNamespace: string, defaults: read
 const views = new WeakMap<RouteContext, Map<Service, Service | null>>();
 
 /**
- * A service as this client sees it: defined by the entries exported to it, those by name first (Istio:
- * servicesExportedToNamespace); null: none is.
+ * A service as this client sees it: defined by the entries exported to it, Kubernetes' own
+ * first, then those exported by name (Istio: servicesExportedToNamespace); null: none is.
  */
 function viewOf(context: RouteContext, service: Service): Service | null {
   let known = views.get(context);
@@ -65,7 +65,8 @@ function viewOf(context: RouteContext, service: Service): Service | null {
     const rankOf = (entry: ServiceEntry): number =>
       exportRank(entry, context.client.namespace, context.defaultExportTo);
     const seen = service.entries.filter((entry) => rankOf(entry) > 0);
-    view = seen.length === 0 ? null : { ...service, entries: seen.sort((a, b) => rankOf(a) - rankOf(b)) };
+    const order = (entry: ServiceEntry): number => (entry.kubernetes === null ? rankOf(entry) : 0);
+    view = seen.length === 0 ? null : { ...service, entries: seen.sort((a, b) => order(a) - order(b)) };
     known.set(service, view);
   }
   return view;

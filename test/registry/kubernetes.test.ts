@@ -237,6 +237,47 @@ t.test('a Service goes before a ServiceEntry of its host, and the own namespace 
   t.same(endpoints(snapshotOf(mine + squatter('web/s')), 80), ['192.0.2.9:80 DISABLE'], 'the client’s own');
 });
 
+t.test('several entries of one host and namespace', async (t) => {
+  const host = 'x.example.com';
+  const entry = (name: string, day: number, spec: string): string =>
+    resource(
+      'ServiceEntry',
+      `shop/${name}`,
+      `hosts: [${host}]\nlocation: MESH_INTERNAL\nports: [{number: 80, name: http}]\n${spec}`,
+      `2026-01-0${day}T00:00:00Z`,
+    );
+  const inline = (address: string): string =>
+    `resolution: STATIC\nendpoints: [{address: ${address}, serviceAccount: s${address.slice(-1)}}]`;
+  const old = entry('old', 1, `${inline('10.0.0.1')}\nsubjectAltNames: [old.example]`);
+  const young = entry('young', 2, `${inline('10.0.0.2')}\nsubjectAltNames: [young.example]`);
+  const both = snapshotOf(old + young);
+  t.same(endpoints(both, 80, host), ['10.0.0.1:80 ISTIO_MUTUAL', '10.0.0.2:80 ISTIO_MUTUAL']);
+  t.same(
+    both.route(host, 80)?.tls.expectedIdentities,
+    ['spiffe://cluster.local/ns/shop/sa/s1', 'spiffe://cluster.local/ns/shop/sa/s2', 'young.example'],
+    'all accounts, the names of the newest',
+  );
+  const byName = entry('dns', 3, 'resolution: DNS\nendpoints: [{address: e.example.org}]\nexportTo: [web]');
+  t.same(
+    endpoints(snapshotOf(old + byName), 80, host),
+    ['10.0.0.1:80 ISTIO_MUTUAL', 'e.example.org:80 DISABLE'],
+    'what is exported by name goes before what is for all, and is DNS here',
+  );
+  const forAll = byName.replace('exportTo: [web]', '');
+  t.same(
+    endpoints(snapshotOf(old + forAll), 80, host),
+    ['10.0.0.1:80 ISTIO_MUTUAL'],
+    'STATIC takes addresses only',
+  );
+  const hidden = entry('hidden', 1, `${inline('10.0.0.9')}\nexportTo: [other]`);
+  t.same(
+    endpoints(snapshotOf(hidden + young), 80, host),
+    ['10.0.0.9:80 ISTIO_MUTUAL', '10.0.0.2:80 ISTIO_MUTUAL'],
+    'one that is not exported defines nothing, but its endpoints are the host’s',
+  );
+  t.equal(snapshotOf(hidden).route(host, 80), null);
+});
+
 t.test('annotations of a Service', async (t) => {
   const annotated = (text: string): string =>
     service(`{selector: {app: reviews}, ${PORTS}}`, 'shop/reviews', `, annotations: {${text}}`) +
