@@ -139,7 +139,7 @@ export function runCommandOptions(): Command {
     .addOption(
       option(
         '--workload <ns/name>',
-        'the WorkloadEntry that gives labels, account, address and ports',
+        'the WorkloadEntry or Pod that gives labels, account, address and ports',
         'OARLOCK_WORKLOAD',
       ),
     )
