@@ -138,6 +138,9 @@ export function reasonOfTlsError(code: string): ReasonCode {
     case 'DEPTH_ZERO_SELF_SIGNED_CERT':
     case 'CERT_SIGNATURE_FAILURE':
     case 'CERT_UNTRUSTED':
+    case 'CERT_REVOKED':
+    case 'CRL_HAS_EXPIRED':
+    case 'UNABLE_TO_GET_CRL':
     case 'CERT_CHAIN_TOO_LONG':
     case 'INVALID_CA':
     case 'INVALID_PURPOSE':
