@@ -74,7 +74,12 @@ export function endpointsOf(
   return isDns(first) ? all : all.filter(({ address, port }) => port === 0 || isIP(address) !== 0);
 }
 
-function allEndpoints(registry: Registry, service: Service, number: number): readonly ServiceEndpoint[] {
+/** The same whatever the first entry's resolution leaves of them: those that Istio's index of endpoints has. */
+export function allEndpoints(
+  registry: Registry,
+  service: Service,
+  number: number,
+): readonly ServiceEndpoint[] {
   const endpoints: ServiceEndpoint[] = [];
   for (const entry of service.all) {
     const port = entry.ports.find((item) => item.number === number);

@@ -5,7 +5,7 @@ import { selects } from '../mesh/schema.ts';
 import type { Mode } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
 import type { ServiceEndpoint } from './endpoints.ts';
-import { endpointsOf, isOwnDestination, serviceWorkloads } from './endpoints.ts';
+import { allEndpoints, endpointsOf, isOwnDestination, serviceWorkloads } from './endpoints.ts';
 import { compareText, isWildcard, shortName, withAliases } from './hosts.ts';
 import type { KnownHost } from './listeners.ts';
 import type { Registry, Service } from './registry.ts';
@@ -156,7 +156,9 @@ export function routeTo(
   if (subsetName !== null && subset === null) return null;
   const { tls: set, source } = rules === null ? { tls: null, source: null } : tlsOnPort(rules, subset, port);
   const all = endpointsOf(context.registry, service, port);
-  const autoModeOf = autoMtls(context, service, entry, all);
+  const passedThrough = isOwnDestination(entry) || entry.resolution === 'HEADLESS';
+  const instances = passedThrough ? allEndpoints(context.registry, service, port) : [];
+  const autoModeOf = autoMtls(context, service, entry, passedThrough ? instances : null);
   const endpoints = all
     .filter(({ workload }) => subset === null || selects(subset.labels, workload?.labels ?? NO_LABELS))
     .map(
@@ -168,7 +170,7 @@ export function routeTo(
         workload: endpoint.workload,
       }),
     );
-  const modes = entry.resolution === 'HEADLESS' ? all.map(autoModeOf) : endpoints.map(({ tls }) => tls);
+  const modes = passedThrough ? instances.map(autoModeOf) : endpoints.map(({ tls }) => tls);
   const mode = set?.mode ?? (modes.includes('ISTIO_MUTUAL') ? 'ISTIO_MUTUAL' : 'DISABLE');
   const tls: RouteTls = {
     mode,
@@ -210,21 +212,25 @@ function filesOf(
   };
 }
 
-/** What auto mTLS gives each endpoint of a service. */
+/**
+ * What auto mTLS gives each endpoint of a service.
+ * @param instances of a service that is passed through: all it has; null: endpoints are judged one by one
+ */
 function autoMtls(
   context: RouteContext,
   service: Service,
   entry: ServiceEntry,
-  all: readonly ServiceEndpoint[],
+  instances: readonly ServiceEndpoint[] | null,
 ): (endpoint: ServiceEndpoint) => TlsMode {
   const off = !context.autoMtls || entry.location !== 'MESH_INTERNAL' || isNamespaceOpen(context, service);
   if (off) return () => 'DISABLE';
-  if (entry.resolution !== 'HEADLESS') {
+  if (instances === null) {
     return (endpoint) => (speaksMtls(context, endpoint) ? 'ISTIO_MUTUAL' : 'DISABLE');
   }
   // "For passthrough traffic (headless service …), we look at the instances. If ALL instances have a sidecar, we
   // enable TLS, otherwise we disable" (Istio: BestEffortInferServiceMTLSMode).
-  const whole = all.length > 0 && all.every(({ workload }) => workload !== null && inMesh(workload));
+  const whole =
+    instances.length > 0 && instances.every(({ workload }) => workload !== null && inMesh(workload));
   return () => (whole ? 'ISTIO_MUTUAL' : 'DISABLE');
 }
 
