@@ -109,6 +109,7 @@ trustDomain: td1
 trustDomainAliases: [old, older]
 outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 pathNormalization: {normalization: MERGE_SLASHES}
+defaultConfig: {proxyHeaders: {forwardedClientCert: FORWARD_ONLY}}
 `).mesh;
   t.same(mesh, {
     rootNamespace: 'mesh-root',
@@ -116,6 +117,7 @@ pathNormalization: {normalization: MERGE_SLASHES}
     trustDomainAliases: ['old', 'older'],
     outboundTrafficPolicy: 'REGISTRY_ONLY',
     pathNormalization: 'MERGE_SLASHES',
+    forwardedClientCert: 'FORWARD_ONLY',
   });
   t.same(
     snapshotOf('').mesh,
@@ -125,6 +127,7 @@ pathNormalization: {normalization: MERGE_SLASHES}
       trustDomainAliases: [],
       outboundTrafficPolicy: 'ALLOW_ANY',
       pathNormalization: 'BASE',
+      forwardedClientCert: 'SANITIZE_SET',
     },
     'the defaults',
   );
@@ -186,7 +189,7 @@ t.test('mesh config: what is refused or warned of', async (t) => {
   }
   const warned = (fields: string) => linesOf(compile(`kind: MeshConfig\n${fields}\n`).problems, 'Warning');
   t.same(warned('meshMTLS: {minProtocolVersion: TLSV1_2}'), ['2 meshMTLS.minProtocolVersion OLK0110']);
-  t.same(warned('defaultConfig: {proxyHeaders: {forwardedClientCert: APPEND_FORWARD}}'), [
-    '2 defaultConfig.proxyHeaders.forwardedClientCert OLK0110',
+  t.same(warned('defaultConfig: {proxyHeaders: {server: {value: x}}}'), [
+    '2 defaultConfig.proxyHeaders.server OLK0110',
   ]);
 });
