@@ -29,12 +29,13 @@ import type { Pod } from '../registry/pod.ts';
 import { decodePod } from '../registry/pod.ts';
 import { buildRegistry } from '../registry/registry.ts';
 import type { RouteContext } from '../registry/route.ts';
-import { cachedRoutes, chooseRoute, knownPorts, visibleHosts } from '../registry/route.ts';
+import { cachedRoutes, chooseRoute } from '../registry/route.ts';
 import { compileRules } from '../registry/rule-lookup.ts';
 import type { ServiceEntry } from '../registry/service-entry.ts';
 import { decodeServiceEntry } from '../registry/service-entry.ts';
 import type { Sidecar } from '../registry/sidecar.ts';
 import { decodeSidecar } from '../registry/sidecar.ts';
+import { knownPorts, visibleHosts } from '../registry/visible.ts';
 import { decodeWorkloadEntry } from '../registry/workload-entry.ts';
 import { problemOf } from './raw.ts';
 
