@@ -112,9 +112,9 @@ t.test('exit status 2, and words on stderr', async (t) => {
       says: /broken\.yaml:4.*STRIKT/,
     },
     {
-      title: 'a field not yet supported',
-      args: run(withFile('later', custom()), ...files),
-      says: /broken\.yaml:\d+.*(CUSTOM|provider)/,
+      title: 'what cannot be honoured',
+      args: run(withFile('envoy', envoyMetadata()), ...files),
+      says: /broken\.yaml:\d+.*experimental\.envoy/,
     },
   ];
   const inPairs = async (row: (typeof rows)[number]): Promise<void> => {
@@ -183,6 +183,6 @@ spec: {mtls: {mode: ${mode}}}
 `;
 }
 
-function custom(): string {
-  return policy('ask', '[{}]', 'CUSTOM').replace('spec:', 'spec:\n  provider: {name: opa}');
+function envoyMetadata(): string {
+  return policy('ask', "[{when: [{key: 'experimental.envoy.filters.a[b]', values: [c]}]}]", 'DENY');
 }

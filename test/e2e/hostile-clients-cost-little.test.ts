@@ -82,7 +82,8 @@ t.test('a client that asks and never reads costs no more than its buffers', asyn
     }
   }
   t.ok(sent < 30e6, 'it is not read on');
-  t.ok((memory() ?? 0) - before < 40, `memory grew from ${before} to ${memory()} MB`);
+  // The answers to all would be 150 MB; what is not yet collected of the requests taken is a few tens.
+  t.ok((memory() ?? 0) - before < 80, `memory grew from ${before} to ${memory()} MB`);
   peer.abort();
 });
 
