@@ -85,6 +85,12 @@ export class LocalPlane implements DataPlane {
       type: 'counter',
       read: () => this.#accessLog?.dropped ?? 0,
     });
+    metrics.watch({
+      name: 'oarlock_key_sets',
+      help: 'Places that keys of tokens are fetched from: fresh, stale (the last fetch failed) or missing.',
+      type: 'gauge',
+      read: () => countKeySets(this.#keys.status()),
+    });
   }
 
   async apply(snapshot: Snapshot): Promise<void> {
@@ -133,4 +139,11 @@ export class LocalPlane implements DataPlane {
     else
       this.#log.warn({ place, failures, count: keys, error: lastError }, 'no new keys to verify tokens with');
   }
+}
+
+/** One count for each state there is, so that an alarm can be written before the first failure. */
+function countKeySets(places: readonly KeySourceStatus[]): { labels: { state: string }; value: number }[] {
+  const counts = { fresh: 0, stale: 0, missing: 0 };
+  for (const { keys, failures } of places) counts[keys === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
+  return Object.entries(counts).map(([state, value]) => ({ labels: { state }, value }));
 }

@@ -98,6 +98,14 @@ export function snapshotView(snapshot: Snapshot | null, problems: readonly strin
       })),
     listeners: { ingress: snapshot.ingress, egress: snapshot.egress },
     policies: snapshot.authorization.policies,
+    authorization: snapshot.authorization.byAction,
+    requestAuthentication: snapshot.tokens.policies,
+    providers: [...snapshot.extAuthz.values()].map(({ name, service, port, fault }) => ({
+      name,
+      service,
+      port,
+      fault,
+    })),
     routes: snapshot.egress.flatMap((listener) =>
       listener.hosts.map((host) => routeView(host, listener.port, snapshot.route(host, listener.port))),
     ),

@@ -137,8 +137,10 @@ t.test('keys are fetched, and a change of keys is found', async (t) => {
   await mesh.change('tokens.yaml', authentication(`jwksUri: "${uri}"`), [orders]);
   t.equal((await ask(null)).status, 200, 'no token needs no key');
   t.equal((await ask(tokenOf())).status, 401, 'no keys: nothing is opened');
+  await orders.metricIs('oarlock_key_sets', { state: 'missing' }, 1);
   broken = false;
   await until('the keys to be fetched', async () => (await ask(tokenOf())).status === 200);
+  await orders.metricIs('oarlock_key_sets', { state: 'fresh' }, 1);
   served = keySet({ ...other.jwk, kid: 'two' });
   // A key that is not known is looked for, though not at once again.
   await until('the new keys to be found', async () => (await ask(tokenOf({}, other, 'two'))).status === 200);

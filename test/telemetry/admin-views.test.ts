@@ -145,6 +145,9 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
     ],
     listeners: { ingress: [{ port: 8443 }], egress: [{ port: 9090 }] },
     policies: ['shop/allow-web'],
+    authorization: { ALLOW: ['shop/allow-web'] },
+    requestAuthentication: [],
+    providers: [],
     routes: [
       {
         host: 'payments.shop.svc.cluster.local',
