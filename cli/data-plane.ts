@@ -144,6 +144,7 @@ export class LocalPlane implements DataPlane {
 /** One count for each state there is, so that an alarm can be written before the first failure. */
 function countKeySets(places: readonly KeySourceStatus[]): { labels: { state: string }; value: number }[] {
   const counts = { fresh: 0, stale: 0, missing: 0 };
-  for (const { keys, failures } of places) counts[keys === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
+  for (const { keys, failures } of places)
+    counts[keys === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
   return Object.entries(counts).map(([state, value]) => ({ labels: { state }, value }));
 }
