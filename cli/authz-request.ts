@@ -7,6 +7,7 @@ import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
 import { parseCidr } from '../policy/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
+import { addedFields } from '../proxy/added-fields.ts';
 import { forwardedCert, peersCert } from '../proxy/forwarded-cert.ts';
 import { forwardedFor } from '../proxy/forwarded-for.ts';
 import { HeadError, parseRequest, type RequestHead } from '../proxy/http1/head.ts';
@@ -70,7 +71,8 @@ export function readCheckRequest(given: JsonObject, { mesh, identity }: Sidecar)
     sent: request.forwardedCert,
     peers: peer === null ? null : peersCert(identity.uri, UNKNOWN_HASH, peer.uri),
   });
-  if (cert !== null) request.fields = request.fields.concat(cert);
+  const added = addedFields(request.fields, peer !== null);
+  request.fields = request.fields.concat(added, cert ?? []);
   return { connection, request };
 }
 

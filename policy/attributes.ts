@@ -273,6 +273,8 @@ export function header(name: string): Attribute {
   };
 }
 
+const SCHEME = /^https?$/;
+
 /** Envoy keeps Host and the request line as headers too: `:path` with its query. */
 function headerReader(name: string): (request: RequestFacts) => readonly string[] {
   switch (name) {
@@ -280,6 +282,9 @@ function headerReader(name: string): (request: RequestFacts) => readonly string[
       return (request) => [request.method];
     case ':path':
       return (request) => [request.path];
+    case ':scheme':
+      // Envoy takes it from this field, which every request has by then.
+      return (request) => request.headerValues('x-forwarded-proto').filter((value) => SCHEME.test(value));
     case ':authority':
     case 'host':
       return (request) => [request.host];

@@ -4,9 +4,9 @@ const ONE = '{*}';
 const ANY = '{**}';
 /** Istio's `validLiteral`: RFC 3986 `pchar` without the star. */
 const LITERAL = /^[a-zA-Z0-9\-._~%!$&'()+,;:@=]+$/;
-/** What Envoy's templates let an operator stand for: the same characters; `{**}` may also cross slashes. */
-const SEGMENT = LITERAL;
-const SEGMENTS = /^[a-zA-Z0-9\-._~%!$&'()+,;:@=/]*$/;
+/** What Envoy's templates let an operator stand for: `pchar`, the star too; `{**}` may also cross slashes. */
+const SEGMENT = /^[a-zA-Z0-9\-._~%!$&'()*+,;:@=]+$/;
+const SEGMENTS = /^[a-zA-Z0-9\-._~%!$&'()*+,;:@=/]*$/;
 
 export function isTemplate(value: string): boolean {
   return value.includes(ONE) || value.includes(ANY);

@@ -2,6 +2,7 @@
 import type { Decision, Nearest } from '../mesh/decision.ts';
 import type { Identity } from '../mesh/identity.ts';
 import type { AppAddress, ForwardedClientCert, Snapshot } from '../mesh/snapshot.ts';
+import { addedFields } from './added-fields.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
 import { decideRequest, observe } from './decide.ts';
@@ -46,7 +47,7 @@ export class InboundHttp extends HttpSideBase {
     this.#head = head;
     this.#snapshot = snapshot;
     if (exchange.forwardedFor !== '') head.remoteIp = forwardedFor(head.fields);
-    this.#forwardCert(head, snapshot.mesh.forwardedClientCert);
+    this.#addFields(head, exchange, snapshot.mesh.forwardedClientCert);
     const asked = snapshot.authorization.ask(facts, head);
     if (asked === null && verifier === null) {
       if (snapshot.authorization.observe !== null) observe({ path, connection, facts, snapshot }, head);
@@ -87,9 +88,12 @@ export class InboundHttp extends HttpSideBase {
   }
 
   /** Before anything is judged: policy sees what the app will. */
-  #forwardCert(head: RequestHead, how: ForwardedClientCert): void {
-    const field = forwardedCert({ how, sent: head.forwardedCert, peers: this.#peersCert() });
-    if (field !== null) head.fields = head.fields.concat(field);
+  #addFields(head: RequestHead, exchange: Exchange, how: ForwardedClientCert): void {
+    const added = addedFields(head.fields, this.connection.tls);
+    const cert = forwardedCert({ how, sent: head.forwardedCert, peers: this.#peersCert() });
+    if (cert !== null) added.push(cert);
+    if (added.length > 0) head.fields = head.fields.concat(added);
+    if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
   }
 
   /** The peer's certificate as the app is told of it; one for all requests of the connection. */

@@ -114,7 +114,7 @@ function requestPrincipalHolds(value: string, facts: Facts): boolean {
 
 /** Envoy's URI template as a regular expression. */
 function templatePattern(value: string): string {
-  const letters = "a-zA-Z0-9\\-._~%!$&'()+,;:@=";
+  const letters = "a-zA-Z0-9\\-._~%!$&'()*+,;:@=";
   return value
     .split(/(\{\*\*?\})/)
     .map((part) => (part === '{*}' ? `[${letters}]+` : part === '{**}' ? `[${letters}/]*` : quote(part)))

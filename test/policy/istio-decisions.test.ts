@@ -12,6 +12,7 @@ import type { Claims } from '../../mesh/tokens.ts';
 import { decodeAuthorizationPolicy } from '../../policy/authorization-policy.ts';
 import { compileAuthorization } from '../../policy/authorize.ts';
 import { normalizeTarget } from '../../policy/path.ts';
+import { addedFields } from '../../proxy/added-fields.ts';
 import { forwardedCert, peersCert } from '../../proxy/forwarded-cert.ts';
 import { forwardedFor } from '../../proxy/forwarded-for.ts';
 import { HeadError, parseRequest, type RequestHead } from '../../proxy/http1/head.ts';
@@ -73,24 +74,9 @@ const departures: readonly Departure[] = [
     row: ({ path }) => path === '*',
   },
   {
-    why: 'Envoy adds these before policy sees the request; ours does not',
-    name: /^header (?:x-request-id|x-forwarded-proto|:scheme) /,
-    row: () => true,
-  },
-  {
     why: 'TE ends at each hop: stripped before policy sees the request',
     name: /^header te /,
     row: () => true,
-  },
-  {
-    why: 'Envoy overlooks an empty X-Forwarded-For field and the zone of an address in one',
-    name: /^xff /,
-    row: ({ headers = [] }) => headers.some(([, value]) => value === '' || value.includes('%')),
-  },
-  {
-    why: "a template's {*} matches a star too in Envoy",
-    name: /^(?:a star in a path|template-\d+)$/,
-    row: ({ path = '' }) => path.includes('*'),
   },
 ];
 
@@ -149,7 +135,7 @@ function requestOf(row: Row, normalization: PathNormalization): RequestHead | nu
     const peers =
       row.principal == null ? null : peersCert('spiffe://td/own', 'hash', `spiffe://${row.principal}`);
     const cert = forwardedCert({ how: defaults.forwardedClientCert, sent: head.forwardedCert, peers });
-    if (cert !== null) head.fields = head.fields.concat(cert);
+    head.fields = head.fields.concat(addedFields(head.fields, row.principal != null), cert ?? []);
     return head;
   } catch (error) {
     if (error instanceof HeadError) return null;

@@ -203,7 +203,9 @@ const FORWARDED: readonly [fields: readonly string[], remote: string | null][] =
   [['"1.2.3.4"'], null],
   [['2001:DB8:0:0::1'], '2001:db8::1'],
   [['1.1.1.1', '2.2.2.2'], '2.2.2.2'],
-  [['1.1.1.1', ''], null],
+  [['1.1.1.1', ''], '1.1.1.1'],
+  [['', '1.1.1.1'], '1.1.1.1'],
+  [['fe80::1%eth0'], 'fe80::1'],
 ];
 
 t.test('remote.ip is the last entry of X-Forwarded-For where that is an address', async (t) => {
