@@ -1,5 +1,4 @@
 /** Compiles a set of resources into the Snapshot that one workload's data path runs on. */
-import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { identityOf, parseIdentity } from '../mesh/identity.ts';
 import type { Problem, Resource } from '../mesh/resource.ts';
@@ -19,6 +18,7 @@ import type { DestinationRule } from '../registry/destination-rule.ts';
 import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import type { EndpointSlice } from '../registry/endpoint-slice.ts';
 import { decodeEndpointSlice, decodeEndpoints } from '../registry/endpoint-slice.ts';
+import { usableProviders } from '../registry/extension-providers.ts';
 import { inboundPorts } from '../registry/inbound.ts';
 import { decodeService } from '../registry/kube-service.ts';
 import type { Intercept } from '../registry/listeners.ts';
@@ -239,7 +239,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
   const inbound = inboundPorts(registry, sidecar, own);
   const ingress = ingressListeners(sidecar, own, input.intercept);
-  const extAuthz = decoded.mesh.extAuthz ?? new Map<string, ExtAuthzProvider>();
+  const extAuthz = usableProviders(decoded.mesh.extAuthz ?? new Map(), routes);
   const trusted = new Set([mesh.trustDomain, ...mesh.trustDomainAliases]);
   return {
     generation: input.generation,

@@ -1,8 +1,8 @@
 /** Reaches a provider of the mesh the way any other service is reached: routed, over mTLS where its route says so. */
 import type { Duplex } from 'node:stream';
+import { routeOfProvider } from '../registry/extension-providers.ts';
 import { reachEndpoint } from './choose-route.ts';
 import type { DataPath } from './data-path.ts';
-import { providerRoute } from './ext-authz-check.ts';
 
 /**
  * Opens a stream of plaintext to a service.
@@ -11,7 +11,7 @@ import { providerRoute } from './ext-authz-check.ts';
  */
 export function connectProvider(path: DataPath, service: string, port: number): Promise<Duplex> {
   return new Promise((resolve, reject) => {
-    const route = path.snapshot === null ? null : providerRoute(path.snapshot, service, port);
+    const route = path.snapshot === null ? null : routeOfProvider(path.snapshot.route, service, port);
     if (route === null) {
       reject(new Error(`no service ${service} with port ${port} is known`));
       return;

@@ -2,7 +2,6 @@
 import type { Ask, Decision } from '../mesh/decision.ts';
 import type { CheckRequest, ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
-import type { Route } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
@@ -16,8 +15,7 @@ import type { HeldBody } from './http1/held-body.ts';
  */
 export function providerOf(snapshot: Snapshot, ask: Ask): ExtAuthzProvider | Decision {
   const provider = snapshot.extAuthz.get(ask.provider);
-  const usable = provider !== undefined && provider.fault === null;
-  if (usable && providerRoute(snapshot, provider.service, provider.port) !== null) return provider;
+  if (provider !== undefined && provider.fault === null) return provider;
   return {
     allowed: false,
     policy: ask.policy,
@@ -25,14 +23,6 @@ export function providerOf(snapshot: Snapshot, ask: Ask): ExtAuthzProvider | Dec
     detail: `rbac_access_denied_matched_policy[${ask.policy}]-rule[${ask.rule}]-deny-due-to-bad-CUSTOM-action`,
     missed: [],
   };
-}
-
-/** @param service `HOST`, or `NS/HOST` where it must be that namespace's */
-export function providerRoute(snapshot: Snapshot, service: string, port: number): Route | null {
-  const slash = service.indexOf('/');
-  const route = snapshot.route(service.slice(slash + 1), port);
-  if (route === null || slash < 0 || route.service.namespace === service.slice(0, slash)) return route;
-  return null;
 }
 
 /** The request as it stands now: later steps may still change it. */

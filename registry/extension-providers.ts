@@ -3,6 +3,7 @@ import { isIP } from 'node:net';
 import { parseDuration } from '../mesh/duration.ts';
 import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import type { FieldPath } from '../mesh/resource.ts';
+import type { Route } from '../mesh/route.ts';
 import type { Decoder, Reporter } from '../mesh/schema.ts';
 import { anything, boolean, integer, listOf, mapOf, notHonoured, object, string } from '../mesh/schema.ts';
 import { isDnsLabel, isHostName, isWildcardHostName } from './checks.ts';
@@ -265,4 +266,36 @@ function nameFault(name: string): string | null {
   if (!/^[a-z0-9-]+$/.test(name)) return `name ${name} may hold lower-case letters, digits and dashes only`;
   if (name.startsWith('-') || name.endsWith('-')) return `name ${name} may not begin or end with a dash`;
   return null;
+}
+
+/**
+ * The route to a provider's service; null where nobody defines it.
+ * @param service `HOST`, or `NS/HOST` where it must be that namespace's
+ */
+export function routeOfProvider(
+  route: (host: string, port: number) => Route | null,
+  service: string,
+  port: number,
+): Route | null {
+  const slash = service.indexOf('/');
+  const found = route(service.slice(slash + 1), port);
+  if (found === null || slash < 0 || found.service.namespace === service.slice(0, slash)) return found;
+  return null;
+}
+
+/**
+ * The providers as a workload can use them: one whose service is not known has that for its fault. Istio
+ * (`LookupCluster`) then denies what names it, whatever its `failOpen` says.
+ */
+export function usableProviders(
+  providers: ReadonlyMap<string, ExtAuthzProvider>,
+  route: (host: string, port: number) => Route | null,
+): ReadonlyMap<string, ExtAuthzProvider> {
+  return new Map(
+    [...providers].map(([name, provider]) => {
+      const { service, port, fault } = provider;
+      if (fault !== null || routeOfProvider(route, service, port) !== null) return [name, provider];
+      return [name, { ...provider, fault: `no service ${service} with port ${port} is known` }];
+    }),
+  );
 }

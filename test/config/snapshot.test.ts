@@ -91,6 +91,52 @@ spec:
   t.equal(snapshot?.route('a2.example.com', 444), null);
 });
 
+t.test(
+  'a provider of CUSTOM whose service nobody defines is of no use, whatever else is said of it',
+  async (t) => {
+    const opa = `---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: opa, namespace: shop}
+spec: {hosts: [opa.example], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http}]}
+`;
+    const rows: readonly [provider: string, usable: boolean][] = [
+      ['envoyExtAuthzHttp: {service: opa.example, port: 80, failOpen: true}', true],
+      ['envoyExtAuthzHttp: {service: shop/opa.example, port: 80}', true],
+      ['envoyExtAuthzHttp: {service: other/opa.example, port: 80, failOpen: true}', false],
+      ['envoyExtAuthzHttp: {service: opa.example, port: 81, failOpen: true}', false],
+      ['envoyExtAuthzGrpc: {service: gone.example, port: 80, failOpen: true}', false],
+    ];
+    for (const [provider, usable] of rows) {
+      const custom = `---
+kind: MeshConfig
+extensionProviders: [{name: opa, ${provider}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {action: CUSTOM, provider: {name: opa}, rules: [{}]}
+`;
+      const { snapshot } = compile(ENTRY + opa + custom, { entry: 'shop/web' });
+      t.equal(snapshot?.extAuthz.get('opa')?.fault === null, usable, provider);
+      const facts = {
+        peer: null,
+        sourceIp: '',
+        remoteIp: '',
+        destinationIp: '',
+        destinationPort: 1,
+        sni: null,
+      };
+      const asked = snapshot?.authorization.ask(facts, null) ?? null;
+      // On TCP a provider that speaks HTTP is passed over, but not one that is of no use.
+      t.equal(
+        asked === null ? 'passed over' : 'allowed' in asked ? 'denied' : 'asked',
+        usable ? 'passed over' : 'denied',
+      );
+    }
+  },
+);
+
 t.test('the guides’ resources', async (t) => {
   const set = readFolders([GUIDES]);
   t.same(set.problems, []);
