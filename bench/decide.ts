@@ -21,7 +21,7 @@ const mesh: MeshSettings = {
 };
 
 /** Rules are tried in the order of their names: numbers of one width keep the middle in the middle. */
-function nameOf(index: number): string {
+export function nameOf(index: number): string {
   return `caller-${String(index).padStart(4, '0')}`;
 }
 
@@ -52,6 +52,19 @@ const kinds = {
   'path suffix: tried one by one': (name) => ({ to: [{ operation: { paths: [`*/${name}`] } }] }),
 } as const satisfies Record<string, Kind>;
 
+/** The spec of a policy as teams write them, one kind after the other. */
+export function mixedSpec(index: number): unknown {
+  return specOf(kinds.mixed, index);
+}
+
+function specOf(kind: Kind, index: number): unknown {
+  return {
+    selector: { matchLabels: { app: 'orders' } },
+    action: 'ALLOW',
+    rules: [kind(nameOf(index), index)],
+  };
+}
+
 function policy(kind: Kind, index: number): AuthorizationPolicy {
   const name = nameOf(index);
   const problems: Problem[] = [];
@@ -64,7 +77,7 @@ function policy(kind: Kind, index: number): AuthorizationPolicy {
       labels: new Map(),
       annotations: new Map(),
       creationTimestamp: null,
-      spec: { selector: { matchLabels: { app: 'orders' } }, action: 'ALLOW', rules: [kind(name, index)] },
+      spec: specOf(kind, index),
       origin: { file: 'bench', lineOf: () => 1 },
     },
     problems,

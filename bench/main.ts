@@ -55,8 +55,10 @@ async function main(): Promise<void> {
   const figures = new Figures();
   // Each loads what it measures: the others' code would only warm the wrong paths.
   if (which === 'pair') await (await import('./pair.ts')).benchPair(options, figures);
-  else if (which === 'decide') (await import('./decide.ts')).benchDecide(options, figures);
-  else if (which === 'micro') await (await import('./micro.ts')).benchMicro(options, figures);
+  else if (which === 'decide') {
+    (await import('./decide.ts')).benchDecide(options, figures);
+    (await import('./authz-check.ts')).benchAuthzCheck(options, figures);
+  } else if (which === 'micro') await (await import('./micro.ts')).benchMicro(options, figures);
   else if (which === 'profile') return (await import('./profile.ts')).benchProfile(options);
   else if (which === 'help') return void process.stdout.write(USAGE);
   else throw new UsageError(`there is no bench ${JSON.stringify(which)}`);
