@@ -15,6 +15,14 @@ export interface CheckRules {
   readonly explain: boolean;
 }
 
+/** No request needs more; what is deeper would end the process where it is written out again. */
+const MAX_DEPTH = 100;
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1));
+}
+
 /**
  * Answers one line.
  * @returns a line of JSON with its end; a promise where a token has to be verified; empty for a blank line
@@ -29,6 +37,9 @@ export function answerLine(rules: CheckRules, line: string | BadLine): string | 
     return failure(null, 'the line is not valid JSON');
   }
   if (!isObject(given)) return failure(null, 'a request must be a JSON object');
+  if (isDeeper(given, MAX_DEPTH)) {
+    return failure(null, `the line is nested more than ${MAX_DEPTH} levels deep`);
+  }
   try {
     return answer(rules, given);
   } catch (error) {

@@ -17,6 +17,7 @@ import {
 } from './matchers.ts';
 import { compileTemplate, isTemplate } from './path-template.ts';
 import { compileRequestPrincipals, requestPrincipalKey } from './request-principal.ts';
+import { isSecretHeader } from './secret-header.ts';
 import { expandPrincipals, expandTrustDomains } from './trust-domain.ts';
 
 /**
@@ -243,9 +244,6 @@ function segmentKey(value: string): string | null {
   return value.startsWith('/') && value.indexOf('/', 1) > 0 ? firstSegment(value) : null;
 }
 
-/** Headers whose values are secrets: shown to nobody. */
-const SECRET = /^(?:authorization|proxy-authorization|cookie|set-cookie)$|token|secret|api-?key|password/;
-
 /** `request.headers[NAME]`; `name` in lower case. "Each value is matched alone, never comma-joined." */
 export function header(name: string): Attribute {
   const valuesOf = headerReader(name);
@@ -263,7 +261,7 @@ export function header(name: string): Attribute {
     actual(_connection, request) {
       const values = request === null ? [] : valuesOf(request);
       if (values.length === 0) return null;
-      return SECRET.test(name) ? '(not shown)' : values;
+      return isSecretHeader(name) ? '(not shown)' : values;
     },
     dimension: {
       name: `header ${name}`,

@@ -43,7 +43,8 @@ export function compileCidrs(blocks: readonly string[]): (address: string) => bo
   let lastAnswer = false;
   return (address) => {
     if (address !== lastAddress) {
-      const words = parseAddress(address);
+      // With its zone, `fe80::1%eth0` would be in no block at all: a DENY would not see it.
+      const words = parseAddress(withoutZone(address));
       lastAnswer = words !== null && cidrs.some((cidr) => contains(cidr, words));
       lastAddress = address;
     }

@@ -1,4 +1,5 @@
 /** Where a request carries its tokens: finding them as Envoy's jwt_authn does, and a target without one. */
+import { decodedParam } from '../mesh/query.ts';
 import type { JwtRule, TokenRequest } from '../mesh/tokens.ts';
 
 /** A token as found in a request, not yet looked at. */
@@ -94,7 +95,7 @@ function paramValue(path: string, name: string): string | null {
   for (const segment of path.slice(path.indexOf('?') + 1).split('&')) {
     const equals = segment.indexOf('=');
     const key = equals === -1 ? segment : segment.slice(0, equals);
-    if (decoded(key) === name) return equals === -1 ? '' : decoded(segment.slice(equals + 1));
+    if (decodedParam(key) === name) return equals === -1 ? '' : decodedParam(segment.slice(equals + 1));
   }
   return null;
 }
@@ -111,17 +112,9 @@ export function withoutParam(path: string, name: string): string {
     .split('&')
     .filter((segment) => {
       const equals = segment.indexOf('=');
-      return decoded(equals === -1 ? segment : segment.slice(0, equals)) !== name;
+      return decodedParam(equals === -1 ? segment : segment.slice(0, equals)) !== name;
     });
   return kept.length === 0 ? path.slice(0, question) : `${path.slice(0, question)}?${kept.join('&')}`;
-}
-
-/** Percent escapes as bytes; what is none stays. */
-function decoded(text: string): string {
-  if (!text.includes('%')) return text;
-  return text.replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) =>
-    String.fromCharCode(Number.parseInt(hex, 16)),
-  );
 }
 
 /** The first cookie of that name. Blanks before the name or around the value and a pair of quotes are no part of them. */

@@ -103,9 +103,14 @@ export class Connection {
   }
 }
 
-/** IPv4-mapped IPv6 (`::ffff:10.0.0.1`, what a dual-stack listener reports) as plain IPv4. */
+/**
+ * An address as policy compares it: IPv4-mapped IPv6 (`::ffff:10.0.0.1`, what a dual-stack listener reports) as
+ * plain IPv4, and a link-local one without its zone (`fe80::1%eth0`), which is in no block of any policy.
+ */
 export function unmapped(address: string): string {
-  return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address;
+  const zone = address.indexOf('%');
+  const bare = zone < 0 ? address : address.slice(0, zone);
+  return bare.startsWith('::ffff:') && bare.includes('.') ? bare.slice(7) : bare;
 }
 
 /** Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike. */

@@ -82,6 +82,8 @@ export class DataPath implements DialContext {
   verifier: TokenVerifier | null = null;
   /** Query parameters that carry tokens: never logged. */
   tokenParams: ReadonlySet<string> = new Set();
+  /** Headers that carry tokens, by whatever name. */
+  #tokenHeaders: ReadonlySet<string> = new Set();
   readonly extAuthz: ExtAuthz;
   readonly #verifierOf: (rules: TokenRules) => TokenVerifier;
   inboundTls: InboundTls | null = null;
@@ -129,6 +131,9 @@ export class DataPath implements DialContext {
     const { tokens } = snapshot;
     this.verifier = tokens.rules.length === 0 ? null : this.#verifierOf(tokens);
     this.tokenParams = new Set(tokens.rules.flatMap(({ fromParams }) => ['access_token', ...fromParams]));
+    this.#tokenHeaders = new Set(
+      tokens.rules.flatMap(({ fromHeaders }) => fromHeaders.map(({ name }) => name)),
+    );
     const credentials = this.inboundTls?.credentials;
     // Sessions made under another trust must not be resumed.
     if (credentials !== undefined && before !== this.#trustDomains().join(' '))
@@ -165,7 +170,7 @@ export class DataPath implements DialContext {
         sni: connection.sni,
         policy: facts.policy ?? null,
         detail: facts.detail ?? '',
-        ...explained(facts),
+        ...explained(facts, this.#tokenHeaders),
         hint,
       },
       sentence,
@@ -237,7 +242,7 @@ export class DataPath implements DialContext {
 }
 
 /** Worked out only for a line that is really written. */
-function explained({ explainer }: RefusalFacts): { nearest?: Nearest } {
+function explained({ explainer }: RefusalFacts, tokenHeaders: ReadonlySet<string>): { nearest?: Nearest } {
   const nearest = explainer?.explain() ?? null;
-  return nearest === null ? {} : { nearest: maskNearest(nearest) };
+  return nearest === null ? {} : { nearest: maskNearest(nearest, tokenHeaders) };
 }

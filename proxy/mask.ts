@@ -1,18 +1,19 @@
 /** Keeps secrets out of the log: header values that let somebody in, tokens in a query. */
 import type { Nearest } from '../mesh/decision.ts';
+import { decodedParam } from '../mesh/query.ts';
+import { isSecretHeader } from '../policy/secret-header.ts';
 
 const MASK = '[redacted]';
 const HEADER = /request\.headers\[([^\]]+)\]/i;
-/** `authorization`, `cookie`, `x-api-key`, `x-auth-token` …: what such a header holds is enough to get in. */
-const SECRET_HEADER = /auth|cookie|key|token|secret|password|session|signature|credential/i;
-const IDENTITY_HEADER = /^:authority$/i;
-
-/** A denial's explanation without secrets, neither the request's nor the policy's. */
-export function maskNearest(nearest: Nearest): Nearest {
+/**
+ * A denial's explanation without secrets, neither the request's nor the policy's.
+ * @param tokenHeaders names in lower case: wherever else tokens are looked for
+ */
+export function maskNearest(nearest: Nearest, tokenHeaders: ReadonlySet<string>): Nearest {
   const header = HEADER.exec(nearest.field)?.[1];
-  if (header === undefined || IDENTITY_HEADER.test(header)) return nearest;
+  if (header === undefined) return nearest;
   if (header.toLowerCase() === ':path') return { ...nearest, actual: withoutQueries(nearest.actual) };
-  if (!SECRET_HEADER.test(header)) return nearest;
+  if (!isSecretHeader(header) && !tokenHeaders.has(header.toLowerCase())) return nearest;
   return {
     ...nearest,
     expected: nearest.expected.map(() => MASK),
@@ -36,7 +37,7 @@ export function maskParams(target: string, names: ReadonlySet<string>): string {
   const params = target.slice(query + 1).split('&');
   const masked = params.map((param) => {
     const [name = ''] = param.split('=', 1);
-    return names.has(name) && param.length > name.length ? `${name}=${MASK}` : param;
+    return names.has(decodedParam(name)) && param.length > name.length ? `${name}=${MASK}` : param;
   });
   return `${target.slice(0, query)}?${masked.join('&')}`;
 }

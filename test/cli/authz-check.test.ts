@@ -581,6 +581,12 @@ t.test('lines', async (t) => {
       ],
     },
     {
+      title: 'a line nested without end',
+      input: `{"id":${'['.repeat(50_000)}${']'.repeat(50_000)}}\n${ok}\n{"claims":{"a":${'['.repeat(200)}${']'.repeat(200)}}}`,
+      ids: [null, 1, null],
+      errors: [/nested/, /nested/],
+    },
+    {
       title: 'a line that is no UTF-8',
       input: [Buffer.concat([Buffer.from('{"id":"'), Buffer.from([0xff]), Buffer.from(`"}\n${ok}`)])],
       ids: [null, 1],

@@ -71,3 +71,11 @@ t.test("agrees with Node's block list on random blocks", async (t) => {
   t.same(wrong, []);
   t.equal(compileCidrs(['::/0', '0.0.0.0/0'])('not an address'), false);
 });
+
+t.test('an address with a zone is in the blocks of the address', async (t) => {
+  const test = compileCidrs(['fe80::/10']);
+  t.equal(test('fe80::1%eth0'), true);
+  t.equal(test('fe80::1'), true);
+  t.equal(test('fd00::1%eth0'), false);
+  t.equal(compileCidrs(['::/0'])('fe80::1%eth0'), true);
+});

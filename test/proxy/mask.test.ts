@@ -3,6 +3,9 @@ import t from 'tap';
 import type { Nearest } from '../../mesh/decision.ts';
 import { maskNearest, maskParams } from '../../proxy/mask.ts';
 
+/** Of `fromHeaders`, whatever they are called. */
+const TOKENS = new Set(['x-ticket']);
+
 t.test('values of headers that let somebody in', async (t) => {
   const rows: readonly [field: string, masked: boolean][] = [
     ['when[request.headers[authorization]]', true],
@@ -11,6 +14,8 @@ t.test('values of headers that let somebody in', async (t) => {
     ['when[request.headers[x-api-key]]', true],
     ['when[request.headers[X-Auth-Token]]', true],
     ['when[request.headers[x-session-id]]', true],
+    ['when[request.headers[x-jwt-assertion]]', true],
+    ['when[request.headers[X-Ticket]]', true],
     ['when[request.headers[user-agent]]', false],
     ['when[request.headers[:authority]]', false],
     ['when[request.auth.claims[role]]', false],
@@ -19,11 +24,11 @@ t.test('values of headers that let somebody in', async (t) => {
   ];
   for (const [field, masked] of rows) {
     const nearest: Nearest = { policy: 'shop/a', rule: 0, field, expected: ['want', 'or'], actual: 'is' };
-    const shown = maskNearest(nearest);
+    const shown = maskNearest(nearest, TOKENS);
     if (masked)
       t.same(shown, { ...nearest, expected: ['[redacted]', '[redacted]'], actual: '[redacted]' }, field);
     else t.same(shown, nearest, field);
-    t.equal(maskNearest({ ...nearest, actual: null }).actual, null, 'what is not there is no secret');
+    t.equal(maskNearest({ ...nearest, actual: null }, TOKENS).actual, null, 'what is not there is no secret');
   }
   const path: Nearest = {
     policy: 'shop/a',
@@ -32,7 +37,7 @@ t.test('values of headers that let somebody in', async (t) => {
     expected: ['/b'],
     actual: ['/a?access_token=x'],
   };
-  t.same(maskNearest(path).actual, ['/a?…']);
+  t.same(maskNearest(path, TOKENS).actual, ['/a?…']);
 });
 
 t.test('tokens in a query', async (t) => {
@@ -44,6 +49,7 @@ t.test('tokens in a query', async (t) => {
     ['/a?access_token=x', '/a?access_token=[redacted]'],
     ['/a?b=c&jwt=x=y&d', '/a?b=c&jwt=[redacted]&d'],
     ['/a?jwt=1&jwt=2', '/a?jwt=[redacted]&jwt=[redacted]'],
+    ['/a?acc%65ss_token=x', '/a?acc%65ss_token=[redacted]'],
     ['/access_token=x?b', '/access_token=x?b'],
     ['/a?xjwt=1', '/a?xjwt=1'],
   ];
