@@ -400,8 +400,9 @@ export class HttpForwarder implements Carrier {
         reason: 'bad_request',
         detail: error.message,
       } as const;
-      if (this.#answerStarted) this.#fail('bad_request', error.message);
-      else this.#refuse(answer, true);
+      if (!this.#answerStarted) this.#refuse(answer, true);
+      else if (this.#refusedAlready) this.#closeBehindAnswer();
+      else this.#fail('bad_request', error.message);
       return false;
     }
     this.#pending = taken === bytes.length ? EMPTY : bytes.subarray(taken);
@@ -410,8 +411,7 @@ export class HttpForwarder implements Carrier {
     if (this.#upstream === null) {
       this.#discarded += taken;
       if (this.#discarded > MAX_DISCARD) {
-        this.#closeAfter = true;
-        this.#exchangeOver();
+        this.#closeBehindAnswer();
         return false;
       }
     }
@@ -449,8 +449,9 @@ export class HttpForwarder implements Carrier {
 
   /** A request cut short is aborted; one that is complete still gets its answer (half-close). */
   #checkCutShort(): void {
-    if (this.#downstreamEnded && !this.#requestDone && this.#phase !== 'closed')
-      this.#fail('downstream_closed', 'request body cut short');
+    if (!this.#downstreamEnded || this.#requestDone || this.#phase === 'closed') return;
+    if (this.#refusedAlready) this.#closeBehindAnswer();
+    else this.#fail('downstream_closed', 'request body cut short');
   }
 
   #downstreamGone(): void {
@@ -645,6 +646,19 @@ export class HttpForwarder implements Carrier {
     if (close) this.#requestDone = true;
     this.#stream.resume();
     this.#exchangeOver();
+    // Its body may have come while it was judged: nothing else would read past it.
+    this.#advance();
+  }
+
+  /** The request at hand has its answer from us: whatever becomes of the rest of it, that is the reason. */
+  get #refusedAlready(): boolean {
+    return this.#exchange !== null && this.#exchange.reason !== null;
+  }
+
+  /** The rest of an answered request cannot be read past: the connection ends behind the answer. */
+  #closeBehindAnswer(): void {
+    this.#closeAfter = true;
+    this.#exchangeOver();
   }
 
   /** Request and answer both over: log, and go on to the next request or close. */
@@ -670,10 +684,10 @@ export class HttpForwarder implements Carrier {
     if (this.#pending.length > 0) this.#advance();
   }
 
-  /** Gives an exchange up after its answer began, or without any: the downstream sees a cut. */
+  /** Gives an exchange up after its answer began, or without any: the downstream sees a cut. A refusal keeps its reason. */
   #fail(reason: ReasonCode, detail: string): void {
     const exchange = this.#exchange;
-    if (exchange !== null) {
+    if (exchange !== null && !this.#refusedAlready) {
       exchange.reason = reason;
       exchange.detail = detail;
     }

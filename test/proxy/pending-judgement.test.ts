@@ -166,6 +166,78 @@ t.test('a downstream that ends its side within its body is not waited for', asyn
   }
 });
 
+t.test(
+  'a request refused after a wait: its body is read past, and what is behind it is answered',
+  async (t) => {
+    const refusal = { kind: 'refused', status: 401, message: 'no', challenge: null } as const;
+    const post = 'POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n';
+    const get = 'GET /behind HTTP/1.1\r\nHost: a\r\n\r\n';
+    const denied = { kind: 'denied', status: 401, fields: [], body: Buffer.from('no') } as const;
+    const sidecars = {
+      'by a token': await inboundSidecar(t, app.port, {
+        verify: () => new Promise((resolve) => setImmediate(() => resolve(refusal))),
+      }),
+      'by an authorizer': await inboundSidecar(t, app.port, { provider }),
+      // Nobody listens there.
+      'by a failed dial': await inboundSidecar(t, 1, {}),
+    };
+    for (const [name, sidecar] of Object.entries(sidecars)) {
+      const step = async (): Promise<void> => {
+        if (name === 'by an authorizer') (await sidecar.nextCheck()).answer(denied);
+      };
+      const status = name === 'by a failed dial' ? 503 : 401;
+      const peer = await open(t, sidecar.port);
+      peer.write(`${post}hello${get}`);
+      await step();
+      await step();
+      const text = await peer.until('both answers', (so) => so.split('HTTP/1.1 ').length === 3);
+      t.notMatch(text, /HTTP\/1\.1 (?!401|503)/, name);
+      peer.write(`${post}he`);
+      await step();
+      await peer.until('the third', (so) => so.split('HTTP/1.1 ').length === 4);
+      t.equal((await sidecar.accessed()).length, 2, `${name}: a line for each request that is over`);
+      peer.write(`llo${get}`);
+      await step();
+      await peer.until('the fourth', (so) => so.split('HTTP/1.1 ').length === 5);
+      t.match(
+        (await sidecar.accessed()).map((line) => [line.path, line.response_code]),
+        ['/refused', '/behind', '/refused', '/behind'].map((path) => [path, status]),
+        `${name}: logged while the client stays`,
+      );
+      t.equal(peer.over, null, `${name}: the connection stays`);
+    }
+  },
+);
+
+t.test('a refusal keeps its reason, however the rest of its request ends', async (t) => {
+  const post = 'POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe';
+  const denied = { kind: 'denied', status: 403, fields: [], body: Buffer.from('no') } as const;
+  const rows: [string, (peer: Awaited<ReturnType<typeof open>>) => void, RegExp][] = [
+    ['the client leaves', (peer) => peer.abort(), /./],
+    ['it ends its side', (peer) => peer.end(), /^end$/],
+    ['the body breaks', (peer) => peer.write('lloXX'), /^end$/],
+    ['nothing more comes', () => {}, /./],
+  ];
+  for (const [name, act, end] of rows) {
+    const sidecar = await inboundSidecar(t, app.port, { provider, limits: { idleTimeout: 400 } });
+    const peer = await open(t, sidecar.port);
+    peer.write(post);
+    (await sidecar.nextCheck()).answer(denied);
+    await peer.until('the answer', (text) => text.endsWith('no'));
+    act(peer);
+    t.match(await peer.ended(), end, name);
+    await until('the connection to be over', () => sidecar.path.connections.size === 0);
+    const lines = await sidecar.accessed();
+    t.match(lines, [{ response_code: 403, reason: 'ext_authz_denied', policy: 'shop/ask' }], name);
+    t.equal(lines.length, 1);
+    t.match(
+      sidecar.lines.map(({ reason }) => reason),
+      ['ext_authz_denied'],
+      `${name}: and its line`,
+    );
+  }
+});
+
 t.test('reading stops while too much waits', async (t) => {
   const sidecar = await inboundSidecar(t, app.port, { provider });
   const peer = await open(t, sidecar.port);
