@@ -43,8 +43,8 @@ export interface ResponseHead {
 
 /** Why a head was refused: the status to answer with (requests), and what was wrong. */
 export class HeadError extends Error {
-  readonly status: 400 | 405 | 431 | 505;
-  constructor(status: 400 | 405 | 431 | 505, message: string) {
+  readonly status: 400 | 404 | 405 | 431 | 505;
+  constructor(status: 400 | 404 | 405 | 431 | 505, message: string) {
     super(message);
     this.status = status;
   }
@@ -180,19 +180,17 @@ function readTarget(
   normalize: NormalizeTarget,
 ): { path: string; authority: string | null } {
   if (target === '' || BAD_TARGET.test(target)) throw new HeadError(400, 'bad request target');
+  // Envoy answers so, before any policy, to what has no path (`absolute_path_rejected`).
+  if (target === '*' && method === 'OPTIONS') throw new HeadError(404, 'OPTIONS * is not served here');
   let authority: string | null = null;
   let origin = target;
-  if (!target.startsWith('/') && target !== '*') {
+  if (!target.startsWith('/')) {
     // RFC 9112 §3.2.2: an absolute-form authority beats Host, and Host is rewritten to it.
     const match = /^http:\/\/([^/?]*)(.*)$/i.exec(target);
     authority = match?.[1] ?? '';
     if (!HOST.test(authority)) throw new HeadError(400, 'bad request target');
     const rest = match?.[2] ?? '';
     origin = rest.startsWith('/') ? rest : `/${rest}`;
-  }
-  if (origin === '*') {
-    if (method !== 'OPTIONS') throw new HeadError(400, 'bad request target');
-    return { path: '*', authority };
   }
   const path = normalize(origin);
   if (path === null) throw new HeadError(400, 'the path cannot be normalized');

@@ -267,6 +267,11 @@ t.test('paths are what the app would receive', (t) =>
       { title: 'an escaped NUL', request: { path: '/info%00' }, answer: { error: /400/ } },
       { title: 'beyond ASCII', request: { path: '/infö' }, answer: { error: /400/ } },
       { title: 'not rooted', request: { path: 'info' }, answer: { error: /400/ } },
+      {
+        title: 'no path at all',
+        request: { method: 'OPTIONS', path: '*' },
+        answer: { error: /the sidecar answers 404/ },
+      },
       { title: 'too long', request: { path: `/${'a'.repeat(70_000)}` }, answer: { error: /431/ } },
     ],
   ),

@@ -69,11 +69,6 @@ interface Departure {
 /** Where we judge otherwise (docs/POLICY.md). One that no row needs any more fails. */
 const departures: readonly Departure[] = [
   {
-    why: 'Envoy answers OPTIONS * with 404 before any policy; we judge it',
-    name: /path|Paths/,
-    row: ({ path }) => path === '*',
-  },
-  {
     why: 'TE ends at each hop: stripped before policy sees the request',
     name: /^header te /,
     row: () => true,
