@@ -1,6 +1,6 @@
 /** `oarlock describe`: what holds for one workload, and why. */
 import { Command, InvalidArgumentError } from 'commander';
-import type { Description } from '../config/describe.ts';
+import type { Description, DescriptionResult } from '../config/describe.ts';
 import { addConfigOptions, UsageError } from '../config/options.ts';
 import type { EffectiveMode } from '../mesh/snapshot.ts';
 import {
@@ -39,14 +39,35 @@ async function run(parsed: Readonly<Record<string, unknown>>, name: string | nul
   const query = readQuery(parsed);
   const { describeWorkload } = await import('../config/describe.ts');
   const input = await snapshotInput(query);
-  const entry = `${query.workload.namespace}/${name}`;
-  const choice = name === null ? query.workload : { entry };
   const ports = (parsed.ports as readonly number[] | undefined) ?? null;
-  const { description, problems } = describeWorkload({ ...input, workload: choice }, ports);
+  const choices = name === null ? [query.workload] : entriesOf(name, query.workload.namespace);
+  let result = NOTHING;
+  for (const workload of choices) {
+    result = describeWorkload({ ...input, workload }, ports);
+    if (result.description !== null || result.problems.some(({ severity }) => severity === 'Error')) break;
+  }
+  const { description, problems } = result;
+  if (description === null && !problems.some(({ severity }) => severity === 'Error')) {
+    throw new UsageError(`no WorkloadEntry or Pod ${choices.map(entryName).join(' or ')} under --config`);
+  }
   reportProblems(problems);
-  if (description === null) throw new UsageError(`no WorkloadEntry or Pod ${entry} under --config`);
+  if (description === null) return;
   if (query.json) printJson(description);
   else process.stdout.write(`${page(description).join('\n')}\n`);
+}
+
+const NOTHING: DescriptionResult = { description: null, problems: [] };
+
+/** `NAME` in the namespace of the flag, `NS/NAME`, or `NAME.NS` as istioctl has it. */
+function entriesOf(name: string, namespace: string): readonly { readonly entry: string }[] {
+  if (name.includes('/')) return [{ entry: name }];
+  const dot = name.lastIndexOf('.');
+  const own = { entry: `${namespace}/${name}` };
+  return dot < 0 ? [own] : [own, { entry: `${name.slice(dot + 1)}/${name.slice(0, dot)}` }];
+}
+
+function entryName(choice: object): string {
+  return 'entry' in choice ? String(choice.entry) : '';
 }
 
 /** For people: a section each, its names in one column. */

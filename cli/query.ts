@@ -91,12 +91,17 @@ export async function compileQuery(query: Query): Promise<Snapshot> {
 
 /**
  * Writes Warnings to stderr, one a line.
- * @throws UsageError that names every Error, as `run` refuses such a set
+ * @throws UsageError of one line that names the first Error, as `run` refuses such a set
  */
 export function reportProblems(problems: readonly Problem[]): void {
   const errors = problems.filter(({ severity }) => severity === 'Error').map(problemLine);
-  if (errors.length === 1) throw new UsageError(errors[0]);
-  if (errors.length > 1) throw new UsageError(`the resources are not valid:\n${errors.join('\n')}`);
+  const [first, ...more] = errors;
+  if (first !== undefined) {
+    // One line: `analyze` is for all of them.
+    throw new UsageError(
+      more.length === 0 ? first : `${first}; and ${more.length} more: see oarlock analyze`,
+    );
+  }
   for (const problem of problems) {
     if (problem.severity === 'Warning') process.stderr.write(`warning: ${problemLine(problem)}\n`);
   }

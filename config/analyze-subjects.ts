@@ -1,7 +1,7 @@
 /** Makes the workloads that policy checks look at: those of the set, and those that only a selector tells of. */
 import { type Located, labelText } from '../mesh/analysis.ts';
 import { selects } from '../mesh/schema.ts';
-import type { Protocol, Workload } from '../mesh/workload.ts';
+import { type Protocol, protocolOf, type Workload } from '../mesh/workload.ts';
 import type { PolicySet, Subject } from '../policy/analysis/set.ts';
 import type { PeerAuthentication } from '../policy/peer-authentication.ts';
 import type { RegistrySet } from '../registry/analysis/set.ts';
@@ -54,7 +54,28 @@ export function subjectsOfSet(set: RegistrySet, policies: Policies): ReadonlyMap
       ),
     );
   }
+  for (const subject of inlineSubjects(set, subjectOf)) add(subject);
   return subjects;
+}
+
+/** Endpoints written into a ServiceEntry: what its ports declare holds for them too. */
+function inlineSubjects(
+  set: RegistrySet,
+  subjectOf: (workload: Workload, name: string, known: boolean) => Subject,
+): readonly Subject[] {
+  return set.serviceEntries.flatMap(({ item }) => {
+    if (item.location !== 'MESH_INTERNAL') return [];
+    return item.endpoints.map((endpoint) => {
+      const name = `endpoint ${endpoint.addresses[0] ?? ''} of ServiceEntry ${item.namespace}/${item.name}`;
+      const subject = subjectOf({ ...endpoint, namespace: item.namespace }, name, endpoint.labels.size > 0);
+      const ports = new Map(subject.ports);
+      for (const port of item.ports) {
+        const own = endpointPort(item, endpoint, port);
+        if (own !== null) ports.set(own, port.protocol);
+      }
+      return { ...subject, ports };
+    });
+  });
 }
 
 function subjectMaker(
@@ -78,7 +99,10 @@ function subjectMaker(
     const ports = new Map<number, Protocol>();
     for (const [port, { protocol }] of inboundPorts(set.registry, sidecar, workload))
       ports.set(port, protocol);
-    for (const port of workload.ports.values()) if (!ports.has(port)) ports.set(port, 'auto');
+    // Nobody serves it, but its name may tell: `tcp-db`, `mysql`.
+    for (const [portName, port] of workload.ports) {
+      if (!ports.has(port)) ports.set(port, protocolOf(undefined, portName));
+    }
     return {
       name,
       known,

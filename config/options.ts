@@ -83,16 +83,21 @@ function threadCount(value: string): number {
 }
 
 /** `k=v,k2=v2`, or the JSON object that Istio's ISTIO_METAJSON_LABELS and ISTIO_META_LABELS carry. */
-export function labels(value: string): ReadonlyMap<string, string> {
+export function labels(
+  value: string,
+  previous: ReadonlyMap<string, string> | undefined,
+): ReadonlyMap<string, string> {
+  // Given twice, both hold: to forget one could mean to overlook the policy it selects.
+  const map = new Map(previous);
   if (value.startsWith('{')) {
     try {
       const entries = Object.entries(JSON.parse(value) as Record<string, unknown>);
-      return new Map(entries.map(([key, text]) => [key, String(text)]));
+      for (const [key, text] of entries) map.set(key, String(text));
+      return map;
     } catch {
       throw new InvalidArgumentError('must be k=v,k2=v2 or a JSON object.');
     }
   }
-  const map = new Map<string, string>();
   for (const pair of value.split(',').filter((part) => part !== '')) {
     const at = pair.indexOf('=');
     if (at < 1) throw new InvalidArgumentError('must be k=v,k2=v2.');

@@ -85,13 +85,15 @@ type Container = {
     | undefined;
 };
 
-/** "First port wins": names of TCP ports, sidecars among the init containers last (Istio: getPortMap). */
+/** "First port wins": names of TCP ports, numbers of those without one, sidecars among the init containers last (Istio: getPortMap). */
 function namedPorts(containers: readonly Container[]): ReadonlyMap<string, number> {
   const ports = new Map<string, number>();
   for (const { ports: list } of containers) {
     for (const { name, containerPort, protocol = 'TCP' } of list ?? []) {
-      if (!name || containerPort === undefined || protocol !== 'TCP' || ports.has(name)) continue;
-      ports.set(name, containerPort);
+      if (containerPort === undefined || protocol !== 'TCP') continue;
+      // A port's name has a letter in it: a number in its place is no service's target name.
+      const key = name || String(containerPort);
+      if (!ports.has(key)) ports.set(key, containerPort);
     }
   }
   return ports;

@@ -13,7 +13,7 @@ import {
 } from './services.ts';
 import type { RegistryCheck } from './set.ts';
 import { egressHosts, sidecarConflicts } from './sidecars.ts';
-import { autoMtls, doubleTls, modesAgainstServers, verification } from './tls.ts';
+import { autoMtls, doubleTls, modesAgainstServers, outsiders, verification } from './tls.ts';
 
 export const registryChecks: readonly RegistryCheck[] = [
   selectors,
@@ -24,6 +24,7 @@ export const registryChecks: readonly RegistryCheck[] = [
   hiddenRules,
   modesAgainstServers,
   autoMtls,
+  outsiders,
   verification,
   doubleTls,
   anyIdentity,

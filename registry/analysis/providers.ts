@@ -4,7 +4,7 @@ import type { ExtAuthzProvider } from '../../mesh/ext-authz.ts';
 import type { FieldPath, Problem, Resource } from '../../mesh/resource.ts';
 import { portsOf, type RegistryCheck, rawAt, servicesOf } from './set.ts';
 
-/** A provider whose service nobody defines cannot be asked: what its policies match is denied, or let in by failOpen. */
+/** A provider whose service nobody defines cannot be asked: what its policies match is denied. */
 export const providerServices: RegistryCheck = (set) => {
   const { resource } = set.meshConfig;
   // A set of policies alone names no service at all.

@@ -3,10 +3,12 @@ import { fewOf, finding, type Located } from '../../mesh/analysis.ts';
 import type { FieldPath, Problem, Resource } from '../../mesh/resource.ts';
 import { selects } from '../../mesh/schema.ts';
 import type { EffectiveMode } from '../../mesh/snapshot.ts';
+import type { Workload } from '../../mesh/workload.ts';
 import type { DestinationRule } from '../destination-rule.ts';
 import type { Service } from '../registry.ts';
 import { tlsOnPort } from '../rule-lookup.ts';
 import type { ClientTls, TrafficPolicy } from '../traffic-policy.ts';
+import { TLS_MODE_LABEL } from '../workload-entry.ts';
 import {
   allServices,
   endpointsOn,
@@ -223,6 +225,31 @@ export const autoMtls: RegistryCheck = (set) => {
   return [...found].map(([resource, { path, why, names }]) => {
     const message = `${why}, so clients speak plaintext to ${fewOf([...names])}, which is STRICT and refuses it`;
     return finding(resource, path, 'plaintextToStrict', message);
+  });
+};
+
+/**
+ * Workloads that say of themselves that they are outside the mesh, or have no account, while a policy of their own
+ * or of their namespace makes them STRICT. The mesh's own default is no such word.
+ */
+export const outsiders: RegistryCheck = (set) => {
+  const strict = new Map<Workload, string>();
+  for (const { service, port, endpoint } of endpointsOn(set, allServices(set))) {
+    const { workload } = endpoint;
+    if (workload === null || mayHaveSidecar(workload) || isTold(set, service, port)) continue;
+    const { mode, source } = set.modeOf(workload, endpoint.port);
+    if (mode !== 'STRICT' || source === null || source.startsWith(`${set.mesh.rootNamespace}/`)) continue;
+    strict.set(workload, source);
+  }
+  return set.workloadEntries.flatMap(({ item, resource }) => {
+    const source = strict.get(item);
+    if (source === undefined) return [];
+    const label = item.labels.get(TLS_MODE_LABEL);
+    const why = label === undefined ? 'it has no serviceAccount' : `its label ${TLS_MODE_LABEL} is ${label}`;
+    const message =
+      `${why}, so clients speak plaintext to ${item.namespace}/${item.name}, which PeerAuthentication ${source} ` +
+      'makes STRICT: if it has a sidecar it refuses them';
+    return [finding(resource, ['spec'], 'plaintextToStrict', message)];
   });
 };
 

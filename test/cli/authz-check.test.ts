@@ -787,7 +787,23 @@ t.test('exit status 2, and what is wrong on stderr', async (t) => {
   }
   const { code, stderr } = await oarlock([...check, '--config', two]);
   t.equal(code, 2);
-  t.match(stderr, /foo\/p.*SOME[\s\S]*foo\/q/, 'every Error is named');
+  t.match(
+    stderr,
+    /foo\/p.*SOME.*and 1 more: see oarlock analyze\n$/,
+    'the first Error is named, in one line',
+  );
+});
+
+t.test("labels given twice are all the workload's", async (t) => {
+  const dir = folder(t, {
+    'a.yaml': authz('p', '{selector: {matchLabels: {app: web, tier: front}}, action: DENY, rules: [{}]}'),
+  });
+  const flags = ['authz', 'check', '--config', dir, '--namespace', 'foo', '--requests', '-'];
+  const { stdout } = await oarlock(
+    [...flags, '--labels', 'app=web', '--labels', 'tier=front'],
+    '{"method":"GET","host":"a","path":"/"}',
+  );
+  t.match(jsonLines(stdout), [{ decision: 'DENY', policy: 'foo/p' }]);
 });
 
 t.test('a Warning is no refusal', async (t) => {

@@ -44,7 +44,7 @@ spec: {address: 10.0.0.1, labels: {app: httpbin, version: v1}, serviceAccount: v
 apiVersion: v1
 kind: Pod
 metadata: {name: httpbin-0, namespace: foo, labels: {app: other}}
-spec: {serviceAccountName: httpbin, containers: [{name: app, image: app, ports: [{name: web, containerPort: 8080}]}]}
+spec: {serviceAccountName: httpbin, containers: [{name: app, image: app, ports: [{name: web, containerPort: 8080}, {containerPort: 9443}]}]}
 `,
 ].join('');
 
@@ -123,6 +123,14 @@ t.test('by name: labels, account and ports are its own', async (t) => {
   });
   t.same(Object.keys((entry.mtls as { ports: object }).ports), ['80', '9000']);
   t.match(entry.authorization, { ALLOW: ['foo/readers'] });
+  for (const name of ['foo/vm', 'vm.foo'])
+    t.same((await describe('pod', name)).workload, entry.workload, name);
+  const declared = await describe('pod', 'httpbin-0');
+  t.same(
+    Object.keys((declared.mtls as { ports: object }).ports),
+    ['8080', '9443'],
+    'a port without a name too',
+  );
   const pod = await describe('pod', 'httpbin-0', '--ports', '81');
   t.match(pod.workload, { name: 'httpbin-0', labels: { app: 'other' }, serviceAccount: 'httpbin' });
   t.match(pod.authorization, { ALLOW: ['foo/others'] });

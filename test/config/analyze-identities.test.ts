@@ -1,5 +1,5 @@
 /** Checks of identities, on plaintext and TCP too: what triggers each, on which line, and a sibling that does not. */
-import { authz, ORDERS, peer, rule, run, SHOP, WEB } from './analyze-cases.ts';
+import { authz, entry, ORDERS, peer, rule, run, SHOP, WEB } from './analyze-cases.ts';
 
 const principals = (value: string, mark = '') =>
   authz(
@@ -71,6 +71,21 @@ run('HTTP fields on TCP ports', {
     'p',
     `spec:\n  ${ORDERS}\n  rules: [{to: [{operation: {ports: ["5432"]}}]}]`,
   ),
+  'ALLOW for endpoints written into a ServiceEntry':
+    entry(
+      'inline',
+      'spec:\n  hosts: [db.example]\n  addresses: [10.2.0.1]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{number: 3306, name: mysql, protocol: TCP}]\n  endpoints: [{address: 10.0.0.7, labels: {app: inline}, serviceAccount: db}]',
+    ) +
+    authz(
+      'p',
+      'spec:\n  selector: {matchLabels: {app: inline}}\n  rules:\n    - to:\n        - operation:\n            methods: [GET] #! allowHttpOnTcp',
+    ),
+  'ALLOW for a port whose name tells':
+    `---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: db, namespace: shop}\nspec: {address: 10.0.0.8, labels: {app: db}, serviceAccount: db, ports: {tcp-db: 3306}}\n` +
+    authz(
+      'p',
+      'spec:\n  selector: {matchLabels: {app: db}}\n  rules:\n    - to:\n        - operation:\n            ports: ["3306"]\n            methods: [GET] #! allowHttpOnTcp',
+    ),
   'ALLOW where no port is TCP': authz(
     'p',
     `spec:\n  ${WEB}\n  rules: [{to: [{operation: {methods: [GET]}}]}]`,

@@ -147,6 +147,32 @@ run('what keeps auto mTLS from STRICT', {
   ),
 });
 
+const LEGACY = (labels: string, more: string, mark: string) => `---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: legacy, namespace: shop}
+spec: ${mark}
+  address: 10.0.0.9
+  labels: {app: web${labels}}
+${more}`;
+
+run('workloads outside the mesh that are STRICT', {
+  'by label, and a policy of its namespace':
+    LEGACY(', security.istio.io/tlsMode: disabled', '  serviceAccount: legacy\n', '#! plaintextToStrict') +
+    peer('n', 'spec: {mtls: {mode: STRICT}}'),
+  'without account, and a policy of its own':
+    LEGACY('', '', '#! plaintextToStrict noAccount') + peer('w', `spec:\n  ${WEB}\n  mtls: {mode: STRICT}`),
+  'by label, where the mesh alone is STRICT': LEGACY(
+    ', security.istio.io/tlsMode: disabled',
+    '  serviceAccount: legacy\n',
+    '',
+  ),
+  'by label, and a rule tells clients to speak mutual TLS':
+    LEGACY(', security.istio.io/tlsMode: disabled', '  serviceAccount: legacy\n', '') +
+    peer('n', 'spec: {mtls: {mode: STRICT}}') +
+    rule('r', 'spec: {host: web, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}'),
+});
+
 const NAMELESS = `---
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
