@@ -19,7 +19,7 @@ export const limitTable = {
     unit: 'ms',
     value: 10_000,
     flag: 'handshake-timeout',
-    why: 'first byte, ClientHello and TLS handshake together; a silent peer must not hold a socket',
+    why: 'first byte, ClientHello and TLS handshake together, or a held body without progress; a silent peer must not hold a socket',
   },
   connectTimeout: {
     unit: 'ms',
@@ -86,6 +86,12 @@ export const limitTable = {
     value: 1_048_576,
     flag: 'max-held-body',
     why: 'of a request body held back for an external authorizer, whatever maxRequestBytes says',
+  },
+  maxHeldTotal: {
+    unit: 'bytes',
+    value: 67_108_864,
+    flag: 'max-held-total',
+    why: 'of such bodies, all connections of a data-path thread together',
   },
   maxClientHello: {
     unit: 'bytes',

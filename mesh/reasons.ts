@@ -117,6 +117,11 @@ const table = {
     flag: '-',
     hint: "raise the provider's includeRequestBodyInCheck.maxRequestBytes, or set allowPartialMessage",
   },
+  too_many_held_bodies: {
+    sentence: 'the limit of request bodies held back for the external authorizer is reached',
+    flag: 'UO',
+    hint: 'raise --max-held-total, or look for clients that send large bodies slowly',
+  },
   // requests
   bad_request: {
     sentence: 'the request is not valid HTTP/1.1',
@@ -129,9 +134,9 @@ const table = {
     hint: 'send fewer or smaller header fields, or raise --max-head-bytes',
   },
   request_timeout: {
-    sentence: 'the request head did not arrive in time',
+    sentence: 'the request head, or a body held back for the external authorizer, did not arrive in time',
     flag: 'DT',
-    hint: 'raise --request-head-timeout if the client is honest and slow',
+    hint: 'raise --request-head-timeout if the client is honest and slow, --handshake-timeout for a held body',
   },
   downstream_closed: {
     sentence: 'the downstream closed before the answer was complete',

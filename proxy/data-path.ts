@@ -17,6 +17,7 @@ import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
 import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
 import { type DialContext, UpstreamPool } from './dial.ts';
+import { HeldRoom } from './http1/held-body.ts';
 import { maskNearest, maskParams } from './mask.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -85,6 +86,8 @@ export class DataPath implements DialContext {
   /** Headers that carry tokens, by whatever name. */
   #tokenHeaders: ReadonlySet<string> = new Set();
   readonly extAuthz: ExtAuthz;
+  /** Of request bodies held back for it. */
+  readonly heldRoom: HeldRoom;
   readonly #verifierOf: (rules: TokenRules) => TokenVerifier;
   inboundTls: InboundTls | null = null;
   outboundTls: OutboundTls | null = null;
@@ -106,6 +109,7 @@ export class DataPath implements DialContext {
     this.names = options.names;
     this.#verifierOf = options.verifierOf;
     this.extAuthz = options.extAuthz;
+    this.heldRoom = new HeldRoom(options.limits.maxHeldTotal);
     this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
     this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
     this.pool = new UpstreamPool(options.limits);

@@ -6,7 +6,7 @@ import type { Connection } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
 import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from './dial.ts';
 import type { Exchange } from './http1/exchange.ts';
-import type { HttpForwarder, HttpSide, Judged } from './http1/forward.ts';
+import type { Expected, HttpForwarder, HttpSide, Judged } from './http1/forward.ts';
 import type { RequestHead } from './http1/head.ts';
 import { reportExchange } from './report.ts';
 
@@ -43,10 +43,11 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
     } else this.path.pool.put(upstream);
   }
 
-  expectHead(waiting: boolean): void {
+  expect(what: Expected): void {
     const { limits } = this.path;
     const expired = (): void => this.forwarder?.timedOut();
-    if (waiting) this.connection.expire(limits.requestHeadTimeout, expired);
+    if (what === 'head') this.connection.expire(limits.requestHeadTimeout, expired);
+    else if (what === 'held-body') this.connection.expireIdle(limits.handshakeTimeout, expired);
     else this.connection.expireIdle(limits.idleTimeout, expired);
   }
 

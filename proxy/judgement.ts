@@ -67,8 +67,9 @@ export class Judgement {
     const maxBytes = Math.min(requestBody.maxRequestBytes, path.limits.maxHeldBody);
     const partial = requestBody.allowPartialMessage;
     if (!partial && head.framing.kind === 'length' && head.framing.length > maxBytes) return TOO_LARGE;
-    forwarder.hold({ maxBytes, partial }, (body) => {
-      if (body.tooLong) forwarder.judged(exchange, TOO_LARGE);
+    forwarder.hold({ maxBytes, partial, room: path.heldRoom }, (body) => {
+      if (body.crowdedOut) forwarder.judged(exchange, NO_ROOM);
+      else if (body.tooLong) forwarder.judged(exchange, TOO_LARGE);
       else this.#check(provider, body);
     });
     return 'pending';
@@ -91,8 +92,8 @@ export class Judgement {
     const sound = this.#soundAnswer(answer);
     path.metrics.externalChecks[sound.kind]++;
     if (sound.kind === 'denied') {
-      const { status, fields, body } = sound;
-      const detail = `${provider.name} answered ${status}`;
+      const { status, fields, body, why } = sound;
+      const detail = `${provider.name}${why === undefined ? ` answered ${status}` : `: ${why}`}`;
       return { status, fields, body, reason: 'ext_authz_denied', detail };
     }
     if (sound.kind === 'failed') {
@@ -194,6 +195,15 @@ const TOO_LARGE: LocalAnswer = {
   status: 413,
   body: 'Payload Too Large',
   reason: 'body_too_large',
+  detail: '',
+  close: true,
+};
+
+/** Whatever failOpen says: a downstream that holds all the room must not open a way past the authorizer. */
+const NO_ROOM: LocalAnswer = {
+  status: 503,
+  body: 'no room to hold the request body',
+  reason: 'too_many_held_bodies',
   detail: '',
   close: true,
 };

@@ -23,6 +23,7 @@ export class BodyError extends Error {}
 const MAX_CHUNK_LINE = 256;
 const MAX_TRAILERS = 8_192;
 const CRLF = Buffer.from('\r\n');
+const NO_DATA = Buffer.alloc(0);
 const LAST_CHUNK = Buffer.from('0\r\n\r\n');
 
 /** @param plain pass chunked data on without chunk framing: HTTP/1.0 downstreams do not know it */
@@ -73,6 +74,14 @@ class CloseBody implements BodyReader {
   }
 }
 
+/** @returns `data` as one chunk, none where it is empty; behind it, where it is the `last`, the end of the body */
+export function frameChunk(data: Buffer, last: boolean): Buffer[] {
+  const size = Buffer.from(`${data.length.toString(16)}\r\n`, 'latin1');
+  const framed = data.length === 0 ? [] : [size, data, CRLF];
+  if (last) framed.push(LAST_CHUNK);
+  return framed;
+}
+
 type ChunkState = 'size' | 'data' | 'data-end' | 'trailer' | 'done';
 
 /**
@@ -111,14 +120,10 @@ class ChunkedBody implements BodyReader {
 
   /** Passes the data of one read on as one chunk: chunks of a byte each must not become three writes each. */
   #pass(pieces: readonly Buffer[], sink: BodySink): void {
-    const [first] = pieces;
-    if (first !== undefined) {
-      const data = pieces.length === 1 ? first : Buffer.concat(pieces);
-      if (!this.#plain) sink(Buffer.from(`${data.length.toString(16)}\r\n`, 'latin1'));
-      sink(data);
-      if (!this.#plain) sink(CRLF);
-    }
-    if (this.#state === 'done' && !this.#plain) sink(LAST_CHUNK);
+    const [first = NO_DATA] = pieces;
+    const data = pieces.length <= 1 ? first : Buffer.concat(pieces);
+    if (!this.#plain) for (const piece of frameChunk(data, this.done)) sink(piece);
+    else if (data.length > 0) sink(data);
   }
 
   #data(bytes: Buffer, at: number, pieces: Buffer[]): number {

@@ -47,11 +47,13 @@ export interface HttpSide {
   finished(exchange: Exchange): void;
   /** The stop is under way: answers say so, and the connection ends with the one at hand. */
   readonly draining: boolean;
-  /** True while a request head is half there: it has a shorter deadline than an idle or busy connection. */
-  expectHead(waiting: boolean): void;
+  /** What the connection waits for: a head that is half there, or a held body, has a shorter deadline than the rest. */
+  expect(what: Expected): void;
   /** Something of ours threw: the connection is aborted next. */
   broke(error: Error): void;
 }
+
+export type Expected = 'head' | 'held-body' | 'anything';
 
 type Phase = 'idle' | 'head' | 'judging' | 'dialling' | 'exchange' | 'closed';
 
@@ -122,7 +124,7 @@ export class HttpForwarder implements Carrier {
     stream.on('error', () => this.#downstreamGone());
     stream.on('close', () => this.#downstreamGone());
     stream.on('drain', () => this.#downstreamDrained());
-    side.expectHead(false);
+    side.expect('anything');
     // Whoever looked at the first bytes paused the stream: listening alone would not set it flowing again.
     stream.resume();
     // It may have ended before anyone listened: right behind its TLS handshake, say.
@@ -144,6 +146,11 @@ export class HttpForwarder implements Carrier {
       this.#exchange = new Exchange();
       this.#refuse(
         { status: 408, body: 'request head too slow', reason: 'request_timeout', detail: '' },
+        true,
+      );
+    } else if (this.#onHeld !== null) {
+      this.#refuse(
+        { status: 408, body: 'request body too slow', reason: 'request_timeout', detail: 'of a held body' },
         true,
       );
     } else if (this.#phase === 'idle') {
@@ -215,7 +222,7 @@ export class HttpForwarder implements Carrier {
   #readHead(): boolean {
     const { limits } = this.#side;
     if (this.#phase === 'idle') {
-      this.#side.expectHead(true);
+      this.#side.expect('head');
       if (!this.#emptyLineSeen && this.#pending[0] === 0x0d) {
         if (this.#pending.length === 1) return false;
         if (this.#pending[1] === 0x0a) {
@@ -265,7 +272,7 @@ export class HttpForwarder implements Carrier {
   }
 
   #begin(head: RequestHead, exchange: Exchange): void {
-    this.#side.expectHead(false);
+    this.#side.expect('anything');
     this.#emptyLineSeen = false;
     this.#head = head;
     exchange.method = head.method;
@@ -284,7 +291,6 @@ export class HttpForwarder implements Carrier {
     this.#interim = 0;
     this.#discarded = 0;
     this.#replayed = false;
-    this.#held = null;
     this.#awaitsContinue = head.expectsContinue && !this.#requestDone;
     this.#closeAfter = !head.keepAlive || this.#draining || this.#side.draining;
     const judged = this.#side.judge(head, exchange);
@@ -315,6 +321,7 @@ export class HttpForwarder implements Carrier {
     if (head === null) return;
     this.#held = new HeldBody(head.framing, bounds);
     this.#onHeld = done;
+    this.#side.expect('held-body');
     if (!this.#awaitsContinue) return;
     // The upstream cannot be asked whether it wants the body before the body is judged: Envoy answers for it too.
     this.#awaitsContinue = false;
@@ -370,10 +377,9 @@ export class HttpForwarder implements Carrier {
     // Head and the part of the body that came with it leave as one write.
     stream.cork();
     stream.write(writeRequest(head), 'latin1');
-    if (this.#held !== null) {
-      for (const piece of this.#held.pieces) stream.write(piece);
-      this.#held = null;
-    }
+    const held = this.#held;
+    // Its room is free as soon as it has left, however long the answer takes.
+    for (const piece of held?.framed() ?? []) stream.write(piece, () => held?.release());
     this.#stream.resume();
     this.#advance();
     stream.uncork();
@@ -434,6 +440,7 @@ export class HttpForwarder implements Carrier {
     if (this.#requestBody.done) this.#requestDone = true;
     if (held === null || done === null || !held.enough) return true;
     this.#onHeld = null;
+    this.#side.expect('anything');
     done(held);
     return this.#phase !== 'closed';
   }
@@ -638,8 +645,7 @@ export class HttpForwarder implements Carrier {
     exchange.responseHeadBytes = head.length;
     exchange.responseBodyBytes = body.length;
     this.#connection.bytesSent += head.length + body.length;
-    this.#held = null;
-    this.#onHeld = null;
+    this.#letGo();
     this.#answerStarted = true;
     this.#answerBody = DONE;
     this.#phase = 'exchange';
@@ -670,6 +676,7 @@ export class HttpForwarder implements Carrier {
       if (this.#closeAfter || this.#downstreamEnded) this.#requestDone = true;
       else return;
     }
+    this.#letGo();
     this.#exchange = null;
     this.#head = null;
     this.#answerBody = null;
@@ -679,7 +686,7 @@ export class HttpForwarder implements Carrier {
       this.#closeGently();
       return;
     }
-    this.#side.expectHead(false);
+    this.#side.expect('anything');
     this.#stream.resume();
     if (this.#pending.length > 0) this.#advance();
   }
@@ -704,11 +711,18 @@ export class HttpForwarder implements Carrier {
     stream.resume();
   }
 
+  #letGo(): void {
+    this.#held?.release();
+    this.#held = null;
+    this.#onHeld = null;
+  }
+
   #end(abort: boolean): void {
     if (this.#phase === 'closed') return;
     this.#phase = 'closed';
     const exchange = this.#exchange;
     this.#exchange = null;
+    this.#letGo();
     this.#dropUpstream();
     if (abort) this.#connection.abort();
     else endThenLinger(this.#stream);

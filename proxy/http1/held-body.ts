@@ -1,49 +1,108 @@
 /** The beginning of a request's body, held back until somebody who wants to see it has judged the request. */
-import { type BodyReader, bodyReader } from './body.ts';
+import { type BodyReader, bodyReader, frameChunk } from './body.ts';
 import type { Framing } from './head.ts';
+
+/** The bytes that all connections together may hold back. */
+export class HeldRoom {
+  readonly #max: number;
+  #used = 0;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  get used(): number {
+    return this.#used;
+  }
+
+  /** @returns false, and takes nothing, where there is no room for them */
+  take(bytes: number): boolean {
+    if (this.#used + bytes > this.#max) return false;
+    this.#used += bytes;
+    return true;
+  }
+
+  give(bytes: number): void {
+    this.#used -= bytes;
+  }
+}
 
 export interface HeldBounds {
   readonly maxBytes: number;
   /** True: that many bytes are enough. False: more than that many are too many. */
   readonly partial: boolean;
+  readonly room: HeldRoom;
 }
 
+/** Allocated for the first bytes of a body whose length is not known. */
+const FIRST_BYTES = 1_024;
+const EMPTY = Buffer.alloc(0);
+
 export class HeldBody {
-  /** As it goes on to the upstream, framed. At most `maxBytes` and one read more, and the framing. */
-  readonly pieces: Buffer[] = [];
+  readonly #framing: Framing;
   readonly #bounds: HeldBounds;
   /** Reads the same bytes once more, for the data alone. */
   readonly #reader: BodyReader;
-  readonly #data: Buffer[] = [];
+  /**
+   * The data, copied: a slice for each read would cost hundreds of bytes where a read brings one. At most twice
+   * what came, and no more than `maxBytes` and one read.
+   */
+  #buffer: Buffer = EMPTY;
   #length = 0;
+  #crowdedOut = false;
 
   constructor(framing: Framing, bounds: HeldBounds) {
+    this.#framing = framing;
     this.#bounds = bounds;
     this.#reader = bodyReader(framing, true);
   }
 
   /**
-   * @param body the request's own reader, which frames what goes on
+   * @param body the request's own reader: it frames what comes after
    * @returns how many bytes belonged to the body
    * @throws BodyError where the framing is broken
    */
   feed(bytes: Buffer, body: BodyReader): number {
-    const taken = body.feed(bytes, (piece) => void this.pieces.push(piece));
-    this.#reader.feed(bytes, (piece) => {
-      this.#data.push(piece);
-      this.#length += piece.length;
-    });
-    return taken;
+    this.#reader.feed(bytes, this.#keep);
+    return body.feed(bytes, ignore);
+  }
+
+  readonly #keep = (piece: Buffer): void => {
+    const needed = this.#length + piece.length;
+    if (needed > this.#buffer.length && !this.#grow(needed)) {
+      this.#crowdedOut = true;
+      return;
+    }
+    piece.copy(this.#buffer, this.#length);
+    this.#length = needed;
+  };
+
+  #grow(needed: number): boolean {
+    const { maxBytes, room } = this.#bounds;
+    const known = this.#framing.kind === 'length' ? this.#framing.length : maxBytes;
+    const ahead = Math.min(Math.max(2 * this.#buffer.length, FIRST_BYTES), known, maxBytes);
+    const size = Math.max(needed, ahead);
+    if (!room.take(size - this.#buffer.length)) return false;
+    // Not of Node's pool: a byte kept must not keep all its neighbours.
+    const grown = Buffer.allocUnsafeSlow(size);
+    this.#buffer.copy(grown, 0, 0, this.#length);
+    this.#buffer = grown;
+    return true;
   }
 
   get tooLong(): boolean {
     return !this.#bounds.partial && this.#length > this.#bounds.maxBytes;
   }
 
+  /** There was no room for it beside those of other requests. */
+  get crowdedOut(): boolean {
+    return this.#crowdedOut;
+  }
+
   /** Nothing more needs to be waited for. */
   get enough(): boolean {
     const { maxBytes, partial } = this.#bounds;
-    return this.#reader.done || this.tooLong || (partial && this.#length >= maxBytes);
+    return this.#crowdedOut || this.#reader.done || this.tooLong || (partial && this.#length >= maxBytes);
   }
 
   /** There is more of the body than `data` shows. */
@@ -52,6 +111,21 @@ export class HeldBody {
   }
 
   data(): Buffer {
-    return Buffer.concat(this.#data, Math.min(this.#length, this.#bounds.maxBytes));
+    return this.#buffer.subarray(0, Math.min(this.#length, this.#bounds.maxBytes));
+  }
+
+  /** All of it as it goes on to the upstream. */
+  framed(): Buffer[] {
+    const data = this.#buffer.subarray(0, this.#length);
+    return this.#framing.kind === 'chunked' ? frameChunk(data, this.#reader.done) : [data];
+  }
+
+  /** Nobody needs it any more: gives its room back. Safe to call twice. */
+  release(): void {
+    this.#bounds.room.give(this.#buffer.length);
+    this.#buffer = EMPTY;
+    this.#length = 0;
   }
 }
+
+function ignore(): void {}

@@ -315,6 +315,93 @@ t.test('a body too long to be shown', async (t) => {
   );
 });
 
+t.test(
+  'what all connections hold back together is bounded, and each way out gives its room back',
+  async (t) => {
+    const requestBody = { maxRequestBytes: 2_000, allowPartialMessage: false, packAsBytes: false };
+    const sidecar = await inboundSidecar(t, app.port, {
+      provider: { ...provider, requestBody, failOpen: true },
+      limits: { maxHeldTotal: 5_000 },
+    });
+    const { heldRoom } = sidecar.path;
+    const body = 'b'.repeat(2_000);
+    const head = 'POST /echo HTTP/1.1\r\nHost: a\r\n';
+    const whole = `${head}Content-Length: 2000\r\n\r\n${body}`;
+    const denied = { kind: 'denied', status: 403, fields: [], body: Buffer.from('no') } as const;
+    type Way = (peer: Awaited<ReturnType<typeof open>>) => Promise<unknown>;
+    const answered = (answer: CheckAnswer, text: string): Way => {
+      return async (peer) => {
+        (await sidecar.nextCheck()).answer(answer);
+        await peer.until(text, (so) => so.includes(text));
+      };
+    };
+    const ways: [name: string, request: string, Way][] = [
+      ['allowed', whole, answered(passed, 'HTTP/1.1 200')],
+      ['denied', whole, answered(denied, 'HTTP/1.1 403')],
+      ['fails open', whole, answered({ kind: 'failed', reason: 'x' }, 'HTTP/1.1 200')],
+      ['left while it is judged', whole, async (peer) => sidecar.nextCheck().then(() => peer.abort())],
+      ['left before it is whole', whole.slice(0, -1), async (peer) => peer.abort()],
+      ['ends its side before it is whole', whole.slice(0, -1), async (peer) => peer.end()],
+      [
+        'broken',
+        `${head}Transfer-Encoding: chunked\r\n\r\n7d0\r\n${body}`,
+        async (peer) => {
+          peer.write('XX');
+          await peer.until('400', (text) => text.startsWith('HTTP/1.1 400'));
+        },
+      ],
+      [
+        'too long',
+        `${head}Transfer-Encoding: chunked\r\n\r\n7d1\r\n${body}`,
+        async (peer) => {
+          peer.write('X');
+          await peer.until('413', (text) => text.startsWith('HTTP/1.1 413'));
+        },
+      ],
+    ];
+    for (const [name, request, way] of ways) {
+      const holders = await Promise.all([open(t, sidecar.port), open(t, sidecar.port)]);
+      for (const peer of holders) peer.write(request);
+      await until(`${name}: both to be held`, () => heldRoom.used >= 3_998);
+      const refused = await call(sidecar.port, '/echo', { method: 'POST', body });
+      t.same(
+        [refused.status, refused.headers.connection],
+        [503, 'close'],
+        `${name}: no room, and failOpen opens nothing`,
+      );
+      t.match((await sidecar.accessed()).at(-1), { reason: 'too_many_held_bodies', response_flags: 'UO' });
+      for (const peer of holders) await way(peer);
+      await until(`${name}: all room to be free`, () => heldRoom.used === 0);
+      for (const peer of holders) peer.abort();
+    }
+  },
+);
+
+t.test('a held body that does not get on is given up, one that does is not', async (t) => {
+  const requestBody = { maxRequestBytes: 2_000, allowPartialMessage: false, packAsBytes: false };
+  const sidecar = await inboundSidecar(t, app.port, {
+    provider: { ...provider, requestBody, failOpen: true },
+    limits: { handshakeTimeout: 50 },
+  });
+  const peer = await open(t, sidecar.port);
+  peer.write('POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n');
+  const begun = Date.now();
+  for (let i = 0; i < 15; i++) {
+    peer.write('x');
+    await pause(100);
+  }
+  t.equal(peer.text, '', `${Date.now() - begun} ms, a byte now and then`);
+  t.match(await peer.until('the answer', (text) => text.endsWith('slow')), /^HTTP\/1\.1 408 /);
+  t.equal(await peer.ended(), 'end');
+  t.match((await sidecar.accessed()).at(-1), { response_code: 408, reason: 'request_timeout' });
+  // Once it is whole, the authorizer's own time-out rules.
+  const whole = call(sidecar.port, '/echo', { method: 'POST', body: 'whole' });
+  const check = await sidecar.nextCheck();
+  await pause(1_200);
+  check.answer(passed);
+  t.equal((await whole).body.toString(), 'whole');
+});
+
 t.test('a client that waits for 100 (Continue) is told so by us where its body must be seen', async (t) => {
   const requestBody = { maxRequestBytes: 10, allowPartialMessage: false, packAsBytes: false };
   const sidecar = await inboundSidecar(t, app.port, { provider: { ...provider, requestBody } });
