@@ -142,20 +142,38 @@ function readAlpn(value: Buffer): readonly string[] {
   return names;
 }
 
-/** What undeclared plaintext looks like: `more` while it may still become an HTTP/1 request line. */
+/** As far as a request line is waited for before the parser is left to refuse it. */
+const LONGEST_LINE = 4096;
+/**
+ * Empty lines and blanks, a method (RFC 9110 §9.1: a token, in any case), and what lenient servers split
+ * words by.
+ */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: Python's http.server splits at these, too
+const START = /^[\t\n\r ]*([!#$%&'*+\-.^_`|~0-9A-Za-z]*)([\t\v\f\r \x1c-\x1f\x85\xa0]*)/;
+const HTTP_SCHEME = /^https?:/i;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: a line ends, and so does text
+const REST_OF_LINE = /^[^\0-\x08\n\x0e-\x1b\x7f]*/;
+const HTTP_VERSION = /HTTP\/[0-9]/i;
+
+/**
+ * What undeclared plaintext looks like: `more` while it may still become an HTTP/1 request line. What no
+ * policy for HTTP is to miss must not be `tcp`: the strict parser answers what is HTTP and wrong.
+ * So Envoy's http_inspector decides (any token is a method; target and version tell HTTP from RTSP, SIP or
+ * SMTP), but for three things that are HTTP here and TCP there, because apps are found that serve them:
+ * a request behind empty lines or blanks, a GET of any target, and any target before an HTTP version.
+ */
 export function looksLikeHttp(bytes: Buffer): 'more' | 'http' | 'tcp' {
-  // RFC 9112 §3: method SP request-target SP HTTP-version. Methods in use are upper-case letters.
-  for (let i = 0; i < bytes.length; i++) {
-    const byte = bytes[i] ?? 0;
-    if (byte >= 0x41 && byte <= 0x5a) continue;
-    if ((byte === 0x2d || byte === 0x5f) && i > 0) continue;
-    if (byte !== 0x20 || i < 3) return 'tcp';
-    const target = bytes[i + 1];
-    if (target === undefined) return 'more';
-    // origin-form, asterisk-form or absolute-form
-    return target === 0x2f || target === 0x2a || target === 0x68 ? 'http' : 'tcp';
-  }
-  return bytes.length > 24 ? 'tcp' : 'more';
+  const text = bytes.toString('latin1', 0, LONGEST_LINE);
+  const undecided = text.length < LONGEST_LINE ? 'more' : 'http';
+  const [start = '', method = '', gap = ''] = START.exec(text) ?? [];
+  const target = text.slice(start.length);
+  if (method === '' && gap !== '') return 'tcp';
+  if (target === '') return undecided;
+  if (gap === '' || target.startsWith('\n')) return 'tcp';
+  if (method === 'GET' || target.startsWith('/') || target.startsWith('*')) return 'http';
+  const [line = ''] = REST_OF_LINE.exec(target) ?? [];
+  if (HTTP_SCHEME.test(line) || HTTP_VERSION.test(line)) return 'http';
+  return line.length === target.length ? undecided : 'tcp';
 }
 
 /** Class of the first bytes, for the line that explains a refusal. */

@@ -151,15 +151,18 @@ class InboundConnection {
   #silent(): void {
     const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
     this.#looking = null;
-    const { mode } = this.#mode();
-    // Undeclared, and what has come may be a short first line of anything but TLS.
-    if (bytes.length > 0 && detect(bytes).kind === 'plaintext' && mode !== 'STRICT') {
-      this.#plaintext('tcp');
+    if (bytes.length > 0 && detect(bytes).kind === 'plaintext') {
+      this.#slow(bytes);
       return;
     }
     // Other plaintext is decided by its first byte: what is left here is half a ClientHello.
     if (bytes.length === 0) this.#refuse('no_first_byte', '');
     else this.#refuse('tls_handshake_timeout', `${bytes.length} bytes of a ClientHello`);
+  }
+
+  /** Undeclared, and still the beginning of a request line: as TCP the rest of it would pass policy unread. */
+  #slow(bytes: Buffer): void {
+    this.#refuse('request_timeout', `${bytes.length} bytes of what may be a request line`);
   }
 
   #refuse(
@@ -228,11 +231,12 @@ class InboundConnection {
         this.#serveTcp();
       };
       this.#look(connection.stream, (bytes) => this.#sniff(bytes), ended);
-      // Not HTTP so far: a client that waits for a server-first protocol, or one with a short first line.
       connection.expire(this.#path.limits.handshakeTimeout, () => {
-        this.#looking?.giveUp();
+        const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
         this.#looking = null;
-        this.#serveTcp();
+        // Nothing yet: a client that waits for a server-first protocol.
+        if (bytes.length === 0) this.#serveTcp();
+        else this.#slow(bytes);
       });
     } else if (protocol === 'http') this.#serveHttp();
     else this.#serveTcp();
@@ -295,7 +299,8 @@ class InboundConnection {
         path.metrics.externalChecks[answer.kind]++;
         const { policy } = asked as Ask;
         if (answer.kind === 'denied') {
-          this.#refuse('ext_authz_denied', `${provider.name} denied the connection`, policy);
+          const detail = answer.why === undefined ? ' denied the connection' : `: ${answer.why}`;
+          this.#refuse('ext_authz_denied', `${provider.name}${detail}`, policy);
         } else if (answer.kind === 'failed' && !provider.failOpen) {
           this.#refuse('ext_authz_failed', `${provider.name}: ${answer.reason}`, policy);
         } else {
@@ -401,6 +406,10 @@ class InboundConnection {
 }
 
 /** Refusals of what was plaintext beyond doubt. */
-const PLAINTEXT_REASONS: ReadonlySet<ReasonCode> = new Set(['plaintext_to_strict', 'downstream_closed']);
+const PLAINTEXT_REASONS: ReadonlySet<ReasonCode> = new Set([
+  'plaintext_to_strict',
+  'downstream_closed',
+  'request_timeout',
+]);
 
 function ignore(): void {}

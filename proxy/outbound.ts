@@ -51,7 +51,8 @@ class OutboundConnection {
       const looking = new FirstBytes(socket, (bytes) => this.#detect(bytes), ended);
       looking.start();
       this.#connection.expire(this.#path.limits.handshakeTimeout, () => {
-        // An app that waits for a server-first protocol, or one with a short first line.
+        // An app that waits for a server-first protocol, or one with a short first line. Unlike inbound no
+        // policy is passed by: this only picks a route for our own app.
         looking.giveUp();
         this.#serveTcp(null);
       });

@@ -27,6 +27,7 @@ const tlsApp = await listen(
 
 const names = [
   'strictHttp',
+  'strictUndeclared',
   'permissiveHttp',
   'permissiveTcp',
   'permissiveTls',
@@ -47,6 +48,7 @@ const port = Object.fromEntries(names.map((name, i) => [name, free[i] ?? 0])) as
 
 const ingress = [
   { port: port.strictHttp, name: 'http-strict', app: http },
+  { port: port.strictUndeclared, name: 'nothing', app: echoes },
   { port: port.permissiveHttp, name: 'http-permissive', app: http },
   { port: port.permissiveTcp, name: 'tcp-permissive', app: echoes },
   { port: port.permissiveTls, name: 'tcp-tls', app: tlsApp },
@@ -69,6 +71,7 @@ spec:
   mtls: {mode: PERMISSIVE}
   portLevelMtls:
     ${port.strictHttp}: {mode: STRICT}
+    ${port.strictUndeclared}: {mode: STRICT}
     ${port.disableHttp}: {mode: DISABLE}
     ${port.disableTls}: {mode: DISABLE}
     ${port.disableGreeter}: {mode: DISABLE}
@@ -192,6 +195,28 @@ t.test('an undeclared port carries TCP of any first word, half-close included', 
       t.equal(peer.text, text, peer === plain ? 'in plaintext' : 'over mTLS');
     }
   }
+});
+
+t.test('an undeclared port carries no request as TCP, in plaintext or over mTLS without ALPN', async (t) => {
+  const both = async () => [
+    await open(t, port.permissiveUndeclaredTcp),
+    await openTls(t, port.strictUndeclared, { leaf }),
+  ];
+  for (const text of ['GET HTTP://x/admin HTTP/1.1\r\n\r\n', '\r\nGET  /admin HTTP/1.1\r\n\r\n']) {
+    for (const peer of await both()) {
+      peer.write(text);
+      await peer.ended();
+      t.match(peer.text, /^HTTP\/1\.1 400 /, JSON.stringify(text));
+    }
+  }
+  const { mark } = orders;
+  const slow = await both();
+  for (const peer of slow) peer.write('GE');
+  for (const peer of slow) {
+    t.equal(await peer.ended(), 'ECONNRESET', 'not carried for having waited');
+    t.equal(peer.text, '');
+  }
+  await orders.logged({ reason: 'request_timeout', detail: '2 bytes of what may be a request line' }, mark);
 });
 
 t.test('PERMISSIVE to STRICT ends live plaintext connections, and those alone', async (t) => {
