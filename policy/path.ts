@@ -35,11 +35,10 @@ const REFUSED = /[\x00-\x20#\x7f]|[^\x00-\xff]/;
  * - DECODE_AND_MERGE_SLASHES: before all that `%2F` and `%5C`, in either case, are decoded.
  *
  * The query is never changed.
- * @param target origin form (starts with `/`) or `*`; one character a byte, as HTTP parsers give it.
+ * @param target origin form (starts with `/`); one character a byte, as HTTP parsers give it.
  * @returns what is matched and forwarded; null: refuse with 400.
  */
 export function normalizeTarget(target: string, mode: PathNormalization): string | null {
-  if (target === '*') return target;
   if (target.charCodeAt(0) !== SLASH || REFUSED.test(target)) return null;
   if (mode === 'NONE') return target;
   const merge = mode !== 'BASE';
