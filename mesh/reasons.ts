@@ -136,7 +136,7 @@ const table = {
   request_timeout: {
     sentence: 'the request head, or a body held back for the external authorizer, did not arrive in time',
     flag: 'DT',
-    hint: 'raise --request-head-timeout if the client is honest and slow, --handshake-timeout for a held body',
+    hint: 'raise --request-head-timeout if the client is honest and slow, --handshake-timeout for a held body or a port that nobody declared',
   },
   downstream_closed: {
     sentence: 'the downstream closed before the answer was complete',
