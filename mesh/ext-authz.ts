@@ -80,6 +80,8 @@ export type CheckAnswer =
       readonly fields: readonly FieldChange[];
       /** Not to be sent in answer to HEAD, nor with 204 and 304. */
       readonly body: Buffer;
+      /** Given where it is our own denial, not the provider's: its question could not be put, and that is our doing. */
+      readonly why?: string;
     }
   /** It could not be asked: out of time, unreachable, no sense in its answer. The caller applies `failOpen`. */
   | { readonly kind: 'failed'; readonly reason: string };

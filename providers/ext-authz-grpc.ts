@@ -1,15 +1,25 @@
-/** External authorization over gRPC (`envoyExtAuthzGrpc`): unary calls on one HTTP/2 connection a service. */
+/** External authorization over gRPC (`envoyExtAuthzGrpc`): unary calls on as few HTTP/2 connections as hold them. */
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { CheckAnswer } from '../mesh/ext-authz.ts';
 import { allowed, changesOf, denialFields, denied, errorFields } from './check-changes.ts';
 import { CHECK, type CheckResponse, decodeCheckResponse, encodeCheckRequest } from './check-messages.ts';
-import { type Asker, MAX_ANSWER_BYTES, type Question } from './ext-authz-asker.ts';
+import {
+  ALL_BUSY,
+  type Asker,
+  MAX_ANSWER_BYTES,
+  MAX_CONNECTIONS,
+  NotAsked,
+  orAbort,
+  type Question,
+} from './ext-authz-asker.ts';
 
 /** Envoy's for its HTTP/2 connections. */
 const IDLE_MS = 3_600_000;
 /** A connection that lets a check run out of time must answer a PING by then, or it is given up. */
 const PING_MS = 2_000;
+/** As Istio's time-out for a connection: without the server's SETTINGS it is none yet. */
+const SETTINGS_MS = 10_000;
 /** gRPC's frame: whether it is compressed, and its length. */
 const FRAME_HEAD = 5;
 
@@ -17,24 +27,41 @@ const FRAME_HEAD = 5;
 class NotProcessed extends Error {}
 
 /** An HTTP/2 session and what it runs over. */
-interface Line {
+interface Session {
   readonly session: ClientHttp2Session;
   readonly stream: Duplex;
 }
 
+/** A connection, there or on its way. */
+interface Line {
+  readonly ready: Promise<Session>;
+  at: Session | null;
+  /** Whether the server said how many calls it takes. */
+  settled: boolean;
+  /** On it, or waiting for it. */
+  calls: number;
+}
+
 /** The stream too: a session that is destroyed waits for what it wrote last, for good where nothing moves. */
-function cut({ session, stream }: Line): void {
+function cut({ session, stream }: Session): void {
   session.destroy();
   stream.destroy();
 }
 
 /** @param open a new connection to the service */
 export function grpcAsker(open: () => Promise<Duplex>): Asker {
-  let line: Line | null = null;
-  let connecting: Promise<Line> | null = null;
+  const lines = new Set<Line>();
+  /** Calls that the server takes on one connection, as it said last: a guess for a connection on its way. */
+  let usual = Number.POSITIVE_INFINITY;
   let closed = false;
 
-  async function newLine(): Promise<Line> {
+  /** One that takes no call at all gets one, and its time to answer. */
+  function room({ at, settled }: Line): number {
+    if (at === null || !settled) return usual;
+    return Math.max(1, at.session.remoteSettings.maxConcurrentStreams ?? Number.POSITIVE_INFINITY);
+  }
+
+  async function connected(line: Line): Promise<Session> {
     const stream = await open();
     if (closed) {
       stream.destroy();
@@ -44,28 +71,55 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
       createConnection: () => stream,
       settings: { enablePush: false },
     });
-    // Calls report what happened to them; without a listener the process would end.
-    session.on('error', ignore);
-    session.on('close', () => stream.destroy());
+    session.on('close', () => {
+      lines.delete(line);
+      stream.destroy();
+    });
     session.setTimeout(IDLE_MS, () => session.close());
-    line = { session, stream };
+    line.at = { session, stream };
+    // Before them we would not know how many calls it takes, and the rest would wait for one another.
+    await settingsOf(line.at);
+    line.settled = true;
+    usual = room(line);
+    return line.at;
+  }
+
+  function newLine(): Line {
+    if (lines.size >= MAX_CONNECTIONS) throw new NotAsked(ALL_BUSY);
+    const line: Line = {
+      // Later, when the line is there.
+      ready: Promise.resolve().then(() => connected(line)),
+      at: null,
+      settled: false,
+      calls: 0,
+    };
+    lines.add(line);
+    line.ready.catch(() => lines.delete(line));
     return line;
   }
 
-  /** All who wait share one attempt. */
-  function current(): Promise<Line> {
-    if (line !== null && !line.session.closed && !line.session.destroyed) return Promise.resolve(line);
-    connecting ??= newLine().finally(() => {
-      connecting = null;
-    });
-    return connecting;
+  function lineWithRoom(): Line {
+    for (const line of lines) {
+      const session = line.at?.session;
+      if (!session?.closed && !session?.destroyed && line.calls < room(line)) return line;
+    }
+    return newLine();
   }
 
   async function attempt(question: Question, signal: AbortSignal): Promise<CheckAnswer> {
-    const at = await current();
-    signal.throwIfAborted();
-    const message = await call(at, question, signal);
-    return answerOf(decodeCheckResponse(message), question);
+    const message = messageOf(question);
+    for (;;) {
+      const line = lineWithRoom();
+      line.calls++;
+      try {
+        const at = await orAbort(line.ready, signal);
+        // It takes fewer than was guessed.
+        if (line.calls > room(line)) continue;
+        return answerOf(decodeCheckResponse(await call(at, message, question, signal)), question);
+      } finally {
+        line.calls--;
+      }
+    }
   }
 
   return {
@@ -79,19 +133,62 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
     },
     close() {
       closed = true;
-      if (line !== null) cut(line);
+      for (const { at } of lines) if (at !== null) cut(at);
     },
   };
 }
 
-function ignore(): void {}
+/** The first thing a server sends (RFC 9113 §3.4). */
+function settingsOf(at: Session): Promise<void> {
+  const { session } = at;
+  return new Promise((resolve, reject) => {
+    const settled = later(SETTINGS_MS, () => cut(at));
+    session.once('remoteSettings', () => {
+      settled();
+      resolve();
+    });
+    // Calls report what happens to them later; without a listener the process would end.
+    session.on('error', reject);
+    session.once('close', () => {
+      settled();
+      reject(new Error('it closed without an answer'));
+    });
+  });
+}
+
+/**
+ * Does something after a while, but reads first what came meanwhile: a pause of ours is no silence of the other side.
+ * @returns calls it off
+ */
+function later(ms: number, act: () => void): () => void {
+  let off = false;
+  const timer = setTimeout(() => {
+    setImmediate(() => {
+      if (!off) act();
+    });
+  }, ms);
+  timer.unref();
+  return () => {
+    off = true;
+    clearTimeout(timer);
+  };
+}
+
+/** @throws NotAsked */
+function messageOf(question: Question): Buffer {
+  try {
+    return framed(encodeCheckRequest(question));
+  } catch (error) {
+    throw new NotAsked((error as Error).message);
+  }
+}
 
 /** One unary call: the answer's message. */
-function call(line: Line, question: Question, signal: AbortSignal): Promise<Buffer> {
+function call(at: Session, message: Buffer, question: Question, signal: AbortSignal): Promise<Buffer> {
   const { provider } = question;
   let stream: ClientHttp2Stream;
   try {
-    stream = line.session.request({
+    stream = at.session.request({
       ':method': 'POST',
       ':scheme': 'http',
       ':path': CHECK,
@@ -103,15 +200,17 @@ function call(line: Line, question: Question, signal: AbortSignal): Promise<Buff
       'x-envoy-expected-rq-timeout-ms': String(provider.timeout),
     });
   } catch (error) {
-    // The connection ended between being chosen and being used.
-    return Promise.reject(new NotProcessed((error as Error).message));
+    const { message: why } = error as Error;
+    // The connection may have ended between being chosen and being used.
+    const ended = at.session.closed || at.session.destroyed;
+    return Promise.reject(ended ? new NotProcessed(why) : new NotAsked(why));
   }
-  stream.end(framed(encodeCheckRequest(question)));
+  stream.end(message);
   return new Promise((resolve, reject) => {
     const stop = () => {
       reject(signal.reason);
       stream.close(constants.NGHTTP2_CANCEL);
-      probe(line);
+      probe(at);
     };
     signal.addEventListener('abort', stop, { once: true });
     const chunks: Buffer[] = [];
@@ -151,12 +250,11 @@ function call(line: Line, question: Question, signal: AbortSignal): Promise<Buff
 }
 
 /** Gives up a connection on which nothing moves any more. */
-function probe(line: Line): void {
-  const { session } = line;
+function probe(at: Session): void {
+  const { session } = at;
   if (session.closed || session.destroyed) return;
-  const timer = setTimeout(() => cut(line), PING_MS);
-  timer.unref();
-  if (!session.ping(() => clearTimeout(timer))) clearTimeout(timer);
+  const answered = later(PING_MS, () => cut(at));
+  if (!session.ping(answered)) answered();
 }
 
 /** gRPC over HTTP/2: "Timeout" is at most eight digits and a unit. */

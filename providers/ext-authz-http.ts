@@ -1,18 +1,13 @@
 /** External authorization over HTTP/1.1 (`envoyExtAuthzHttp`): the request's head as a request, 200 lets it pass. */
 import type { Duplex } from 'node:stream';
-import { Pool } from 'undici';
+import type { Client, Dispatcher } from 'undici';
 import type { CheckAnswer, ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import { allowed, denied } from './check-changes.ts';
 import { checkedFields, matcherOf, type NameMatcher } from './check-fields.ts';
 import { cleanLatin1, toLatin1 } from './check-text.ts';
-import { type Asker, MAX_ANSWER_BYTES, type Question } from './ext-authz-asker.ts';
+import { type Asker, MAX_ANSWER_BYTES, NotAsked, orAbort, type Question } from './ext-authz-asker.ts';
+import { connectionsBy, Gone } from './ext-authz-connections.ts';
 
-/** Connections to one service. One carries one check at a time; at a millisecond each that is 64,000 a second. */
-const MAX_CONNECTIONS = 64;
-/** Retired before a server with the usual 5 s of keep-alive closes it under a check. */
-const IDLE_MS = 4_000;
-/** As the data path's `maxHeadBytes`. */
-const MAX_HEAD_BYTES = 61_440;
 /** Envoy's matcher of what is always told besides what is listed. */
 const ALWAYS_TOLD = ['authorization', 'x-envoy-auth-partial-body'];
 /** Fields that always come with a denial where a list says which do (Envoy's `toClientMatchers`). */
@@ -32,23 +27,7 @@ type FieldList = readonly (readonly [name: string, value: string])[];
 
 /** @param open a new connection to the service */
 export function httpAsker(open: () => Promise<Duplex>): Asker {
-  const pool = new Pool('http://provider', {
-    connections: MAX_CONNECTIONS,
-    pipelining: 1,
-    keepAliveTimeout: IDLE_MS,
-    keepAliveMaxTimeout: IDLE_MS,
-    maxHeaderSize: MAX_HEAD_BYTES,
-    // The check's own time bounds both.
-    headersTimeout: 0,
-    bodyTimeout: 0,
-    connect: (_options, done) => {
-      // undici asks for a stream's methods only; its types know none but sockets
-      open().then(
-        (stream) => done(null, stream as Parameters<typeof done>[1] & object),
-        (error: Error) => done(error, null),
-      );
-    },
-  });
+  const connections = connectionsBy(open);
   const known = new WeakMap<ExtAuthzProvider, Lists>();
 
   function listsFor(provider: ExtAuthzProvider): Lists {
@@ -57,26 +36,76 @@ export function httpAsker(open: () => Promise<Duplex>): Asker {
     return lists;
   }
 
+  async function put(options: Dispatcher.DispatchOptions, signal: AbortSignal): Promise<Answer> {
+    for (;;) {
+      const { client, used } = await connections.take(signal);
+      try {
+        const answer = await orAbort(exchange(client, options), signal);
+        connections.giveBack(client);
+        return answer;
+      } catch (error) {
+        connections.drop(client);
+        if (!used || !(error instanceof Gone)) throw error;
+      }
+    }
+  }
+
   return {
     async ask(question, signal) {
       const { provider, check } = question;
       const { request } = check;
-      if (request === null) throw new Error('a TCP connection cannot be checked over HTTP');
+      if (request === null) throw new NotAsked('a TCP connection cannot be checked over HTTP');
+      if (request.method === 'CONNECT') throw new NotAsked('a CONNECT cannot be checked over HTTP');
       const lists = listsFor(provider);
-      const response = await pool.request({
+      const options: Dispatcher.DispatchOptions = {
         method: request.method as 'GET',
         path: `${provider.pathPrefix}${request.path}`,
         headers: headersOf(question, lists),
         body: request.body !== null && request.body.length > 0 ? request.body : null,
-        responseHeaders: 'raw',
-        signal,
-      });
-      // Envoy, too, waits for the whole answer before it heeds any of it.
-      const body = await readBody(response.body);
-      return answerOf(response.statusCode, pairs(response.headers as unknown as string[]), body, lists);
+      };
+      const { status, fields, body } = await put(options, signal);
+      return answerOf(status, fields, body, lists);
     },
-    close: () => void pool.destroy(),
+    close: () => connections.close(),
   };
+}
+
+interface Answer {
+  readonly status: number;
+  readonly fields: FieldList;
+  readonly body: Buffer;
+}
+
+/**
+ * One question and its whole answer: Envoy, too, waits for all of it before it heeds any.
+ * @throws NotAsked where the question cannot be written, Gone where its connection had ended
+ */
+function exchange(client: Client, options: Dispatcher.DispatchOptions): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    let written = false;
+    let status = 0;
+    let fields: FieldList = [];
+    const chunks: Buffer[] = [];
+    let length = 0;
+    client.dispatch(options, {
+      onRequestStart: () => {
+        written = true;
+      },
+      onResponseStart: (controller, code) => {
+        status = code;
+        fields = pairs(controller.rawHeaders as readonly Buffer[]);
+      },
+      onResponseData: (controller, chunk) => {
+        length += chunk.length;
+        chunks.push(chunk);
+        if (length > MAX_ANSWER_BYTES)
+          controller.abort(new Error(`its answer is longer than ${MAX_ANSWER_BYTES} bytes`));
+      },
+      onResponseEnd: () => resolve({ status, fields, body: Buffer.concat(chunks, length) }),
+      onResponseError: (_controller, error) =>
+        reject(written || error instanceof Gone ? error : new NotAsked(error.message)),
+    });
+  });
 }
 
 function listsOf(provider: ExtAuthzProvider): Lists {
@@ -114,20 +143,11 @@ function headersOf({ provider, check }: Question, { told, additional }: Lists): 
   return ['host', cleanLatin1(request.host), ...[...headers].flat()];
 }
 
-async function readBody(body: AsyncIterable<Buffer>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of body) {
-    length += chunk.length;
-    if (length > MAX_ANSWER_BYTES) throw new Error(`its answer is longer than ${MAX_ANSWER_BYTES} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks, length);
-}
-
-function pairs(raw: readonly string[]): FieldList {
+/** @param raw names and values in turn */
+function pairs(raw: readonly Buffer[]): FieldList {
+  const text = raw.map((bytes) => bytes.toString('latin1'));
   const fields: [string, string][] = [];
-  for (let i = 0; i < raw.length; i += 2) fields.push([raw[i]?.toLowerCase() ?? '', raw[i + 1] ?? '']);
+  for (let i = 0; i < text.length; i += 2) fields.push([text[i]?.toLowerCase() ?? '', text[i + 1] ?? '']);
   return fields;
 }
 

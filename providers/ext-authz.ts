@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { CheckAnswer, ExtAuthz, ExtAuthzProvider } from '../mesh/ext-authz.ts';
-import type { Asker, Question } from './ext-authz-asker.ts';
+import { type Asker, NotAsked, orAbort, type Question } from './ext-authz-asker.ts';
 
 /**
  * Opens a stream of plaintext to a provider's service, over mTLS where the mesh says so.
@@ -16,7 +16,7 @@ export interface ExtAuthzClient extends ExtAuthz {
   close(): void;
 }
 
-/** Checks in flight at one service: beyond it they fail at once, as with Envoy's circuit breakers. */
+/** Checks in flight at one service: beyond it they are denied at once. */
 const MAX_IN_FLIGHT = 4_096;
 /** Services whose connections are kept: more than any mesh config names; what it names no more makes room. */
 const MAX_SERVICES = 64;
@@ -54,25 +54,23 @@ export function createExtAuthz(connect: Connect, now: () => number = Date.now): 
 
   return {
     async check(provider, check, signal) {
-      if (provider.fault !== null) return REFUSED;
+      // What istiod would not use denies, with the status of its deny rule.
+      if (provider.fault !== null) return refused(403, provider.fault);
       const service = serviceOf(provider);
       if (service.inFlight >= MAX_IN_FLIGHT)
-        return failed(`${MAX_IN_FLIGHT} checks are waiting for it already`);
+        return refused(provider.statusOnError, `${MAX_IN_FLIGHT} checks are waiting for it already`);
       service.inFlight++;
-      const question = { provider, check, now: now(), id: randomBytes(8).readBigUInt64BE().toString() };
       try {
-        return await inTime(question, signal, async (limit) => {
-          try {
-            const asker = await service.asker;
-            limit.throwIfAborted();
-            return await asker.ask(question, limit);
-          } finally {
-            // Here, not with the answer: one who left counts until the question is out of every queue.
-            service.inFlight--;
-          }
-        });
+        const asker = await loaded(service);
+        const question = { provider, check, now: now(), id: randomBytes(8).readBigUInt64BE().toString() };
+        return await inTime(question, signal, (limit) => asker.ask(question, limit));
       } catch (error) {
-        return failed(error instanceof Error ? error.message : String(error));
+        const reason = error instanceof Error ? error.message : String(error);
+        return error instanceof NotAsked || OURS.test(reason)
+          ? refused(provider.statusOnError, reason)
+          : failed(reason);
+      } finally {
+        service.inFlight--;
       }
     },
     close() {
@@ -82,18 +80,35 @@ export function createExtAuthz(connect: Connect, now: () => number = Date.now): 
   };
 }
 
-/** What a provider that istiod would not use gets: a denial, whatever its failOpen says. */
-const REFUSED: CheckAnswer = { kind: 'denied', status: 403, fields: [], body: Buffer.alloc(0) };
+/** Where a connection fails for what this machine has too little of. The data path names errors in its words. */
+const OURS = /\b(?:EMFILE|ENFILE|ENOBUFS|ENOMEM|EADDRNOTAVAIL)\b/;
+
+/** A denial of our own, whatever failOpen says. */
+function refused(status: number, why: string): CheckAnswer {
+  return { kind: 'denied', status, fields: [], body: Buffer.alloc(0), why: printable(why) };
+}
 
 function failed(reason: string): CheckAnswer {
-  // Some reasons quote the other side.
-  return { kind: 'failed', reason: reason.replace(/[^\x20-\x7e]+/g, ' ').slice(0, 300) };
+  return { kind: 'failed', reason: printable(reason) };
+}
+
+/** Some reasons quote the other side. */
+function printable(reason: string): string {
+  return reason.replace(/[^\x20-\x7e]+/g, ' ').slice(0, 300);
 }
 
 /** The libraries are loaded when the first provider is asked. */
 async function newAsker(protocol: 'http' | 'grpc', open: () => Promise<Duplex>): Promise<Asker> {
   if (protocol === 'http') return (await import('./ext-authz-http.ts')).httpAsker(open);
   return (await import('./ext-authz-grpc.ts')).grpcAsker(open);
+}
+
+async function loaded({ asker }: Service): Promise<Asker> {
+  try {
+    return await asker;
+  } catch (error) {
+    throw new NotAsked((error as Error).message);
+  }
 }
 
 function closeAsker(asker: Promise<Asker>): void {
@@ -109,16 +124,17 @@ async function inTime(
   ask: (limit: AbortSignal) => Promise<CheckAnswer>,
 ): Promise<CheckAnswer> {
   const limit = new AbortController();
-  const timer = setTimeout(() => limit.abort(new Error(`no answer within ${timeout / 1000} s`)), timeout);
+  // An answer that came while we were busy is read first: a pause of ours is no silence of the provider's.
+  const timer = setTimeout(
+    () => setImmediate(() => limit.abort(new Error(`no answer within ${timeout / 1000} s`))),
+    timeout,
+  );
   const leave = () => limit.abort(new Error('the downstream left'));
   signal.addEventListener('abort', leave, { once: true });
   if (signal.aborted) leave();
   try {
-    // Not left to the libraries: what waits for a connection does not hear of an abort.
-    return await new Promise((resolve, reject) => {
-      limit.signal.addEventListener('abort', () => reject(limit.signal.reason), { once: true });
-      ask(limit.signal).then(resolve, reject);
-    });
+    limit.signal.throwIfAborted();
+    return await orAbort(ask(limit.signal), limit.signal);
   } finally {
     clearTimeout(timer);
     signal.removeEventListener('abort', leave);

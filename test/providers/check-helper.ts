@@ -113,7 +113,8 @@ export function words(answer: CheckAnswer): string {
   if (answer.kind === 'failed') return `failed: ${answer.reason}`;
   if (answer.kind === 'denied') {
     const fields = answer.fields.map(({ name, value, append }) => `${append ? '+' : ''}${name}=${value}`);
-    return ['denied', answer.status, ...fields, JSON.stringify(answer.body.toString())].join(' ');
+    const why = answer.why === undefined ? [] : [`for ${answer.why}`];
+    return ['denied', answer.status, ...fields, JSON.stringify(answer.body.toString()), ...why].join(' ');
   }
   const set = answer.set.map(({ name, value, append }) => `${append ? '+' : ''}${name}=${value}`);
   const remove = answer.remove.map((name) => `-${name}`);

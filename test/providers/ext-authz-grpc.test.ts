@@ -431,18 +431,49 @@ t.test('over a stream that is no socket', async (t) => {
   client.close();
 });
 
-t.test('200 checks at once share one connection, also where the server takes 10 at a time', async (t) => {
+t.test('no check waits for another: as many connections as the server makes necessary', async (t) => {
   const narrow = await grpcProvider(t, 0, { maxConcurrentStreams: 10 });
-  for (const { port } of [server, narrow]) {
-    const many = reach(() => port);
+  for (const [peer, connections] of [
+    [server, 1],
+    [narrow, 20],
+  ] as const) {
+    const many = reach(() => peer.port);
     const client = createExtAuthz(many);
-    const answers = await Promise.all(
-      Array.from({ length: 200 }, () => client.check(grpc(), check(), NEVER)),
-    );
-    t.same(new Set(answers.map(words)), new Set(['allowed']));
-    t.equal(many.asked.length, 1);
+    const all = { answer: () => {}, asked: 0 };
+    const asked = new Promise<void>((resolve) => {
+      all.answer = resolve;
+    });
+    // None is answered before all are asked.
+    peer.answer = async () => {
+      if (++all.asked === 200) all.answer();
+      await asked;
+      return { message: { status: { code: 7 } } };
+    };
+    for (let round = 0; round < 2; round++) {
+      const answers = await Promise.all(
+        Array.from({ length: 200 }, () => client.check(grpc({ failOpen: true }), check(), NEVER)),
+      );
+      t.same(new Set(answers.map(words)), new Set(['denied 403 ""']));
+      t.equal(many.asked.length, connections);
+    }
     client.close();
   }
+});
+
+t.test('a server that takes one call a connection gets 1024 of them at most', async (t) => {
+  const narrow = await grpcProvider(t, 0, { maxConcurrentStreams: 1 });
+  const client = createExtAuthz(reach(() => narrow.port));
+  t.equal(words(await client.check(grpc(), check(), NEVER)), 'allowed');
+  narrow.answer = () => null;
+  const downstream = new AbortController();
+  const waiting = Array.from({ length: 1024 }, () => client.check(grpc(), check(), downstream.signal));
+  t.equal(
+    words(await client.check(grpc({ failOpen: true }), check(), NEVER)),
+    'denied 403 "" for all 1024 connections to it are busy',
+  );
+  downstream.abort();
+  await Promise.all(waiting);
+  client.close();
 });
 
 t.test(

@@ -278,17 +278,50 @@ t.test('over a stream that is no socket', async (t) => {
 
 t.test('a TCP connection cannot be asked about', async (t) => {
   const answer = await extAuthz.check(provider(), check({}, { request: null }), NEVER);
-  t.equal(words(answer), 'failed: a TCP connection cannot be checked over HTTP');
+  t.equal(words(answer), 'denied 403 "" for a TCP connection cannot be checked over HTTP');
 });
 
-t.test('200 checks at once share 64 connections at most', async (t) => {
+t.test('a question that cannot be written denies, failOpen or not', async (t) => {
+  const cases: readonly (readonly [string, Partial<HttpPart>])[] = [
+    ['a target that is no path', { method: 'OPTIONS', path: '*' }],
+    ['a target with a control character', { path: '/a\0' }],
+    ['a method that is none', { method: 'a b' }],
+    ['a method that asks for a tunnel', { method: 'CONNECT' }],
+    ['a field that would end its line', { fields: fieldsOf('authorization: a\0b') }],
+  ];
+  for (const [name, request] of cases) {
+    const asking = provider({ failOpen: true, statusOnError: 503 });
+    t.match(words(await extAuthz.check(asking, check(request), NEVER)), /^denied 503 "" for ./, name);
+  }
+  t.equal(server.seen.length, 0);
+  t.equal(words(await extAuthz.check(provider(), check(), NEVER)), 'allowed', 'others go on');
+});
+
+t.test(
+  'no check waits for another: as many connections as checks at once, kept for those after',
+  async (t) => {
+    const many = reach(() => server.port);
+    const client = createExtAuthz(many);
+    for (let round = 0; round < 2; round++) {
+      server.seen.length = 0;
+      const answers = await Promise.all(
+        Array.from({ length: 200 }, (_, i) => client.check(provider(), check({ path: `/${i}` }), NEVER)),
+      );
+      t.same(new Set(answers.map(words)), new Set(['allowed']));
+      t.equal(new Set(server.seen.map(({ path }) => path)).size, 200);
+      t.equal(many.asked.length, 200);
+    }
+    client.close();
+  },
+);
+
+t.test('a connection that the server closed when it was not used is not the last', async (t) => {
   const many = reach(() => server.port);
   const client = createExtAuthz(many);
-  const answers = await Promise.all(
-    Array.from({ length: 200 }, (_, i) => client.check(provider(), check({ path: `/${i}` }), NEVER)),
-  );
-  t.same(new Set(answers.map(words)), new Set(['allowed']));
-  t.equal(server.seen.length, 200);
-  t.ok(many.asked.length <= 64, `${many.asked.length} connections`);
+  for (let i = 0; i < 50; i++) {
+    server.answer = () => ({ status: 200, fields: i % 2 === 0 ? ['connection', 'close'] : [] });
+    const method = i % 3 === 0 ? 'HEAD' : 'POST';
+    t.equal(words(await client.check(provider(), check({ method }), NEVER)), 'allowed');
+  }
   client.close();
 });

@@ -1,5 +1,7 @@
 /** External authorization over either protocol: time-outs, providers that are not there, restarts, abandonment. */
+import { once } from 'node:events';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
+import { Worker } from 'node:worker_threads';
 import t, { type Test } from 'tap';
 import type { ExtAuthzProvider } from '../../mesh/ext-authz.ts';
 import { type Connect, createExtAuthz } from '../../providers/ext-authz.ts';
@@ -26,6 +28,37 @@ async function peerOf(t: Test, protocol: ExtAuthzProvider['protocol'], port = 0)
     },
     stop: () => peer.stop(),
   };
+}
+
+async function turns(): Promise<void> {
+  for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Nothing of this thread goes on meanwhile. */
+function pause(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
+
+/** A server with an event loop of its own, which denies everything after a while. */
+async function peerThread(
+  t: Test,
+  protocol: ExtAuthzProvider['protocol'],
+  afterMs = 0,
+): Promise<{ readonly port: number }> {
+  const script =
+    protocol === 'http'
+      ? `require('node:http').createServer((_, answer) => setTimeout(() => (answer.sendDate = false, answer.writeHead(403).end()), ${afterMs}))`
+      : `require('node:http2').createServer().on('stream', (stream) => {
+           stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
+           stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
+           setTimeout(() => stream.end(Buffer.from([0, 0, 0, 0, 4, 10, 2, 8, 7])), ${afterMs});
+         })`;
+  const start = `const { parentPort } = require('node:worker_threads');
+    const server = ${script}.listen(0, '127.0.0.1', () => parentPort.postMessage(server.address().port));`;
+  const worker = new Worker(start, { eval: true });
+  t.teardown(() => worker.terminate());
+  const [port] = (await once(worker, 'message')) as [number];
+  return { port };
 }
 
 for (const protocol of ['http', 'grpc'] as const) {
@@ -166,35 +199,102 @@ for (const protocol of ['http', 'grpc'] as const) {
     const peer = await peerOf(t, protocol);
     const client = createExtAuthz(reach(() => peer.port));
     const faulty = asking({ fault: 'port must be from 1 to 65535, not 0', failOpen: true });
-    t.equal(words(await client.check(faulty, check(), NEVER)), 'denied 403 ""');
+    t.equal(
+      words(await client.check(faulty, check(), NEVER)),
+      'denied 403 "" for port must be from 1 to 65535, not 0',
+    );
     t.equal(peer.seen.length, 0);
     client.close();
   });
 
-  t.test(`${protocol}: more checks than a service may keep waiting fail at once`, async (t) => {
-    const peer = await peerOf(t, protocol);
-    peer.hang();
-    const client = createExtAuthz(reach(() => peer.port));
-    const downstream = new AbortController();
-    const waiting = Array.from({ length: 4096 }, () => client.check(asking(), check(), downstream.signal));
-    t.equal(
-      words(await client.check(asking(), check(), NEVER)),
-      'failed: 4096 checks are waiting for it already',
-    );
-    downstream.abort();
-    await Promise.all(waiting);
-    // The queues are emptied after those who wait have been told.
-    const again = async (): Promise<string> => {
-      const answer = words(await client.check(asking({ timeout: 20 }), check(), NEVER));
-      return answer.includes('waiting')
-        ? new Promise((resolve) => setImmediate(() => resolve(again())))
-        : answer;
+  t.test(
+    `${protocol}: more checks at once than a service gets are denied at once, failOpen or not`,
+    async (t) => {
+      const peer = await peerOf(t, protocol);
+      peer.hang();
+      const client = createExtAuthz(reach(() => peer.port));
+      const downstream = new AbortController();
+      const most = protocol === 'http' ? 1024 : 4096;
+      const waiting = Array.from({ length: most }, () => client.check(asking(), check(), downstream.signal));
+      for (const failOpen of [false, true]) {
+        t.match(
+          words(await client.check(asking({ failOpen, statusOnError: 503 }), check(), NEVER)),
+          protocol === 'http'
+            ? 'denied 503 "" for all 1024 connections to it are busy'
+            : 'denied 503 "" for 4096 checks are waiting for it already',
+        );
+      }
+      downstream.abort();
+      await Promise.all(waiting);
+      t.equal(
+        words(await client.check(asking({ timeout: 20 }), check(), NEVER)),
+        'failed: no answer within 0.02 s',
+        'there is room again',
+      );
+      client.close();
+      await peer.stop();
+    },
+  );
+}
+
+for (const protocol of ['http', 'grpc'] as const) {
+  t.test(`${protocol}: what this machine has too little of denies, failOpen or not`, async (t) => {
+    for (const code of ['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL']) {
+      const client = createExtAuthz(() => Promise.reject(new Error(`connect_failed: 10.0.0.9:80: ${code}`)));
+      t.equal(
+        words(await client.check(provider({ protocol, failOpen: true }), check(), NEVER)),
+        `denied 403 "" for connect_failed: 10.0.0.9:80: ${code}`,
+      );
+      client.close();
+    }
+  });
+
+  t.test(`${protocol}: checks that left do not keep others out while their connection comes`, async (t) => {
+    let begun = 0;
+    const never: Connect = () => {
+      begun++;
+      return new Promise(() => undefined);
     };
-    t.equal(await again(), 'failed: no answer within 0.02 s', 'there is room again');
+    const client = createExtAuthz(never);
+    for (let i = 0; i < 3; i++) {
+      const some = Array.from({ length: 600 }, () =>
+        client.check(provider({ protocol, timeout: 20, failOpen: true }), check(), NEVER),
+      );
+      t.same(new Set((await Promise.all(some)).map(words)), new Set(['failed: no answer within 0.02 s']));
+    }
+    t.equal(begun, protocol === 'http' ? 600 : 1, 'connections begun');
     client.close();
-    await peer.stop();
+  });
+
+  t.test(`${protocol}: an answer that came while we were busy counts, however long that took`, async (t) => {
+    const peer = await peerThread(t, protocol);
+    const client = createExtAuthz(reach(() => peer.port));
+    const asking = provider({ protocol, failOpen: true, timeout: 300 });
+    t.equal(words(await client.check(asking, check(), NEVER)), 'denied 403 ""', 'once, to be connected');
+    const waiting = client.check(asking, check(), NEVER);
+    // Its question leaves in these turns, its answer comes in the pause.
+    await turns();
+    pause(600);
+    t.equal(words(await waiting), 'denied 403 ""');
+    client.close();
   });
 }
+
+t.test('a pause of ours does not end the connection on which others wait', async (t) => {
+  const peer = await peerThread(t, 'grpc', 2_500);
+  const connect = reach(() => peer.port);
+  const client = createExtAuthz(connect);
+  const waiting = client.check(provider({ protocol: 'grpc', failOpen: true }), check(), NEVER);
+  await until('the connection', () => connect.sockets.size === 1);
+  const short = await client.check(provider({ protocol: 'grpc', timeout: 50 }), check(), NEVER);
+  t.equal(words(short), 'failed: no answer within 0.05 s');
+  // The PING leaves in these turns. Its answer may take 2 s, and comes in the pause.
+  await turns();
+  pause(2_200);
+  t.equal(words(await waiting), 'denied 403 ""');
+  t.equal(connect.asked.length, 1);
+  client.close();
+});
 
 t.test('a service not asked for long makes room for the 65th', async (t) => {
   const peer = await peerOf(t, 'grpc');
