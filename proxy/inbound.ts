@@ -292,7 +292,8 @@ class InboundConnection {
     this.#asking = abort;
     path.extAuthz
       .check(provider, checkRequestOf(path, connection, facts, null), abort.signal)
-      .catch((error: Error) => ({ kind: 'failed', reason: error.message }) as const)
+      // A fault of ours is none of the authorizer's: failOpen must not excuse it.
+      .catch((error: Error) => ({ kind: 'denied', why: error.message }) as const)
       .then((answer) => {
         this.#asking = null;
         if (connection.closed || connection.refusal !== null) return;

@@ -81,8 +81,8 @@ export class Judgement {
     this.#asking = new AbortController();
     path.extAuthz.check(provider, request, this.#asking.signal).then(
       (answer) => this.#settle(() => this.#checked(provider, answer)),
-      (error: Error) =>
-        this.#settle(() => this.#checked(provider, { kind: 'failed', reason: error.message })),
+      // A fault of ours is none of the authorizer's: failOpen must not excuse it.
+      (error: Error) => this.#settle(() => this.#checked(provider, { ...BARE_DENIAL, why: error.message })),
     );
   }
 
@@ -185,7 +185,12 @@ export class Judgement {
   }
 }
 
-const BARE_DENIAL: CheckAnswer = { kind: 'denied', status: 403, fields: [], body: Buffer.alloc(0) };
+const BARE_DENIAL: CheckAnswer & { readonly kind: 'denied' } = {
+  kind: 'denied',
+  status: 403,
+  fields: [],
+  body: Buffer.alloc(0),
+};
 
 /** Fields that authorizers may add beyond what a downstream may send. */
 const MORE_FIELDS = 100;
