@@ -1,8 +1,9 @@
 /** One line of `authz check`: a request's JSON in, its answer's JSON out, by the data path's own rules. */
 import type { Ask, Authorization, Decision, Nearest } from '../mesh/decision.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
+import { isObject } from '../mesh/schema.ts';
 import type { RequestHead } from '../proxy/http1/head.ts';
-import { isObject, type JsonObject, RequestError, readCheckRequest, type Sidecar } from './authz-request.ts';
+import { type JsonObject, RequestError, readCheckRequest, type Sidecar } from './authz-request.ts';
 import type { CheckTokens, TokenRefusal } from './authz-tokens.ts';
 import type { BadLine } from './line-splitter.ts';
 

@@ -1,8 +1,10 @@
 /** One request of `authz check`: its JSON checked field by field and made into the facts the data path would have. */
+
 import { isIP } from 'node:net';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import { limitTable } from '../mesh/limits.ts';
+import { isObject } from '../mesh/schema.ts';
 import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
 import { parseCidr } from '../policy/cidr.ts';
@@ -200,10 +202,6 @@ function address(given: JsonObject, field: string): string | null {
   if (!mapped) return value.split('%', 1)[0] ?? value;
   const [high = 0, low = 0] = words.slice(6);
   return `${high >>> 8}.${high & 255}.${low >>> 8}.${low & 255}`;
-}
-
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function wrongType(field: string, wanted: string, value: unknown): RequestError {

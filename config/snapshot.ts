@@ -13,7 +13,7 @@ import type { PeerAuthentication } from '../policy/peer-authentication.ts';
 import { compileModes, decodePeerAuthentication } from '../policy/peer-authentication.ts';
 import type { RequestAuthentication } from '../policy/request-authentication.ts';
 import { compileTokenRules, decodeRequestAuthentication } from '../policy/request-authentication.ts';
-import { annotationPath, checkAnnotations, DRY_RUN } from '../policy/webhook.ts';
+import { checkAnnotations } from '../policy/webhook.ts';
 import type { DestinationRule } from '../registry/destination-rule.ts';
 import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import type { EndpointSlice } from '../registry/endpoint-slice.ts';
@@ -146,18 +146,11 @@ export function decodeAll(resources: readonly Resource[], problems: Problem[]): 
   for (const resource of resources) {
     readers[resource.kind]?.(resource);
     // The kinds of security look at their annotations themselves: one of them may be tried out.
-    if (resource.apiVersion.startsWith('networking.istio.io/')) checkAllAnnotations(resource, problems);
+    if (resource.apiVersion.startsWith('networking.istio.io/')) {
+      checkAnnotations(resource, new Reporter(resource, problems));
+    }
   }
   return decoded;
-}
-
-/** What Istio's webhook refuses on a kind that cannot be tried out. */
-function checkAllAnnotations(resource: Resource, problems: Problem[]): void {
-  const reporter = new Reporter(resource, problems);
-  checkAnnotations(resource, reporter);
-  if (resource.annotations.has(DRY_RUN)) {
-    reporter.report(annotationPath(DRY_RUN), 'badValue', `${resource.kind} cannot be tried out; remove it`);
-  }
 }
 
 export function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrides']): MeshSettings {

@@ -109,11 +109,16 @@ export function listOf<T>(member: Decoder<T>): Decoder<readonly T[]> {
   };
 }
 
+/** An object of JSON or YAML: no list and no null. */
+export function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 /** An object with free keys. */
 export function mapOf<T>(member: Decoder<T>): Decoder<ReadonlyMap<string, T>> {
   return (value, path, reporter) => {
     if (value === null) return new Map();
-    if (typeof value !== 'object' || Array.isArray(value)) {
+    if (!isObject(value)) {
       return wrongType('an object', value, path, reporter);
     }
     const map = new Map<string, T>();
@@ -150,7 +155,7 @@ type Decoded<S extends Record<string, Decoder<unknown>>> = {
 /** An object with known fields: an unknown one is an error, a missing or null one is undefined. */
 export function object<const S extends Record<string, Decoder<unknown>>>(fields: S): Decoder<Decoded<S>> {
   return (value, path, reporter) => {
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    if (!isObject(value)) {
       return wrongType('an object', value, path, reporter);
     }
     const decoded: Record<string, unknown> = {};

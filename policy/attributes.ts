@@ -125,37 +125,27 @@ export const trustDomains: Attribute = identity((values, context) =>
   compileTrustDomains(expandTrustDomains(values, context.trustDomains)),
 );
 
+function address(
+  addressOf: (connection: ConnectionFacts, request: RequestFacts | null) => string,
+): Attribute {
+  return {
+    httpOnly: false,
+    compile(values) {
+      const test = compileCidrs(values);
+      return (connection, request) => test(addressOf(connection, request));
+    },
+    actual: addressOf,
+    ...NO_KEYS,
+  };
+}
+
 /** "`ipBlocks` is the connection's address." */
-export const sourceIp: Attribute = {
-  httpOnly: false,
-  compile(values) {
-    const test = compileCidrs(values);
-    return (connection) => test(connection.sourceIp);
-  },
-  actual: ({ sourceIp: address }) => address,
-  ...NO_KEYS,
-};
+export const sourceIp: Attribute = address(({ sourceIp: own }) => own);
 
 /** "`remoteIpBlocks` and `remote.ip` the original client's." */
-export const remoteIp: Attribute = {
-  httpOnly: false,
-  compile(values) {
-    const test = compileCidrs(values);
-    return (connection, request) => test(request?.remoteIp ?? connection.remoteIp);
-  },
-  actual: (connection, request) => request?.remoteIp ?? connection.remoteIp,
-  ...NO_KEYS,
-};
+export const remoteIp: Attribute = address((connection, request) => request?.remoteIp ?? connection.remoteIp);
 
-export const destinationIp: Attribute = {
-  httpOnly: false,
-  compile(values) {
-    const test = compileCidrs(values);
-    return (connection) => test(connection.destinationIp);
-  },
-  actual: (connection) => connection.destinationIp,
-  ...NO_KEYS,
-};
+export const destinationIp: Attribute = address(({ destinationIp: own }) => own);
 
 export const ports: Attribute = {
   httpOnly: false,
@@ -291,19 +281,18 @@ function headerReader(name: string): (request: RequestFacts) => readonly string[
   }
 }
 
+function requestPrincipalOf(_connection: ConnectionFacts, request: RequestFacts | null): string | null {
+  return request === null || request.claims === null ? null : requestPrincipalKey(request.claims);
+}
+
 export const requestPrincipals: Attribute = {
   httpOnly: true,
   compile(values) {
     const test = compileRequestPrincipals(values);
     return (_connection, request) => request !== null && request.claims !== null && test(request.claims);
   },
-  actual: (_connection, request) =>
-    request === null || request.claims === null ? null : requestPrincipalKey(request.claims),
-  dimension: {
-    name: 'requestPrincipal',
-    keysOf: (_connection, request) =>
-      request === null || request.claims === null ? null : requestPrincipalKey(request.claims),
-  },
+  actual: requestPrincipalOf,
+  dimension: { name: 'requestPrincipal', keysOf: requestPrincipalOf },
   keys: (values) => exactKeys(values)?.map((value) => (value.includes('/') ? value : `${value}/`)) ?? null,
 };
 
@@ -312,25 +301,27 @@ export const requestPrincipals: Attribute = {
  * numbers, booleans and objects never match. `*` needs a non-empty value."
  */
 export function claim(path: readonly string[]): Attribute {
+  const foundIn = (request: RequestFacts | null): Json | undefined =>
+    request === null ? undefined : claimAt(request.claims, path);
   return {
     httpOnly: true,
     compile(values) {
       const test = compileStrings(values, 'nonEmpty');
       return (_connection, request) => {
-        const found = request === null ? undefined : claimAt(request.claims, path);
+        const found = foundIn(request);
         if (typeof found === 'string') return test(found);
         return Array.isArray(found) && found.some((item) => typeof item === 'string' && test(item));
       };
     },
     actual(_connection, request) {
-      const found = request === null ? undefined : claimAt(request.claims, path);
+      const found = foundIn(request);
       if (found === undefined) return null;
       return Array.isArray(found) ? found.map(shown) : shown(found);
     },
     dimension: {
       name: `claim ${JSON.stringify(path)}`,
       keysOf(_connection, request) {
-        const found = request === null ? undefined : claimAt(request.claims, path);
+        const found = foundIn(request);
         if (typeof found === 'string') return found;
         return Array.isArray(found) ? found.filter((item) => typeof item === 'string') : null;
       },

@@ -5,7 +5,6 @@ import { type Decoder, enumOf, listOf, object, Reporter, string } from '../mesh/
 import {
   accountValues,
   blockValues,
-  boundedList,
   pathValues,
   plainValues,
   portValues,
@@ -14,6 +13,7 @@ import {
 } from './authorization-values.ts';
 import {
   annotationPath,
+  boundedList,
   checkAnnotations,
   checkOneTarget,
   DRY_RUN,
@@ -86,6 +86,11 @@ const NOTHING: readonly string[] = [];
 
 function field(positive: readonly string[] | undefined, negative: readonly string[] | undefined): Field {
   return { values: positive ?? NOTHING, notValues: negative ?? NOTHING };
+}
+
+/** `principals` → `notPrincipals` */
+export function twinOf(name: string): string {
+  return `not${name.charAt(0).toUpperCase()}${name.slice(1)}`;
 }
 
 /** True where a field asks something. */
@@ -314,7 +319,7 @@ function checkCustomRule(one: Rule, i: number, reporter: Reporter): void {
       const path = ['spec', 'rules', i, 'from', j, 'source'];
       if (values.length > 0) reporter.report([...path, name], 'badValue', `${name} ${message}`);
       if (notValues.length > 0) {
-        const twin = `not${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+        const twin = twinOf(name);
         reporter.report([...path, twin], 'badValue', `${twin} ${message}`);
       }
     }

@@ -1,8 +1,8 @@
 /** The values an AuthorizationPolicy's fields may have, each checked as Istio's webhook and schema do. */
-import type { FieldPath } from '../mesh/resource.ts';
-import { type Decoder, listOf, type Reporter, string } from '../mesh/schema.ts';
+import { type Decoder, listOf, string } from '../mesh/schema.ts';
 import { parseCidr } from './cidr.ts';
 import { wrongTemplate } from './path-template.ts';
+import { boundedList } from './webhook.ts';
 import { claimPath, headerName } from './when-key.ts';
 
 /** What is wrong with a value, or null. */
@@ -21,20 +21,6 @@ function text(check: Check): Decoder<string> {
     if (wrong !== null) reporter.report(path, 'badValue', wrong);
     return decoded;
   };
-}
-
-/** Reports a list longer than Istio takes. */
-export function checkLength(value: unknown, max: number, path: FieldPath, reporter: Reporter): boolean {
-  if (!Array.isArray(value) || value.length <= max) return true;
-  reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${max}`);
-  return false;
-}
-
-/** A list of at most `max`. */
-export function boundedList<T>(member: Decoder<T>, max: number): Decoder<readonly T[]> {
-  const decode = listOf(member);
-  return (value, path, reporter) =>
-    checkLength(value, max, path, reporter) ? decode(value, path, reporter) : undefined;
 }
 
 const anything: Check = () => null;

@@ -4,10 +4,11 @@ import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
 import { selects } from '../mesh/schema.ts';
 import type { MeshSettings } from '../mesh/snapshot.ts';
+import { compareText } from '../mesh/text.ts';
 import type { AuthorizationPolicy } from './authorization-policy.ts';
 import { matchedField, type NamedRule, nearestRule } from './explain.ts';
 import { pathOfTarget } from './path.ts';
-import { type CompiledRule, compileRule, type Layer } from './rule.ts';
+import { type CompiledRule, compileRule, type DroppedRule, type Layer } from './rule.ts';
 import { type IndexedRule, RuleIndex } from './rule-index.ts';
 
 /** A workload as a selector sees it. */
@@ -182,11 +183,18 @@ function compileLayer(
       .sort((a, b) => compareText(nameOf(a), nameOf(b)))
       .map((policy) => ({
         policy,
-        rules: compileAction([policy], layer, mesh, () => null).all.flatMap(({ rule }) =>
-          'test' in rule ? [rule] : [],
-        ),
+        rules: compileRules(policy, layer, mesh).filter((rule) => 'test' in rule),
       })),
   };
+}
+
+function compileRules(
+  { action, namespace, rules }: AuthorizationPolicy,
+  layer: Layer,
+  { trustDomain, trustDomainAliases }: MeshSettings,
+): readonly (CompiledRule | DroppedRule)[] {
+  const context = { action, layer, trustDomains: [trustDomain, ...trustDomainAliases], namespace };
+  return rules.map((rule) => compileRule(rule, context));
 }
 
 function compileAction<A>(
@@ -195,15 +203,14 @@ function compileAction<A>(
   mesh: MeshSettings,
   answer: (policy: AuthorizationPolicy, rule: number) => A,
 ): ActionRules<A> {
-  const trustDomains = [mesh.trustDomain, ...mesh.trustDomainAliases];
   const rules = policies.flatMap((policy) =>
-    policy.rules.map((rule, index) => ({
+    compileRules(policy, layer, mesh).map((rule, index) => ({
       policy,
       index,
       // Envoy keeps rules sorted by this name and answers with the first that matches; so do we, that both
       // name the same one. Each provider of CUSTOM has its own filter, in the order of their names.
       order: `${policy.provider}\nns[${policy.namespace}]-policy[${policy.name}]-rule[${index}]`,
-      rule: compileRule(rule, { action: policy.action, layer, trustDomains, namespace: policy.namespace }),
+      rule,
     })),
   );
   rules.sort((a, b) => compareText(a.order, b.order));
@@ -214,10 +221,6 @@ function compileAction<A>(
     return [{ order, test: rule.test, offers: rule.offers, answer: answer(policy, index), named }];
   });
   return { index: new RuleIndex(placed), all };
-}
-
-function compareText(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 function nameOf(policy: AuthorizationPolicy): string {

@@ -1,9 +1,18 @@
 /** One of RequestAuthentication's `jwtRules`: its fields, read and checked by the rules of Istio's schema and webhook. */
 import { parseWholeMilliseconds } from '../mesh/duration.ts';
 import type { FieldPath } from '../mesh/resource.ts';
-import { boolean, type Decoder, enumOf, listOf, object, type Reporter, string } from '../mesh/schema.ts';
+import {
+  boolean,
+  type Decoder,
+  enumOf,
+  isObject,
+  listOf,
+  object,
+  type Reporter,
+  string,
+} from '../mesh/schema.ts';
 import type { JwtRule } from '../mesh/tokens.ts';
-import { hasErrors } from './webhook.ts';
+import { boundedList, hasErrors } from './webhook.ts';
 
 /** Bounds of Istio's schema. */
 const MAX_URI = 2048;
@@ -112,15 +121,6 @@ const payloadHeader: Decoder<string> = (value, path, reporter) => {
   return '';
 };
 
-const spaceDelimitedClaims: Decoder<readonly string[]> = (value, path, reporter) => {
-  if (Array.isArray(value) && value.length > MAX_SPACE_DELIMITED) {
-    const message = `has ${value.length} entries; Istio takes at most ${MAX_SPACE_DELIMITED}`;
-    reporter.report(path, 'badValue', message);
-    return undefined;
-  }
-  return filledList(value, path, reporter);
-};
-
 /** What a key of each type must have besides `kty`. */
 const KEY_FIELDS: ReadonlyMap<unknown, readonly string[]> = new Map([
   ['RSA', ['n', 'e']],
@@ -167,10 +167,6 @@ function keysOf(parsed: unknown): readonly Key[] | null {
   return Array.isArray(parsed.keys) ? parsed.keys.map((key) => (isObject(key) ? key : {})) : null;
 }
 
-function isObject(value: unknown): value is Key {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
 function wrongKey(key: Key): string | null {
   const needed = KEY_FIELDS.get(key.kty);
   if (needed === undefined) return `has no kty out of ${[...KEY_FIELDS.keys()].join(', ')}`;
@@ -200,7 +196,7 @@ const fields = object({
   outputClaimToHeaders: listOf(claimOutput),
   forwardOriginalToken: boolean,
   timeout,
-  spaceDelimitedClaims,
+  spaceDelimitedClaims: boundedList(filled, MAX_SPACE_DELIMITED),
   presence: enumOf('OPTIONAL', 'REQUIRED'),
 });
 

@@ -2,7 +2,7 @@
 import type { Problem, Resource } from '../mesh/resource.ts';
 import { type Decoder, enumOf, mapOf, object, Reporter, selects } from '../mesh/schema.ts';
 import type { EffectiveMode, Mode } from '../mesh/snapshot.ts';
-import { annotationPath, checkAnnotations, DRY_RUN, hasErrors, selector } from './webhook.ts';
+import { checkAnnotations, hasErrors, selector } from './webhook.ts';
 
 /** One valid PeerAuthentication. */
 export interface PeerAuthentication {
@@ -49,13 +49,6 @@ export function decodePeerAuthentication(resource: Resource, problems: Problem[]
   const reporter = new Reporter(resource, problems);
   const before = problems.length;
   checkAnnotations(resource, reporter);
-  if (resource.annotations.has(DRY_RUN)) {
-    reporter.report(
-      annotationPath(DRY_RUN),
-      'badValue',
-      'only an AuthorizationPolicy may carry it; remove it',
-    );
-  }
   const decoded = spec(resource.spec ?? {}, ['spec'], reporter);
   const matchLabels = decoded?.selector ?? new Map<string, string>();
   if (decoded?.portLevelMtls !== undefined && matchLabels.size === 0) {

@@ -1,13 +1,13 @@
 /** RequestAuthentication: the resource as a typed record, and which rules hold for one workload. */
 import type { Problem, Resource } from '../mesh/resource.ts';
-import { type Decoder, listOf, object, Reporter, selects } from '../mesh/schema.ts';
+import { object, Reporter, selects } from '../mesh/schema.ts';
+import { compareText } from '../mesh/text.ts';
 import type { JwtRule, TokenRules } from '../mesh/tokens.ts';
 import { jwtRule } from './jwt-rule.ts';
 import {
-  annotationPath,
+  boundedList,
   checkAnnotations,
   checkOneTarget,
-  DRY_RUN,
   hasErrors,
   selector,
   type TargetRef,
@@ -32,15 +32,7 @@ export interface RequestAuthentication {
 /** Bound of Istio's schema. */
 const MAX_RULES = 4096;
 
-const jwtRules: Decoder<readonly JwtRule[]> = (value, path, reporter) => {
-  if (Array.isArray(value) && value.length > MAX_RULES) {
-    reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${MAX_RULES}`);
-    return undefined;
-  }
-  return listOf(jwtRule)(value, path, reporter);
-};
-
-const spec = object({ selector, targetRef, targetRefs, jwtRules });
+const spec = object({ selector, targetRef, targetRefs, jwtRules: boundedList(jwtRule, MAX_RULES) });
 
 /**
  * Reads a RequestAuthentication by Istio's schema and webhook.
@@ -53,10 +45,6 @@ export function decodeRequestAuthentication(
   const reporter = new Reporter(resource, problems);
   const before = problems.length;
   checkAnnotations(resource, reporter);
-  if (resource.annotations.has(DRY_RUN)) {
-    const message = 'only an AuthorizationPolicy may carry it; remove it';
-    reporter.report(annotationPath(DRY_RUN), 'badValue', message);
-  }
   const decoded = spec(resource.spec ?? {}, ['spec'], reporter);
   if (decoded !== undefined) checkOneTarget(decoded, reporter);
   if (decoded === undefined || hasErrors(reporter, before)) return null;
@@ -93,14 +81,10 @@ export function compileTokenRules(
     (a, b) =>
       Number(a.namespace !== workload.namespace) - Number(b.namespace !== workload.namespace) ||
       (a.creationTimestamp ?? 0) - (b.creationTimestamp ?? 0) ||
-      compare(a.name, b.name),
+      compareText(a.name, b.name),
   );
   return {
     policies: selected.map(({ namespace, name }) => `${namespace}/${name}`).sort(),
-    rules: inOrder.flatMap(({ rules }) => rules).sort((a, b) => compare(a.issuer, b.issuer)),
+    rules: inOrder.flatMap(({ rules }) => rules).sort((a, b) => compareText(a.issuer, b.issuer)),
   };
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

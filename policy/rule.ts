@@ -21,7 +21,7 @@ import {
   type Test,
   trustDomains,
 } from './attributes.ts';
-import { asks, type Field, type Rule } from './authorization-policy.ts';
+import { asks, type Field, type Rule, twinOf } from './authorization-policy.ts';
 import type { Offer } from './rule-index.ts';
 import { claimPath, headerName } from './when-key.ts';
 
@@ -109,28 +109,23 @@ function attributeOf(key: string): Attribute {
   throw new TypeError(`not a key of when: ${key}`);
 }
 
-function notName(name: string): string {
-  return `not${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+function askedOf<N extends string>(
+  owner: string,
+  [name, attribute]: readonly [name: N, attribute: Attribute],
+  fields: Readonly<Record<N, Field>>,
+): Asked {
+  return {
+    name: `${owner}.${name}`,
+    notName: `${owner}.${twinOf(name)}`,
+    field: fields[name],
+    attribute,
+  };
 }
 
 function listsOf({ from, to, when }: Rule): readonly (readonly (readonly Asked[])[])[] {
   return [
-    from.map((source) =>
-      SOURCE.map(([name, attribute]) => ({
-        name: `from.source.${name}`,
-        notName: `from.source.${notName(name)}`,
-        field: source[name],
-        attribute,
-      })),
-    ),
-    to.map((operation) =>
-      OPERATION.map(([name, attribute]) => ({
-        name: `to.operation.${name}`,
-        notName: `to.operation.${notName(name)}`,
-        field: operation[name],
-        attribute,
-      })),
-    ),
+    from.map((source) => SOURCE.map((row) => askedOf('from.source', row, source))),
+    to.map((operation) => OPERATION.map((row) => askedOf('to.operation', row, operation))),
     ...when.map(({ key, field }) => [
       [
         {

@@ -1,4 +1,4 @@
-/** What Istio's webhook and schema ask of every security policy alike: its annotations, its selector and its targets. */
+/** What Istio's webhook and schema ask of several kinds alike: annotations, selector, targets, lengths of lists. */
 import type { FieldPath, Resource } from '../mesh/resource.ts';
 import { type Decoder, listOf, mapOf, object, type Reporter, string } from '../mesh/schema.ts';
 
@@ -19,8 +19,12 @@ export function annotationPath(name: string): FieldPath {
   return ['metadata', 'annotations', name];
 }
 
-/** Reports the annotations that no user may set. */
+/** Reports the annotations that no user may set, and a dry run of what cannot be tried out. */
 export function checkAnnotations(resource: Resource, reporter: Reporter): void {
+  if (resource.kind !== 'AuthorizationPolicy' && resource.annotations.has(DRY_RUN)) {
+    const message = 'only an AuthorizationPolicy may carry it; remove it';
+    reporter.report(annotationPath(DRY_RUN), 'badValue', message);
+  }
   for (const name of BANNED_ANNOTATIONS) {
     if (resource.annotations.has(name)) {
       reporter.report(annotationPath(name), 'badValue', 'Istio keeps this annotation for itself; remove it');
@@ -64,6 +68,16 @@ export function hasErrors(reporter: Reporter, from: number): boolean {
     if (reporter.problems[i]?.severity === 'Error') return true;
   }
   return false;
+}
+
+/** A list of at most `max`; a longer one is reported and not read. */
+export function boundedList<T>(member: Decoder<T>, max: number): Decoder<readonly T[]> {
+  const decode = listOf(member);
+  return (value, path, reporter) => {
+    if (!Array.isArray(value) || value.length <= max) return decode(value, path, reporter);
+    reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${max}`);
+    return undefined;
+  };
 }
 
 /** `targetRef`: the gateway, waypoint or service a policy is for. */
@@ -118,13 +132,7 @@ export const targetRef: Decoder<TargetRef> = (value, path, reporter) => {
 };
 
 /** `targetRefs`, at most as many as Istio's schema takes. */
-export const targetRefs: Decoder<readonly TargetRef[]> = (value, path, reporter) => {
-  if (Array.isArray(value) && value.length > MAX_TARGETS) {
-    reporter.report(path, 'badValue', `has ${value.length} entries; Istio takes at most ${MAX_TARGETS}`);
-    return undefined;
-  }
-  return listOf(targetRef)(value, path, reporter);
-};
+export const targetRefs: Decoder<readonly TargetRef[]> = boundedList(targetRef, MAX_TARGETS);
 
 /**
  * Reports a policy that says twice what it is for: Istio's schema takes `selector`, `targetRef` or `targetRefs`,

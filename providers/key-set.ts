@@ -1,5 +1,6 @@
 /** A JSON Web Key Set (RFC 7517): read once, and signatures verified with its keys by `jose`. */
 import { createPublicKey, createSecretKey, type KeyObject, type webcrypto } from 'node:crypto';
+import { isObject } from '../mesh/schema.ts';
 import type { Jwt, TokenFault } from './jwt.ts';
 
 interface VerifyKey {
@@ -52,10 +53,6 @@ export function parseKeySet(text: string): KeySet {
 function listOf(parsed: unknown): readonly unknown[] {
   if (isObject(parsed) && Array.isArray(parsed.keys)) return parsed.keys;
   throw new Error('no key set: an object with a list `keys` is needed');
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function verifyKey(jwk: unknown): VerifyKey | null {

@@ -2,12 +2,13 @@
 import type { Nearest } from '../mesh/decision.ts';
 import type { Limits } from '../mesh/limits.ts';
 import { normalizeTarget } from '../policy/path.ts';
+import { addedFields } from './added-fields.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
 import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from './dial.ts';
 import type { Exchange } from './http1/exchange.ts';
 import type { Expected, HttpForwarder, HttpSide, Judged } from './http1/forward.ts';
-import type { RequestHead } from './http1/head.ts';
+import type { Field, RequestHead } from './http1/head.ts';
 import { reportExchange } from './report.ts';
 
 export abstract class HttpSideBase implements HttpSide, Explainer {
@@ -62,6 +63,14 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
 
   broke(error: Error): void {
     this.path.log.error({ error: error.stack ?? error.message }, 'a connection was aborted: fault of ours');
+  }
+
+  /** Adds fields before anything is judged: policy sees what goes on, and both sidecars' logs name a request alike. */
+  protected addFields(head: RequestHead, exchange: Exchange, own: Field | null): void {
+    const added = addedFields(head.fields, this.connection.tls);
+    if (own !== null) added.push(own);
+    if (added.length > 0) head.fields = head.fields.concat(added);
+    if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
   }
 
   /** An idle connection to the same place, else a new one. */

@@ -1,8 +1,7 @@
 /** The inbound side of an HTTP connection: each request judged, then handed to the app with its caller's identity. */
 import type { Decision, Nearest } from '../mesh/decision.ts';
 import type { Identity } from '../mesh/identity.ts';
-import type { AppAddress, ForwardedClientCert, Snapshot } from '../mesh/snapshot.ts';
-import { addedFields } from './added-fields.ts';
+import type { AppAddress, Snapshot } from '../mesh/snapshot.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
 import { decideRequest, observe } from './decide.ts';
@@ -47,7 +46,12 @@ export class InboundHttp extends HttpSideBase {
     this.#head = head;
     this.#snapshot = snapshot;
     if (exchange.forwardedFor !== '') head.remoteIp = forwardedFor(head.fields);
-    this.#addFields(head, exchange, snapshot.mesh.forwardedClientCert);
+    const how = snapshot.mesh.forwardedClientCert;
+    this.addFields(
+      head,
+      exchange,
+      forwardedCert({ how, sent: head.forwardedCert, peers: this.#peersCert() }),
+    );
     const asked = snapshot.authorization.ask(facts, head);
     if (asked === null && verifier === null) {
       if (snapshot.authorization.observe !== null) observe({ path, connection, facts, snapshot }, head);
@@ -85,15 +89,6 @@ export class InboundHttp extends HttpSideBase {
     const [head, snapshot, decision] = [this.#head, this.#snapshot, this.#decision];
     if (head === null || snapshot === null || facts === null || decision === null) return null;
     return decision.allowed ? null : snapshot.authorization.explain(facts, head, decision);
-  }
-
-  /** Before anything is judged: policy sees what the app will. */
-  #addFields(head: RequestHead, exchange: Exchange, how: ForwardedClientCert): void {
-    const added = addedFields(head.fields, this.connection.tls);
-    const cert = forwardedCert({ how, sent: head.forwardedCert, peers: this.#peersCert() });
-    if (cert !== null) added.push(cert);
-    if (added.length > 0) head.fields = head.fields.concat(added);
-    if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
   }
 
   /** The peer's certificate as the app is told of it; one for all requests of the connection. */

@@ -3,7 +3,6 @@ import type { Route } from '../mesh/route.ts';
 import type { EgressListener } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
 import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
-import { addedFields } from './added-fields.ts';
 import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
@@ -27,10 +26,7 @@ export class OutboundHttp extends HttpSideBase {
 
   override judge(head: RequestHead, exchange: Exchange): LocalAnswer | null {
     this.#route = chooseRoute(this.path.snapshot, this.#listener, head.host);
-    // Both sidecars' logs then name the request alike.
-    const added = addedFields(head.fields, false);
-    if (added.length > 0) head.fields = head.fields.concat(added);
-    if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
+    this.addFields(head, exchange, null);
     if (this.#route !== null) {
       exchange.cluster = clusterName(this.#route);
       return null;

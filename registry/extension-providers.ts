@@ -277,10 +277,18 @@ export function routeOfProvider(
   service: string,
   port: number,
 ): Route | null {
+  const { namespace, host } = partsOfService(service);
+  const found = route(host, port);
+  return namespace === null || found?.service.namespace === namespace ? found : null;
+}
+
+/** A provider's `service`, `HOST` or `NS/HOST`, taken apart; null: of any namespace. */
+export function partsOfService(service: string): {
+  readonly namespace: string | null;
+  readonly host: string;
+} {
   const slash = service.indexOf('/');
-  const found = route(service.slice(slash + 1), port);
-  if (found === null || slash < 0 || found.service.namespace === service.slice(0, slash)) return found;
-  return null;
+  return { namespace: slash < 0 ? null : service.slice(0, slash), host: service.slice(slash + 1) };
 }
 
 /**

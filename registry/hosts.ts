@@ -1,5 +1,7 @@
 /** Host names as Istio compares them: exact, wildcard, most specific first, oldest first. */
+
 import { identityOf } from '../mesh/identity.ts';
+import { compareText } from '../mesh/text.ts';
 
 /** What orders resources of one kind: Istio's sortConfigByCreationTime. */
 export interface Aged {
@@ -16,11 +18,6 @@ export function byAge(a: Aged, b: Aged): number {
     compareText(a.name, b.name) ||
     compareText(a.namespace, b.namespace)
   );
-}
-
-/** By code unit, as Go's strings.Compare does for these names; no locale. */
-export function compareText(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 export function isWildcard(host: string): boolean {

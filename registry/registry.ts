@@ -1,8 +1,9 @@
 /** The registry: who defines a host, which workloads stand behind it, and who has an address or an identity. */
 import { selects } from '../mesh/schema.ts';
+import { compareText } from '../mesh/text.ts';
 import type { Workload } from '../mesh/workload.ts';
 import type { EndpointSlice } from './endpoint-slice.ts';
-import { compareText, isCoveredBy, isWildcard } from './hosts.ts';
+import { isCoveredBy, isWildcard } from './hosts.ts';
 import type { Pod } from './pod.ts';
 import type { ServiceEntry, ServicePort } from './service-entry.ts';
 

@@ -1,5 +1,5 @@
 /** Which services a client knows: those exported to its namespace that its Sidecar lets it see. */
-import { compareText } from './hosts.ts';
+import { compareText } from '../mesh/text.ts';
 import type { KnownHost } from './listeners.ts';
 import type { Registry, Service } from './registry.ts';
 import type { ServiceEntry } from './service-entry.ts';

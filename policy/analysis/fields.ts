@@ -1,6 +1,6 @@
 /** Goes through the lists of values in a rule, each with what it asks of and where it stands. */
 import type { FieldPath } from '../../mesh/resource.ts';
-import { asks, type Field, type Rule } from '../authorization-policy.ts';
+import { asks, type Field, type Rule, twinOf } from '../authorization-policy.ts';
 import { claimPath, headerName } from '../when-key.ts';
 
 /** What a list of values is about, whether a source, an operation or a condition asks it. */
@@ -107,7 +107,7 @@ export function listsOf(rule: Rule, index: number): readonly ValueList[] {
 function twins(topic: Topic, field: Field, at: FieldPath, name: string): ValueList[] {
   if (!asks(field)) return [];
   const { values, notValues } = field;
-  const twin = `not${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+  const twin = twinOf(name);
   const prefix = `${String(at.at(-3))}.${String(at.at(-1))}`;
   const lists: ValueList[] = [];
   if (values.length > 0) {

@@ -2,6 +2,7 @@
 import { finding } from '../../mesh/analysis.ts';
 import type { ExtAuthzProvider } from '../../mesh/ext-authz.ts';
 import type { FieldPath, Problem, Resource } from '../../mesh/resource.ts';
+import { partsOfService } from '../extension-providers.ts';
 import { portsOf, type RegistryCheck, rawAt, servicesOf } from './set.ts';
 
 /** A provider whose service nobody defines cannot be asked: what its policies match is denied. */
@@ -12,10 +13,10 @@ export const providerServices: RegistryCheck = (set) => {
   const problems: Problem[] = [];
   for (const provider of set.providers?.values() ?? []) {
     if (provider.fault !== null) continue;
-    const slash = provider.service.indexOf('/');
-    const namespace = slash < 0 ? null : provider.service.slice(0, slash);
-    const host = provider.service.slice(slash + 1).toLowerCase();
-    const services = servicesOf(set, host).filter((one) => namespace === null || one.namespace === namespace);
+    const { namespace, host } = partsOfService(provider.service);
+    const services = servicesOf(set, host.toLowerCase()).filter(
+      (one) => namespace === null || one.namespace === namespace,
+    );
     const path = pathOf(resource, provider);
     if (services.length === 0) {
       const message = `nothing defines ${provider.service}: provider ${provider.name} cannot be asked`;
