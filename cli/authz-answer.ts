@@ -2,7 +2,7 @@
 import type { Ask, Authorization, Decision, Nearest } from '../mesh/decision.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import { isObject } from '../mesh/schema.ts';
-import type { RequestHead } from '../proxy/http1/head.ts';
+import type { RequestHead } from '../proxy/http/head.ts';
 import { type JsonObject, RequestError, readCheckRequest, type Sidecar } from './authz-request.ts';
 import type { CheckTokens, TokenRefusal } from './authz-tokens.ts';
 import type { BadLine } from './line-splitter.ts';

@@ -9,10 +9,11 @@ import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
 import { parseCidr } from '../policy/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
-import { addedFields } from '../proxy/added-fields.ts';
-import { forwardedCert, peersCert } from '../proxy/forwarded-cert.ts';
-import { forwardedFor } from '../proxy/forwarded-for.ts';
-import { HeadError, parseRequest, type RequestHead } from '../proxy/http1/head.ts';
+import { addedFields } from '../proxy/http/added-fields.ts';
+import { forwardedCert, peersCert } from '../proxy/http/forwarded-cert.ts';
+import { forwardedFor } from '../proxy/http/forwarded-for.ts';
+import { HeadError, type RequestHead } from '../proxy/http/head.ts';
+import { parseRequest } from '../proxy/http1/head.ts';
 
 /** What is wrong with a request, for its answer. */
 export class RequestError extends Error {}

@@ -4,8 +4,8 @@ import { JwksStore } from '../providers/jwks.ts';
 import { tokenFaults } from '../providers/jwt.ts';
 import { claimsForPolicy } from '../providers/token-output.ts';
 import { createTokenVerifier } from '../providers/tokens.ts';
-import { badChange, changeFields, removeFields } from '../proxy/http1/change-fields.ts';
-import { isTarget, type RequestHead } from '../proxy/http1/head.ts';
+import { badChange, changeFields, removeFields } from '../proxy/http/change-fields.ts';
+import { isTarget, type RequestHead } from '../proxy/http/head.ts';
 
 /** Why a token was not taken. */
 export interface TokenRefusal {

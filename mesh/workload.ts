@@ -1,7 +1,12 @@
 /** What a workload is (a pod, a VM, a process), and the protocols its ports can speak. */
 
-/** `auto`: nobody declared it, so the first bytes decide. */
-export type Protocol = 'http' | 'tcp' | 'auto';
+/** `http2`: gRPC too; an upstream of such a port is spoken to in HTTP/2. `auto`: nobody declared it, so the first bytes decide. */
+export type Protocol = 'http' | 'http2' | 'tcp' | 'auto';
+
+/** True where HTTP, of whatever version, was declared: each request is judged on its own. */
+export function isHttp(protocol: Protocol): boolean {
+  return protocol === 'http' || protocol === 'http2';
+}
 
 /** A pod, VM or process as policy and registry see it. */
 export interface Workload {

@@ -17,7 +17,7 @@ import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
 import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
 import { type DialContext, UpstreamPool } from './dial.ts';
-import { HeldRoom } from './http1/held-body.ts';
+import { HeldRoom } from './http/held-body.ts';
 import { maskNearest, maskParams } from './mask.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';

@@ -4,8 +4,8 @@ import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
-import type { Exchange } from './http1/exchange.ts';
-import type { LocalAnswer } from './http1/local-answer.ts';
+import type { Exchange } from './http/exchange.ts';
+import type { LocalAnswer } from './http/local-answer.ts';
 
 /** Decides a request that external authorization and tokens let pass; null lets it go on. */
 export function decideRequest(

@@ -12,10 +12,10 @@ import type { DataPath, Explainer } from './data-path.ts';
 import { observe } from './decide.ts';
 import { detect, firstByteClass, looksLikeHttp } from './detect.ts';
 import { dial } from './dial.ts';
-import { checkRequestOf, providerOf } from './ext-authz-check.ts';
 import { FirstBytes } from './first-bytes.ts';
+import { checkRequestOf, providerOf } from './http/ext-authz-check.ts';
+import { InboundHttp } from './http/inbound-http.ts';
 import { HttpForwarder } from './http1/forward.ts';
-import { InboundHttp } from './inbound-http.ts';
 import { peerLabels } from './labels.ts';
 import { deniedBy } from './report.ts';
 import { pipeConnection, refuseConnection } from './tcp.ts';
@@ -257,7 +257,7 @@ class InboundConnection {
     const connection = this.#connection;
     const side = new InboundHttp(this.#path, connection, this.#listener.app, this.#peer);
     const forwarder = new HttpForwarder(connection, side);
-    side.forwarder = forwarder;
+    side.carrier = forwarder;
     connection.carrier = forwarder;
     connection.rejudge = () => this.#rejudge(false);
   }

@@ -9,8 +9,8 @@ import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
 import { detect, looksLikeHttp } from './detect.ts';
 import { FirstBytes } from './first-bytes.ts';
+import { OutboundHttp, outboundSeries } from './http/outbound-http.ts';
 import { HttpForwarder } from './http1/forward.ts';
-import { OutboundHttp, outboundSeries } from './outbound-http.ts';
 import { pipeConnection, refuseConnection } from './tcp.ts';
 
 /** Takes a socket the app opened to its end. */
@@ -81,7 +81,7 @@ class OutboundConnection {
     if (connection.closed) return;
     const side = new OutboundHttp(this.#path, connection, this.#listener);
     const forwarder = new HttpForwarder(connection, side);
-    side.forwarder = forwarder;
+    side.carrier = forwarder;
     connection.carrier = forwarder;
   }
 

@@ -4,7 +4,7 @@ import type { ConnectionEntry } from '../telemetry/access-log.ts';
 import type { Connection } from './connections.ts';
 import { type DataPath, type Explainer, type RefusalFacts, remoteOf } from './data-path.ts';
 import type { Upstream } from './dial.ts';
-import type { Exchange } from './http1/exchange.ts';
+import type { Exchange } from './http/exchange.ts';
 
 /** Reports a finished request. */
 export function reportExchange(

@@ -1,5 +1,5 @@
 /** Body readers: where a body ends, and what of it is passed on. A broken body is never turned into a clean end. */
-import type { Framing } from './head.ts';
+import type { Framing } from '../http/head.ts';
 
 /** Takes pieces of a body as they go on. */
 export type BodySink = (piece: Buffer) => void;

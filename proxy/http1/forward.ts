@@ -1,59 +1,23 @@
 /** Carries HTTP/1.1 between two byte streams: reads heads, asks its side to judge, passes bodies on. */
 import type { Duplex } from 'node:stream';
-import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
-import type { DialDone, Upstream } from '../dial.ts';
+import type { Upstream } from '../dial.ts';
+import { changeAnswer } from '../http/change-fields.ts';
+import { Exchange } from '../http/exchange.ts';
+import { HeadError, joinedValues, valuesOf } from '../http/head.ts';
+import { HeldBody, type HeldBounds } from '../http/held-body.ts';
+import { type LocalAnswer, writeLocalAnswer } from '../http/local-answer.ts';
+import type { HttpSide, RequestCarrier } from '../http/side.ts';
 import { BodyError, type BodyReader, bodyReader } from './body.ts';
-import { changeAnswer } from './change-fields.ts';
-import { Exchange } from './exchange.ts';
 import {
-  HeadError,
-  joinedValues,
-  type NormalizeTarget,
+  type Http1Request,
   parseRequest,
   parseResponse,
-  type RequestHead,
   type ResponseHead,
-  valuesOf,
   writeRequest,
   writeResponse,
 } from './head.ts';
-import { HeldBody, type HeldBounds } from './held-body.ts';
-import { type LocalAnswer, writeLocalAnswer } from './local-answer.ts';
-
-/** Null: let it pass. `pending`: `HttpForwarder.judged` is called later. */
-export type Judged = LocalAnswer | null | 'pending';
-
-/** What differs between the two sides of the data path: everything but HTTP itself. */
-export interface HttpSide {
-  readonly limits: Limits;
-  readonly normalize: NormalizeTarget;
-  /**
-   * Judges a request. May set `exchange`'s fields, and change the head: it goes on as it is then. While it is
-   * pending nothing of it goes on; `finished` tells where nobody waits for the answer any more.
-   */
-  judge(head: RequestHead, exchange: Exchange): Judged;
-  /**
-   * Finds an upstream for a judged request: one of the pool, or a new one where `fresh`.
-   * Calls back once, maybe at once.
-   */
-  reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
-  /** Takes back an upstream that can serve another exchange. */
-  release(upstream: Upstream): void;
-  /** The upstream of an exchange will not serve another. */
-  dropped(upstream: Upstream): void;
-  /** An exchange is over, answered or not. */
-  finished(exchange: Exchange): void;
-  /** The stop is under way: answers say so, and the connection ends with the one at hand. */
-  readonly draining: boolean;
-  /** What the connection waits for: a head that is half there, or a held body, has a shorter deadline than the rest. */
-  expect(what: Expected): void;
-  /** Something of ours threw: the connection is aborted next. */
-  broke(error: Error): void;
-}
-
-export type Expected = 'head' | 'held-body' | 'anything';
 
 type Phase = 'idle' | 'head' | 'judging' | 'dialling' | 'exchange' | 'closed';
 
@@ -70,7 +34,7 @@ const MAX_AHEAD = 65_536;
 const MAX_INTERIM = 10;
 
 /** One downstream connection that speaks HTTP/1.1, from its first byte to its last. */
-export class HttpForwarder implements Carrier {
+export class HttpForwarder implements Carrier, RequestCarrier {
   readonly #stream: Duplex;
   readonly #connection: Connection;
   readonly #side: HttpSide;
@@ -88,7 +52,7 @@ export class HttpForwarder implements Carrier {
   #stalled = false;
   #downstreamEnded = false;
   #exchange: Exchange | null = null;
-  #head: RequestHead | null = null;
+  #head: Http1Request | null = null;
   #requestBody: BodyReader = bodyReader({ kind: 'none' });
   #requestDone = true;
   /** What a judge wants to see of the body; read by `#consume` while it is not enough. */
@@ -257,7 +221,7 @@ export class HttpForwarder implements Carrier {
     this.#exchange = exchange;
     const text = this.#pending.toString('latin1', 0, end);
     this.#pending = this.#pending.subarray(end + 4);
-    let head: RequestHead;
+    let head: Http1Request;
     try {
       head = parseRequest(text, { maxFields: limits.maxHeadFields }, this.#side.normalize);
     } catch (error) {
@@ -271,7 +235,7 @@ export class HttpForwarder implements Carrier {
     return this.#phase !== ('closed' as Phase);
   }
 
-  #begin(head: RequestHead, exchange: Exchange): void {
+  #begin(head: Http1Request, exchange: Exchange): void {
     this.#side.expect('anything');
     this.#emptyLineSeen = false;
     this.#head = head;
@@ -329,7 +293,7 @@ export class HttpForwarder implements Carrier {
     this.#stream.write(CONTINUE, 'latin1');
   }
 
-  #proceed(head: RequestHead, exchange: Exchange, refusal: LocalAnswer | null): void {
+  #proceed(head: Http1Request, exchange: Exchange, refusal: LocalAnswer | null): void {
     this.#onHeld = null;
     if (refusal !== null) {
       // A client that waits for 100 (Continue) may never send the body: the connection cannot be kept.
@@ -341,7 +305,7 @@ export class HttpForwarder implements Carrier {
     this.#reach(head, exchange, false);
   }
 
-  #reach(head: RequestHead, exchange: Exchange, fresh: boolean): void {
+  #reach(head: Http1Request, exchange: Exchange, fresh: boolean): void {
     this.#side.reach(head, exchange, fresh, {
       connected: (upstream) => this.#connected(upstream, head, exchange),
       failed: (reason, detail) => {
@@ -352,7 +316,7 @@ export class HttpForwarder implements Carrier {
     });
   }
 
-  #connected(upstream: Upstream, head: RequestHead, exchange: Exchange): void {
+  #connected(upstream: Upstream, head: Http1Request, exchange: Exchange): void {
     if (this.#exchange !== exchange || this.#phase === 'closed') {
       // The downstream left meanwhile: nothing was sent, so the connection is as good as new.
       this.#side.release(upstream);

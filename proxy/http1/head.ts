@@ -1,32 +1,24 @@
 /** Strict reading and canonical writing of HTTP/1.1 heads (RFC 9112), requests and answers. */
-import type { RequestFacts } from '../../mesh/facts.ts';
-import type { Claims } from '../../mesh/tokens.ts';
+import {
+  BAD_TARGET,
+  type Field,
+  FORWARDED_CERT,
+  type Framing,
+  HeadError,
+  HOP_BY_HOP,
+  HOST,
+  joinedValues,
+  NEVER_NOMINATED,
+  type NormalizeTarget,
+  type RequestHead,
+  TOKEN,
+  valuesOf,
+  XFCC,
+} from '../http/head.ts';
 
-/** One header field as it will be passed on; `key` is the name in lower case. */
-export interface Field {
-  readonly name: string;
-  readonly key: string;
-  readonly value: string;
-}
-
-/** How a body's end is found (RFC 9112 §6.3). */
-export type Framing =
-  | { readonly kind: 'none' }
-  | { readonly kind: 'length'; readonly length: number }
-  | { readonly kind: 'chunked' }
-  | { readonly kind: 'close' };
-
-/** A request's head. Who judges it may change what is not readonly: what is judged next is what goes on. */
-export interface RequestHead extends RequestFacts {
-  path: string;
-  fields: readonly Field[];
-  /** Set once the token is verified. */
-  claims: Claims | null;
-  remoteIp: string | null;
+/** An HTTP/1 request's head. */
+export interface Http1Request extends RequestHead {
   readonly minor: 0 | 1;
-  /** What the downstream sent as X-Forwarded-Client-Cert, joined; never among `fields`. Null where it sent none. */
-  readonly forwardedCert: string | null;
-  readonly framing: Framing;
   /** The downstream wants the connection kept after the answer. */
   readonly keepAlive: boolean;
   readonly expectsContinue: boolean;
@@ -41,47 +33,21 @@ export interface ResponseHead {
   readonly keepAlive: boolean;
 }
 
-/** Why a head was refused: the status to answer with (requests), and what was wrong. */
-export class HeadError extends Error {
-  readonly status: 400 | 404 | 405 | 431 | 505;
-  constructor(status: 400 | 404 | 405 | 431 | 505, message: string) {
-    super(message);
-    this.status = status;
-  }
-}
-
-const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 9110 §5.5 forbids exactly these in a value
 const BAD_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
-const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
-const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
-const HOST = /^(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 const DIGITS = /^[0-9]{1,16}$/;
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
-
-/** Fields that end at each hop (RFC 9110 §7.6.1) besides those that Connection nominates. */
-const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-connection', 'te', 'upgrade', 'trailer']);
-/** Nomination never removes these: the message would change its meaning or its author. */
-const NEVER_NOMINATED = new Set(['host', 'content-length', 'transfer-encoding', 'authorization']);
-/** The identity header is ours alone; apps that map `_` to `-` must not be fooled either. */
-const XFCC = /^x[-_]forwarded[-_]client[-_]cert$/;
-export const FORWARDED_CERT = 'x-forwarded-client-cert';
-/** What makes a message's framing, its addressee or its author: nobody we ask may change these. */
-const NEVER_CHANGED = new Set([...HOP_BY_HOP, 'host', 'content-length', 'transfer-encoding', 'expect']);
 
 interface HeadBounds {
   readonly maxFields: number;
 }
-
-/** Normalizes a request target to what is matched and forwarded; null refuses it. */
-export type NormalizeTarget = (target: string) => string | null;
 
 /**
  * Parses a request head, without its final empty line.
  * @param text the head as latin1, CRLF between lines
  * @throws HeadError naming what was wrong
  */
-export function parseRequest(text: string, bounds: HeadBounds, normalize: NormalizeTarget): RequestHead {
+export function parseRequest(text: string, bounds: HeadBounds, normalize: NormalizeTarget): Http1Request {
   const lines = text.split('\r\n');
   const parts = (lines[0] ?? '').split(' ');
   const [method = '', target = '', version = ''] = parts;
@@ -96,7 +62,7 @@ export function parseRequest(text: string, bounds: HeadBounds, normalize: Normal
   const framing = requestFraming(fields, minor);
   const connection = listOfValues(fields, 'connection');
   const forwarded = passedOn(fields, connection);
-  const head: RequestHead = {
+  const head: Http1Request = {
     method,
     minor,
     path,
@@ -109,6 +75,9 @@ export function parseRequest(text: string, bounds: HeadBounds, normalize: Normal
     expectsContinue:
       minor === 1 && (single(fields, 'expect', 'Expect') ?? '').toLowerCase() === '100-continue',
     headerValues: (name) => valuesOf(head.fields, name),
+    add: (field) => {
+      head.fields = [...head.fields, field];
+    },
     claims: null,
     remoteIp: null,
   };
@@ -261,37 +230,6 @@ function listOfValues(fields: readonly Field[], key: string): readonly string[] 
     if (field.key === key) for (const part of field.value.split(',')) list.push(part.trim().toLowerCase());
   }
   return list;
-}
-
-/** All values of a field, each alone, in order. */
-export function valuesOf(fields: readonly Field[], key: string): readonly string[] {
-  const values: string[] = [];
-  for (const field of fields) if (field.key === key) values.push(field.value);
-  return values;
-}
-
-/** All values of a field as one, the way Envoy joins repeated ones; null where it is absent. */
-export function joinedValues(fields: readonly Field[], key: string): string | null {
-  let joined: string | null = null;
-  for (const field of fields) {
-    if (field.key === key) joined = joined === null ? field.value : `${joined},${field.value}`;
-  }
-  return joined;
-}
-
-/** True where a name and a value may stand in a head as they are: one character a byte, no control characters. */
-export function isField(name: string, value: string): boolean {
-  return TOKEN.test(name) && VALUE.test(value);
-}
-
-/** True where a target may stand in a request line as it is. */
-export function isTarget(target: string): boolean {
-  return target.startsWith('/') && !BAD_TARGET.test(target);
-}
-
-/** @param key a name in lower case */
-export function mayChange(key: string): boolean {
-  return !NEVER_CHANGED.has(key) && !XFCC.test(key) && !key.startsWith(':');
 }
 
 /** The fields that go on to the other side: no hop-by-hop field, no XFCC, framing once. */

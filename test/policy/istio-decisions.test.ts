@@ -12,10 +12,11 @@ import type { Claims } from '../../mesh/tokens.ts';
 import { decodeAuthorizationPolicy } from '../../policy/authorization-policy.ts';
 import { compileAuthorization } from '../../policy/authorize.ts';
 import { normalizeTarget } from '../../policy/path.ts';
-import { addedFields } from '../../proxy/added-fields.ts';
-import { forwardedCert, peersCert } from '../../proxy/forwarded-cert.ts';
-import { forwardedFor } from '../../proxy/forwarded-for.ts';
-import { HeadError, parseRequest, type RequestHead } from '../../proxy/http1/head.ts';
+import { addedFields } from '../../proxy/http/added-fields.ts';
+import { forwardedCert, peersCert } from '../../proxy/http/forwarded-cert.ts';
+import { forwardedFor } from '../../proxy/http/forwarded-for.ts';
+import { HeadError, type RequestHead } from '../../proxy/http/head.ts';
+import { parseRequest } from '../../proxy/http1/head.ts';
 import { decodeMeshConfig } from '../../registry/mesh-config.ts';
 import { mesh as defaults, resource } from './helper.ts';
 

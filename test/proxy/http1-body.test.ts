@@ -1,7 +1,7 @@
 /** Where bodies end, the same in any split of the same bytes; a broken one never ends clean. */
 import t from 'tap';
+import type { Framing } from '../../proxy/http/head.ts';
 import { BodyError, bodyReader } from '../../proxy/http1/body.ts';
-import type { Framing } from '../../proxy/http1/head.ts';
 import { seededRandom } from './client-hello.ts';
 
 interface Outcome {

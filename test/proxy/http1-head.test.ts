@@ -1,13 +1,8 @@
 /** Strict heads (RFC 9112): what is refused, what is rebuilt, and that nothing hostile is passed on as it came. */
 import t from 'tap';
 import { normalizeTarget } from '../../policy/path.ts';
-import {
-  HeadError,
-  parseRequest,
-  parseResponse,
-  writeRequest,
-  writeResponse,
-} from '../../proxy/http1/head.ts';
+import { HeadError } from '../../proxy/http/head.ts';
+import { parseRequest, parseResponse, writeRequest, writeResponse } from '../../proxy/http1/head.ts';
 
 const bounds = { maxFields: 100 };
 const base = (target: string): string | null => normalizeTarget(target, 'BASE');

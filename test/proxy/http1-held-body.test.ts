@@ -1,8 +1,8 @@
 /** A body held back: kept once whatever it was cut into, bounded alone and together, passed on framed. */
 import t from 'tap';
+import type { Framing } from '../../proxy/http/head.ts';
+import { HeldBody, HeldRoom } from '../../proxy/http/held-body.ts';
 import { type BodyReader, bodyReader } from '../../proxy/http1/body.ts';
-import type { Framing } from '../../proxy/http1/head.ts';
-import { HeldBody, HeldRoom } from '../../proxy/http1/held-body.ts';
 
 const CHUNKED: Framing = { kind: 'chunked' };
 

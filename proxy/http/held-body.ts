@@ -1,5 +1,5 @@
 /** The beginning of a request's body, held back until somebody who wants to see it has judged the request. */
-import { type BodyReader, bodyReader, frameChunk } from './body.ts';
+import { type BodyReader, bodyReader, frameChunk } from '../http1/body.ts';
 import type { Framing } from './head.ts';
 
 /** The bytes that all connections together may hold back. */

@@ -1,21 +1,21 @@
 /** The inbound side of an HTTP connection: each request judged, then handed to the app with its caller's identity. */
-import type { Decision, Nearest } from '../mesh/decision.ts';
-import type { Identity } from '../mesh/identity.ts';
-import type { AppAddress, Snapshot } from '../mesh/snapshot.ts';
-import type { Connection } from './connections.ts';
-import type { DataPath } from './data-path.ts';
-import { decideRequest, observe } from './decide.ts';
-import type { DialDone, Upstream } from './dial.ts';
+import type { Decision, Nearest } from '../../mesh/decision.ts';
+import type { Identity } from '../../mesh/identity.ts';
+import type { AppAddress, Snapshot } from '../../mesh/snapshot.ts';
+import type { Connection } from '../connections.ts';
+import type { DataPath } from '../data-path.ts';
+import { decideRequest, observe } from '../decide.ts';
+import type { DialDone, Upstream } from '../dial.ts';
+import { maskParams } from '../mask.ts';
+import type { VerifiedPeer } from '../verify-peer.ts';
+import type { Exchange } from './exchange.ts';
 import { forwardedCert, peersCert } from './forwarded-cert.ts';
 import { forwardedFor } from './forwarded-for.ts';
-import { HttpSideBase } from './http-side.ts';
-import type { Exchange } from './http1/exchange.ts';
-import type { Judged } from './http1/forward.ts';
-import type { Field, RequestHead } from './http1/head.ts';
-import type { LocalAnswer } from './http1/local-answer.ts';
+import type { Field, RequestHead } from './head.ts';
 import { Judgement } from './judgement.ts';
-import { maskParams } from './mask.ts';
-import type { VerifiedPeer } from './verify-peer.ts';
+import type { LocalAnswer } from './local-answer.ts';
+import type { Judged } from './side.ts';
+import { HttpSideBase } from './side-base.ts';
 
 export class InboundHttp extends HttpSideBase {
   readonly #app: AppAddress;
@@ -37,12 +37,12 @@ export class InboundHttp extends HttpSideBase {
   }
 
   override judge(head: RequestHead, exchange: Exchange): Judged {
-    const { path, connection, forwarder } = this;
+    const { path, connection, carrier } = this;
     const { snapshot, verifier } = path;
     const { facts } = connection;
     exchange.series = connection.series;
     exchange.cluster = connection.cluster;
-    if (snapshot === null || facts === null || forwarder === null) return DENIED_WITHOUT_SNAPSHOT;
+    if (snapshot === null || facts === null || carrier === null) return DENIED_WITHOUT_SNAPSHOT;
     this.#head = head;
     this.#snapshot = snapshot;
     if (exchange.forwardedFor !== '') head.remoteIp = forwardedFor(head.fields);
@@ -66,7 +66,7 @@ export class InboundHttp extends HttpSideBase {
       verifier,
       head,
       exchange,
-      forwarder,
+      carrier,
     });
     this.#judgement = judgement;
     return judgement.start(asked);

@@ -1,6 +1,6 @@
 /** X-Forwarded-Client-Cert as policy and app get it: Envoy's `forward_client_cert_details`. */
-import type { ForwardedClientCert } from '../mesh/snapshot.ts';
-import { type Field, FORWARDED_CERT } from './http1/head.ts';
+import type { ForwardedClientCert } from '../../mesh/snapshot.ts';
+import { type Field, FORWARDED_CERT } from './head.ts';
 
 /** What the network sent is out of the head already, as SANITIZE has it: this is what comes in its place. */
 export interface CertFacts {

@@ -1,6 +1,6 @@
 /** The original client's address as X-Forwarded-For tells it. */
 import { isIP } from 'node:net';
-import type { Field } from './http1/head.ts';
+import type { Field } from './head.ts';
 
 /**
  * Envoy's rule for `use_remote_address: false` without trusted hops, which is what Istio gives a sidecar's inbound

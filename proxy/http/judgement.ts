@@ -1,20 +1,20 @@
 /** Judges one inbound request that policy alone cannot: external authorization, tokens, then DENY and ALLOW. */
-import type { Ask, Decision } from '../mesh/decision.ts';
-import type { CheckAnswer, ExtAuthzProvider } from '../mesh/ext-authz.ts';
-import type { ConnectionFacts } from '../mesh/facts.ts';
-import type { Snapshot } from '../mesh/snapshot.ts';
-import type { TokenVerdict, TokenVerifier } from '../mesh/tokens.ts';
-import type { Connection } from './connections.ts';
-import type { DataPath } from './data-path.ts';
-import { decideRequest, denied, observe } from './decide.ts';
+import type { Ask, Decision } from '../../mesh/decision.ts';
+import type { CheckAnswer, ExtAuthzProvider } from '../../mesh/ext-authz.ts';
+import type { ConnectionFacts } from '../../mesh/facts.ts';
+import type { Snapshot } from '../../mesh/snapshot.ts';
+import type { TokenVerdict, TokenVerifier } from '../../mesh/tokens.ts';
+import type { Connection } from '../connections.ts';
+import type { DataPath } from '../data-path.ts';
+import { decideRequest, denied, observe } from '../decide.ts';
+import { maskParams } from '../mask.ts';
+import { badChange, changeFields, removeFields } from './change-fields.ts';
+import type { Exchange } from './exchange.ts';
 import { checkRequestOf, providerOf } from './ext-authz-check.ts';
-import { badChange, changeFields, removeFields } from './http1/change-fields.ts';
-import type { Exchange } from './http1/exchange.ts';
-import type { HttpForwarder, Judged } from './http1/forward.ts';
-import { isTarget, type RequestHead } from './http1/head.ts';
-import type { HeldBody } from './http1/held-body.ts';
-import type { LocalAnswer } from './http1/local-answer.ts';
-import { maskParams } from './mask.ts';
+import { isTarget, type RequestHead } from './head.ts';
+import type { HeldBody } from './held-body.ts';
+import type { LocalAnswer } from './local-answer.ts';
+import type { Judged, RequestCarrier } from './side.ts';
 
 /** What a judgement rests on from its first step to its last, however long they take. */
 export interface Judging {
@@ -26,7 +26,7 @@ export interface Judging {
   readonly verifier: TokenVerifier | null;
   readonly head: RequestHead;
   readonly exchange: Exchange;
-  readonly forwarder: HttpForwarder;
+  readonly carrier: RequestCarrier;
 }
 
 /**
@@ -51,7 +51,7 @@ export class Judgement {
 
   /** @param asked what the CUSTOM policies say of the request */
   start(asked: Ask | Decision | null): Judged {
-    const { exchange, head, forwarder, path, snapshot } = this.#judging;
+    const { exchange, head, carrier, path, snapshot } = this.#judging;
     if (asked === null) return this.#verify();
     const provider = 'provider' in asked ? providerOf(snapshot, asked) : asked;
     if ('allowed' in provider) {
@@ -67,9 +67,9 @@ export class Judgement {
     const maxBytes = Math.min(requestBody.maxRequestBytes, path.limits.maxHeldBody);
     const partial = requestBody.allowPartialMessage;
     if (!partial && head.framing.kind === 'length' && head.framing.length > maxBytes) return TOO_LARGE;
-    forwarder.hold({ maxBytes, partial, room: path.heldRoom }, (body) => {
-      if (body.crowdedOut) forwarder.judged(exchange, NO_ROOM);
-      else if (body.tooLong) forwarder.judged(exchange, TOO_LARGE);
+    carrier.hold({ maxBytes, partial, room: path.heldRoom }, (body) => {
+      if (body.crowdedOut) carrier.judged(exchange, NO_ROOM);
+      else if (body.tooLong) carrier.judged(exchange, TOO_LARGE);
       else this.#check(provider, body);
     });
     return 'pending';
@@ -171,7 +171,7 @@ export class Judgement {
 
   /** Goes on after a wait, unless there is nobody left to answer. */
   #settle(step: () => Judged): void {
-    const { forwarder, exchange, path } = this.#judging;
+    const { carrier, exchange, path } = this.#judging;
     if (this.#abandoned) return;
     let judged: Judged;
     try {
@@ -181,7 +181,7 @@ export class Judgement {
       path.log.error({ error: (error as Error).stack }, 'a request could not be judged: fault of ours');
       judged = BROKEN;
     }
-    if (judged !== 'pending') forwarder.judged(exchange, judged);
+    if (judged !== 'pending') carrier.judged(exchange, judged);
   }
 }
 

@@ -1,6 +1,6 @@
 /** The fields that each request has by the time policy sees it, whether the downstream sent them or not. */
 import { randomUUID } from 'node:crypto';
-import type { Field } from './http1/head.ts';
+import type { Field } from './head.ts';
 
 const PROTO = 'x-forwarded-proto';
 const REQUEST_ID = 'x-request-id';

@@ -1,17 +1,17 @@
 /** The outbound side of an HTTP connection: each request routed by the registry and carried over mTLS. */
-import type { Route } from '../mesh/route.ts';
-import type { EgressListener } from '../mesh/snapshot.ts';
-import type { Workload } from '../mesh/workload.ts';
-import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
-import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
-import type { Connection } from './connections.ts';
-import type { DataPath } from './data-path.ts';
-import type { DialDone, Upstream } from './dial.ts';
-import { HttpSideBase } from './http-side.ts';
-import type { Exchange } from './http1/exchange.ts';
-import type { RequestHead } from './http1/head.ts';
-import type { LocalAnswer } from './http1/local-answer.ts';
-import { peerLabels } from './labels.ts';
+import type { Route } from '../../mesh/route.ts';
+import type { EgressListener } from '../../mesh/snapshot.ts';
+import type { Workload } from '../../mesh/workload.ts';
+import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
+import { chooseRoute, clusterName, reachEndpoint } from '../choose-route.ts';
+import type { Connection } from '../connections.ts';
+import type { DataPath } from '../data-path.ts';
+import type { DialDone, Upstream } from '../dial.ts';
+import { peerLabels } from '../labels.ts';
+import type { Exchange } from './exchange.ts';
+import type { RequestHead } from './head.ts';
+import type { LocalAnswer } from './local-answer.ts';
+import { HttpSideBase } from './side-base.ts';
 
 export class OutboundHttp extends HttpSideBase {
   readonly #listener: EgressListener;

@@ -1,21 +1,21 @@
 /** What both HTTP sides share: limits, deadlines, the pool, and the report of each exchange. */
-import type { Nearest } from '../mesh/decision.ts';
-import type { Limits } from '../mesh/limits.ts';
-import { normalizeTarget } from '../policy/path.ts';
+import type { Nearest } from '../../mesh/decision.ts';
+import type { Limits } from '../../mesh/limits.ts';
+import { normalizeTarget } from '../../policy/path.ts';
+import type { Connection } from '../connections.ts';
+import type { DataPath, Explainer } from '../data-path.ts';
+import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from '../dial.ts';
+import { reportExchange } from '../report.ts';
 import { addedFields } from './added-fields.ts';
-import type { Connection } from './connections.ts';
-import type { DataPath, Explainer } from './data-path.ts';
-import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from './dial.ts';
-import type { Exchange } from './http1/exchange.ts';
-import type { Expected, HttpForwarder, HttpSide, Judged } from './http1/forward.ts';
-import type { Field, RequestHead } from './http1/head.ts';
-import { reportExchange } from './report.ts';
+import type { Exchange } from './exchange.ts';
+import type { Field, RequestHead } from './head.ts';
+import type { Expected, HttpSide, Judged, RequestCarrier } from './side.ts';
 
 export abstract class HttpSideBase implements HttpSide, Explainer {
   readonly path: DataPath;
   readonly connection: Connection;
-  /** Set right after birth: side and forwarder need each other. */
-  forwarder: HttpForwarder | null = null;
+  /** Set right after birth: side and carrier need each other. */
+  carrier: RequestCarrier | null = null;
 
   constructor(path: DataPath, connection: Connection) {
     this.path = path;
@@ -46,7 +46,7 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
 
   expect(what: Expected): void {
     const { limits } = this.path;
-    const expired = (): void => this.forwarder?.timedOut();
+    const expired = (): void => this.carrier?.timedOut();
     if (what === 'head') this.connection.expire(limits.requestHeadTimeout, expired);
     else if (what === 'held-body') this.connection.expireIdle(limits.handshakeTimeout, expired);
     else this.connection.expireIdle(limits.idleTimeout, expired);

@@ -1,13 +1,13 @@
 /** What an external authorizer is told, which one is asked, and how it is reached. */
-import type { Ask, Decision } from '../mesh/decision.ts';
-import type { CheckRequest, ExtAuthzProvider } from '../mesh/ext-authz.ts';
-import type { ConnectionFacts } from '../mesh/facts.ts';
-import type { Snapshot } from '../mesh/snapshot.ts';
-import type { Connection } from './connections.ts';
-import type { DataPath } from './data-path.ts';
-import type { Exchange } from './http1/exchange.ts';
-import type { RequestHead } from './http1/head.ts';
-import type { HeldBody } from './http1/held-body.ts';
+import type { Ask, Decision } from '../../mesh/decision.ts';
+import type { CheckRequest, ExtAuthzProvider } from '../../mesh/ext-authz.ts';
+import type { ConnectionFacts } from '../../mesh/facts.ts';
+import type { Snapshot } from '../../mesh/snapshot.ts';
+import type { Connection } from '../connections.ts';
+import type { DataPath } from '../data-path.ts';
+import type { Exchange } from './exchange.ts';
+import type { RequestHead } from './head.ts';
+import type { HeldBody } from './held-body.ts';
 
 /**
  * The provider to ask; a denial where it cannot be used, whatever its failOpen says: Istio then turns the

@@ -1,0 +1,56 @@
+/** The seam between carrying HTTP and judging it: a carrier (HTTP/1 or HTTP/2) on one hand, a side (inbound or outbound) on the other. */
+import type { Limits } from '../../mesh/limits.ts';
+import type { DialDone, Upstream } from '../dial.ts';
+import type { Exchange } from './exchange.ts';
+import type { NormalizeTarget, RequestHead } from './head.ts';
+import type { HeldBody, HeldBounds } from './held-body.ts';
+import type { LocalAnswer } from './local-answer.ts';
+
+/** Null: let it pass. `pending`: `RequestCarrier.judged` is called later. */
+export type Judged = LocalAnswer | null | 'pending';
+
+/** Whoever carries a request, as its judge sees it. */
+export interface RequestCarrier {
+  /**
+   * Holds the body of the request under judgement back until there is enough of it to judge by. Called by `judge`.
+   * @param done called once, later, unless the request is over before
+   */
+  hold(bounds: HeldBounds, done: (body: HeldBody) => void): void;
+  /**
+   * Tells what became of a pending judgement. Safe to call when nobody waits for it any more.
+   * @param answer null lets the request pass
+   */
+  judged(exchange: Exchange, answer: LocalAnswer | null): void;
+  /** A deadline set by `HttpSide.expect` passed. */
+  timedOut(): void;
+}
+
+/** What differs between the two sides of the data path: everything but HTTP itself. */
+export interface HttpSide {
+  readonly limits: Limits;
+  readonly normalize: NormalizeTarget;
+  /**
+   * Judges a request. May set `exchange`'s fields, and change the head: it goes on as it is then. While it is
+   * pending nothing of it goes on; `finished` tells where nobody waits for the answer any more.
+   */
+  judge(head: RequestHead, exchange: Exchange): Judged;
+  /**
+   * Finds an upstream for a judged request: one of the pool, or a new one where `fresh`.
+   * Calls back once, maybe at once.
+   */
+  reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
+  /** Takes back an upstream that can serve another exchange. */
+  release(upstream: Upstream): void;
+  /** The upstream of an exchange will not serve another. */
+  dropped(upstream: Upstream): void;
+  /** An exchange is over, answered or not. */
+  finished(exchange: Exchange): void;
+  /** The stop is under way: answers say so, and the connection ends with the one at hand. */
+  readonly draining: boolean;
+  /** What the connection waits for: a head that is half there, or a held body, has a shorter deadline than the rest. */
+  expect(what: Expected): void;
+  /** Something of ours threw: the connection is aborted next. */
+  broke(error: Error): void;
+}
+
+export type Expected = 'head' | 'held-body' | 'anything';
