@@ -16,11 +16,12 @@ import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
 import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
-import { type DialContext, UpstreamPool } from './dial.ts';
+import type { DialContext } from './dial.ts';
 import { HeldRoom } from './http/held-body.ts';
 import { maskNearest, maskParams } from './mask.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
+import { UpstreamPool } from './upstream-pool.ts';
 
 export interface DataPathOptions {
   readonly limits: Limits;
