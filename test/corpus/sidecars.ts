@@ -1,0 +1,175 @@
+/** The sidecars of the corpus, in this process: an inbound one, an outbound one, and the two behind each other. */
+import { type AddressInfo, createServer, type Socket } from 'node:net';
+import { pino } from 'pino';
+import type { Test } from 'tap';
+import { checkCredentials } from '../../ca-client/check.ts';
+import { splitCertificates } from '../../ca-client/pem.ts';
+import { parseDocuments } from '../../config/documents.ts';
+import { compileSnapshot } from '../../config/snapshot.ts';
+import type { Credentials } from '../../mesh/credentials.ts';
+import { limitsWith } from '../../mesh/limits.ts';
+import { problemLine } from '../../mesh/resource.ts';
+import type { Route } from '../../mesh/route.ts';
+import type { Snapshot } from '../../mesh/snapshot.ts';
+import { DataPath } from '../../proxy/data-path.ts';
+import { serveInbound } from '../../proxy/inbound.ts';
+import { serveOutbound } from '../../proxy/outbound.ts';
+import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
+import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
+import type { Setup } from './case.ts';
+import type { Enter, Entrance } from './play.ts';
+
+/** Denied: by path, by method, by a header, by host; everything else passes. */
+const RESOURCES = `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: app, namespace: shop}
+spec:
+  hosts: [app.test]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1, serviceAccount: orders}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: denied, namespace: shop}
+spec:
+  selector: {matchLabels: {app: orders}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: ["/admin*"]}}]
+  - to: [{operation: {methods: ["PURGE"]}}]
+  - to: [{operation: {hosts: ["denied.test", "denied.test:*"]}}]
+  - when: [{key: "request.headers[x-denied]", values: ["yes"]}]
+`;
+
+export interface Sidecars {
+  readonly enter: Readonly<Record<Setup, Enter>>;
+  /** Faults of the data path's own, logged as errors. */
+  readonly errors: readonly string[];
+}
+
+/** Starts them; they end with the test. */
+export async function sidecars(t: Test): Promise<Sidecars> {
+  const errors: string[] = [];
+  const ca = await TestCa.create();
+  const inbound = dataPath(t, await credentials(ca, 'orders'), errors);
+  inbound.applySnapshot(snapshotOf('orders'));
+  const outbound = dataPath(t, await credentials(ca, 'web'), errors);
+  const ports = new Map<string, { port: number; tls: boolean }>();
+  const snapshot = snapshotOf('web');
+  const known = snapshot.route('app.test', 80);
+  if (known === null) throw new Error('no route');
+  outbound.applySnapshot({ ...snapshot, route: (host) => routed(known, ports.get(host) ?? null) });
+
+  const enterInbound: Enter = (appPort) =>
+    entrance((socket) =>
+      serveInbound(
+        inbound,
+        { port: 8080, protocol: 'http', app: { host: '127.0.0.1', port: appPort } },
+        socket,
+      ),
+    );
+  let hosts = 0;
+  const enterOutbound = async (port: number, tls: boolean): Promise<Entrance> => {
+    const host = `h${hosts++}.test`;
+    ports.set(host, { port, tls });
+    const opened = await entrance((socket) =>
+      serveOutbound(outbound, { bind: '127.0.0.1', port: 80, protocol: 'http', hosts: [host] }, socket),
+    );
+    return {
+      port: opened.port,
+      close: () => {
+        opened.close();
+        ports.delete(host);
+      },
+    };
+  };
+  return {
+    errors,
+    enter: {
+      inbound: enterInbound,
+      outbound: (appPort) => enterOutbound(appPort, false),
+      pair: async (appPort) => {
+        const behind = await enterInbound(appPort);
+        const before = await enterOutbound(behind.port, true);
+        return {
+          port: before.port,
+          close: () => {
+            before.close();
+            behind.close();
+          },
+        };
+      },
+    },
+  };
+}
+
+/** The known route, with its endpoint at that port. */
+function routed(route: Route, to: { port: number; tls: boolean } | null): Route | null {
+  if (to === null) return null;
+  const mode = to.tls ? 'ISTIO_MUTUAL' : 'DISABLE';
+  const tls = {
+    ...route.tls,
+    mode,
+    sni: 'outbound_.80_._.app.test',
+    expectedIdentities: [spiffe('shop', 'orders')],
+  } as const;
+  const endpoints = [{ address: '127.0.0.1', port: to.port, tls: mode, weight: 1, workload: null }] as const;
+  return { ...route, tls, endpoints };
+}
+
+async function entrance(serve: (socket: Socket) => void): Promise<Entrance> {
+  const server = createServer({ allowHalfOpen: true, noDelay: true }, serve);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return { port: (server.address() as AddressInfo).port, close: () => server.close() };
+}
+
+async function credentials(ca: TestCa, account: string): Promise<Credentials> {
+  const { cert, key, ca: root } = await ca.leaf(spiffe('shop', account));
+  return checkCredentials({
+    chain: splitCertificates(cert, 'chain'),
+    keyPem: key,
+    roots: splitCertificates(root, 'root'),
+    origin: 'test',
+    expected: null,
+    now: Date.now(),
+  });
+}
+
+function dataPath(t: Test, own: Credentials, errors: string[]): DataPath {
+  const log = pino(
+    { level: 'error' },
+    { write: (line: string) => void errors.push(String((JSON.parse(line) as { error: unknown }).error)) },
+  );
+  const path = new DataPath({
+    limits: limitsWith({ idleTimeout: 20_000 }),
+    log,
+    metrics: new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' }),
+    accessLog: null,
+    readTlsFiles: () => {
+      throw new Error('no files here');
+    },
+    names: { version: 0, known: () => null, resolve: (_name, done) => done.unresolved('ENOTFOUND') },
+    verifierOf: () => ({ verify: () => Promise.reject(new Error('nobody asks')) }),
+    extAuthz: { check: () => Promise.reject(new Error('nobody asks')) },
+  });
+  path.applyCredentials(own);
+  t.teardown(() => path.stop());
+  return path;
+}
+
+function snapshotOf(app: string): Snapshot {
+  const { resources, problems } = parseDocuments(RESOURCES, 'corpus.yaml');
+  const { snapshot, problems: all } = compileSnapshot({
+    resources,
+    problems,
+    workload: { namespace: 'shop', name: app, labels: new Map([['app', app]]), serviceAccount: app },
+    overrides: {},
+    intercept: 'none',
+    generation: 1,
+  });
+  if (snapshot === null) throw new Error(all.map(problemLine).join('\n'));
+  return snapshot;
+}
