@@ -5,6 +5,7 @@ import type { TLSSocket } from 'node:tls';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { Identity } from '../mesh/identity.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
+import type { LoggedConnection } from '../telemetry/access-record.ts';
 import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
 
 export type Direction = 'inbound' | 'outbound';
@@ -49,6 +50,9 @@ export class Connection {
   sni: string | null = null;
   tls = false;
   series: PeerSeries | null = null;
+  /** What the log says of it whatever it carries, made for the identity `loggedAs` of ours; null: nothing yet. */
+  logged: LoggedConnection | null = null;
+  loggedAs: Identity | null = null;
   /** Istio's cluster name, for the log: `outbound|9080||host`, `inbound|8080||`. */
   cluster = '';
   /** Host and port of our end, for the log. */

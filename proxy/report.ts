@@ -1,9 +1,15 @@
 /** What is over goes here: one access log line, the metrics, and the refusal where there was one. */
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
-import type { ConnectionEntry } from '../telemetry/access-log.ts';
+import {
+  type AccessRecord,
+  connectionRecord,
+  LoggedConnection,
+  LoggedUpstream,
+  NO_HEADERS,
+} from '../telemetry/access-record.ts';
 import type { Connection } from './connections.ts';
 import { type DataPath, type Explainer, type RefusalFacts, remoteOf } from './data-path.ts';
-import type { Upstream } from './dial.ts';
+import type { Reached } from './dial.ts';
 import type { Exchange } from './http/exchange.ts';
 
 /** Reports a finished request. */
@@ -13,19 +19,20 @@ export function reportExchange(
   exchange: Exchange,
   explainer: Explainer,
 ): void {
-  const { decision } = exchange;
+  const { decision, grpcStatus } = exchange;
   const reason = exchange.reason ?? connection.refusal?.reason ?? null;
   const durationMs = performance.now() - exchange.startedTick;
   const flags = flagsOf(connection, reason);
   const policy =
     decision === null || decision.allowed ? exchange.policy : deniedBy(decision.policy, decision.missed);
   exchange.series?.request(
-    'http',
+    exchange.grpc ? 'grpc' : 'http',
     exchange.status,
     flags,
     durationMs,
     exchange.requestHeadBytes + exchange.requestBodyBytes,
     exchange.responseHeadBytes + exchange.responseBodyBytes,
+    grpcStatus === null ? '' : String(grpcStatus),
   );
   if (exchange.reason !== null)
     path.refused(connection, exchange.reason, {
@@ -35,53 +42,136 @@ export function reportExchange(
       explainer,
     });
   if (path.accessLog === null) return;
-  const served = exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
-  path.accessLog.request({
-    ...connectionEntry(path, connection),
-    startTime: exchange.startedAt,
-    durationMs: Math.round(durationMs),
-    bytesReceived: exchange.requestBodyBytes,
-    bytesSent: exchange.responseBodyBytes,
-    responseFlags: flags,
-    upstreamTransportFailureReason: transportFailure(reason, exchange.detail),
-    upstreamHost: exchange.upstreamAddress || null,
-    upstreamLocalAddress: exchange.upstreamLocalAddress || null,
-    upstreamCluster: exchange.cluster || null,
-    destinationPrincipal: destination(path, connection, exchange.upstreamPrincipal),
-    policy: decision?.allowed === true ? decision.policy : policy,
-    reason,
-    method: exchange.method || null,
-    path: exchange.path || null,
-    protocol: exchange.protocol,
-    responseCode: exchange.status,
-    responseCodeDetails: details(exchange, reason),
-    upstreamServiceTime: served === null ? null : Math.round(served),
-    xForwardedFor: exchange.forwardedFor || null,
-    userAgent: exchange.userAgent || null,
-    requestId: exchange.requestId || null,
-    authority: exchange.authority || null,
-  });
+  const record = recordOf(path, connection, exchange.upstream, exchange.cluster, true);
+  record.startTime = exchange.startedAt;
+  record.durationMs = durationMs;
+  record.bytesReceived = exchange.requestBodyBytes;
+  record.bytesSent = exchange.responseBodyBytes;
+  record.responseFlags = flags;
+  record.connectionTerminationDetails = null;
+  record.upstreamTransportFailureReason = transportFailure(reason, exchange.detail);
+  record.policy = decision?.allowed === true ? decision.policy : policy;
+  record.reason = reason;
+  record.method = exchange.method || null;
+  record.path = exchange.path || null;
+  record.protocol = exchange.protocol;
+  record.responseCode = exchange.status;
+  record.responseCodeDetails = details(exchange, reason);
+  record.upstreamServiceTime =
+    exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
+  record.xForwardedFor = exchange.forwardedFor || null;
+  record.userAgent = exchange.userAgent || null;
+  record.requestId = exchange.requestId || null;
+  record.authority = exchange.authority || null;
+  record.grpcStatus = grpcStatus;
+  record.requestHeaders = exchange.loggedHeaders;
+  path.accessLog.write(record);
 }
 
 /** Reports a connection that carried TCP, or that ended before anything could be carried. */
 export function reportConnection(
   path: DataPath,
   connection: Connection,
-  upstream: Upstream | null,
+  upstream: Reached | null,
   reason: ReasonCode | null,
   facts: RefusalFacts,
 ): void {
-  path.accessLog?.connection({
-    ...connectionEntry(path, connection),
-    responseFlags: flagsOf(connection, reason),
-    connectionTerminationDetails: reason === null ? null : (facts.detail ?? null) || reason,
-    upstreamTransportFailureReason: transportFailure(reason, facts.detail ?? ''),
-    upstreamHost: upstream?.address ?? null,
-    upstreamLocalAddress: upstream?.localAddress ?? null,
-    destinationPrincipal: destination(path, connection, upstream?.peer?.identity.uri ?? ''),
-    policy: facts.policy ?? null,
-    reason,
+  if (path.accessLog === null) return;
+  const record = recordOf(path, connection, upstream, connection.cluster, false);
+  record.startTime = connection.startedAt;
+  record.durationMs = performance.now() - connection.startedTick;
+  record.bytesReceived = connection.bytesReceived;
+  record.bytesSent = connection.bytesSent;
+  record.responseFlags = flagsOf(connection, reason);
+  record.connectionTerminationDetails = reason === null ? null : (facts.detail ?? null) || reason;
+  record.upstreamTransportFailureReason = transportFailure(reason, facts.detail ?? '');
+  record.policy = facts.policy ?? null;
+  record.reason = reason;
+  record.method = null;
+  record.path = null;
+  record.protocol = null;
+  record.responseCode = 0;
+  record.responseCodeDetails = null;
+  record.upstreamServiceTime = null;
+  record.xForwardedFor = null;
+  record.userAgent = null;
+  record.requestId = null;
+  record.authority = null;
+  record.grpcStatus = null;
+  record.requestHeaders = NO_HEADERS;
+  path.accessLog.write(record);
+}
+
+/** The one record of this thread, filled anew for each line. */
+let shared: AccessRecord | null = null;
+
+function recordOf(
+  path: DataPath,
+  connection: Connection,
+  upstream: Reached | null,
+  cluster: string,
+  request: boolean,
+): AccessRecord {
+  const loggedConnection = loggedConnectionOf(path, connection);
+  const loggedUpstream = loggedUpstreamOf(path, connection, upstream, cluster, request);
+  shared ??= connectionRecord(loggedConnection, loggedUpstream);
+  shared.connection = loggedConnection;
+  shared.upstream = loggedUpstream;
+  return shared;
+}
+
+/** What every line of a connection says; made anew when we become another. */
+function loggedConnectionOf(path: DataPath, connection: Connection): LoggedConnection {
+  const { identity } = path;
+  if (connection.logged !== null && connection.loggedAs === identity) return connection.logged;
+  const inbound = connection.direction === 'inbound';
+  const logged = new LoggedConnection({
+    direction: connection.direction,
+    downstreamLocalAddress: `${connection.localAddress}:${connection.localPort}`,
+    downstreamRemoteAddress: remoteOf(connection),
+    requestedServerName: connection.sni,
+    sourcePrincipal: (inbound ? connection.peer : identity)?.uri ?? null,
+    connectionSecurityPolicy: inbound ? (connection.tls ? 'mutual_tls' : 'none') : 'unknown',
   });
+  connection.logged = logged;
+  connection.loggedAs = identity;
+  return logged;
+}
+
+/** What every line of one cluster over an upstream says. */
+function loggedUpstreamOf(
+  path: DataPath,
+  connection: Connection,
+  upstream: Reached | null,
+  cluster: string,
+  request: boolean,
+): LoggedUpstream {
+  const destinationPrincipal = destination(path, connection, upstream?.peer?.identity.uri ?? null);
+  const routeName = request ? routeNameOf(connection, cluster) : null;
+  const known = upstream?.told.logged ?? null;
+  if (
+    known !== null &&
+    known.cluster === cluster &&
+    known.destinationPrincipal === destinationPrincipal &&
+    known.routeName === routeName
+  )
+    return known;
+  const logged = new LoggedUpstream({
+    host: upstream?.address ?? null,
+    localAddress: upstream?.localAddress ?? null,
+    cluster: cluster || null,
+    routeName,
+    destinationPrincipal,
+  });
+  if (upstream !== null) upstream.told.logged = logged;
+  return logged;
+}
+
+/** Istio's names of the routes it makes by itself; none where there was no route. */
+function routeNameOf({ direction }: Connection, cluster: string): string | null {
+  if (direction === 'inbound') return 'default';
+  if (cluster === '') return null;
+  return cluster === 'PassthroughCluster' ? 'allow_any' : 'default';
 }
 
 /** Envoy's flags. An upstream that could not be reached is UF whatever went wrong on the way, TLS included. */
@@ -90,35 +180,8 @@ function flagsOf({ direction }: Connection, reason: ReasonCode | null): string {
   return direction === 'outbound' && TRANSPORT.has(reason) ? 'UF' : reasons[reason].flag;
 }
 
-/** What a line says whatever the connection carries. */
-function connectionEntry(path: DataPath, connection: Connection): ConnectionEntry {
-  const inbound = connection.direction === 'inbound';
-  return {
-    direction: connection.direction,
-    startTime: connection.startedAt,
-    durationMs: Math.round(performance.now() - connection.startedTick),
-    bytesReceived: connection.bytesReceived,
-    bytesSent: connection.bytesSent,
-    responseFlags: '-',
-    connectionTerminationDetails: null,
-    upstreamTransportFailureReason: null,
-    upstreamHost: null,
-    upstreamCluster: connection.cluster || null,
-    upstreamLocalAddress: null,
-    downstreamLocalAddress: `${connection.localAddress}:${connection.localPort}`,
-    downstreamRemoteAddress: remoteOf(connection),
-    requestedServerName: connection.sni,
-    routeName: inbound ? 'default' : null,
-    sourcePrincipal: inbound ? (connection.peer?.uri ?? null) : (path.identity?.uri ?? null),
-    destinationPrincipal: null,
-    policy: null,
-    reason: null,
-    connectionSecurityPolicy: inbound ? (connection.tls ? 'mutual_tls' : 'none') : 'unknown',
-  };
-}
-
-function destination(path: DataPath, connection: Connection, upstreamUri: string): string | null {
-  if (connection.direction === 'outbound') return upstreamUri || null;
+function destination(path: DataPath, connection: Connection, upstreamUri: string | null): string | null {
+  if (connection.direction === 'outbound') return upstreamUri;
   return connection.tls ? (path.identity?.uri ?? null) : null;
 }
 

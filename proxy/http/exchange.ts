@@ -2,7 +2,9 @@
 import type { Decision } from '../../mesh/decision.ts';
 import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
+import { NO_HEADERS } from '../../telemetry/access-record.ts';
 import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
+import type { Reached } from '../dial.ts';
 
 /** One request with its answer. All fields set at birth. */
 export class Exchange {
@@ -33,14 +35,14 @@ export class Exchange {
   policy: string | null = null;
   /** What an external authorizer wants in whatever answer the downstream gets. */
   answerFields: readonly AnswerChange[] | null = null;
-  upstreamAddress = '';
-  upstreamLocalAddress = '';
-  /** SPIFFE URI of whoever answered over mTLS. */
-  upstreamPrincipal = '';
+  /** Who was reached last; null: nobody. */
+  upstream: Reached | null = null;
   /** Istio's cluster name: `outbound|9080||host`, `inbound|8080||`. */
   cluster = '';
   /** `performance.now()` when the upstream's answer began; 0: never. */
   upstreamFirstByte = 0;
+  /** Values of the request's headers that the access log's format asks for, in its order. */
+  loggedHeaders: readonly (string | null)[] = NO_HEADERS;
   /** Outbound: the labels' record of whoever answered, set by the side; inbound: the connection's. */
   series: PeerSeries | null = null;
 }
