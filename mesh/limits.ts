@@ -39,6 +39,18 @@ export const limitTable = {
     flag: 'idle-timeout',
     why: "no byte either way; Envoy's default for HTTP and TCP",
   },
+  streamIdleTimeout: {
+    unit: 'ms',
+    value: 3_600_000,
+    flag: 'stream-idle-timeout',
+    why: 'a request under way on which no byte moves either way',
+  },
+  halfCloseGrace: {
+    unit: 'ms',
+    value: 1_000,
+    flag: 'half-close-grace',
+    why: 'a downstream that ended its side may still read its answer; with no byte of one so long it is taken as gone',
+  },
   poolIdleTimeout: {
     unit: 'ms',
     value: 4_000,
@@ -81,6 +93,42 @@ export const limitTable = {
     flag: 'max-head-fields',
     why: "header fields; Envoy's default",
   },
+  maxTargetBytes: {
+    unit: 'bytes',
+    value: 32_768,
+    flag: 'max-target-bytes',
+    why: 'request target: a longer one is answered 414',
+  },
+  maxChunkLine: {
+    unit: 'bytes',
+    value: 4_096,
+    flag: 'max-chunk-line',
+    why: 'chunk size with its extensions, which are dropped',
+  },
+  maxTrailerBytes: {
+    unit: 'bytes',
+    value: 8_192,
+    flag: 'max-trailer-bytes',
+    why: 'trailers of a body, held until they are complete',
+  },
+  maxInterimAnswers: {
+    unit: 'count',
+    value: 10,
+    flag: 'max-interim-answers',
+    why: '1xx answers passed on for one request',
+  },
+  maxUnreadBody: {
+    unit: 'bytes',
+    value: 65_536,
+    flag: 'max-unread-body',
+    why: "of an answered request's body read past before the connection is given up",
+  },
+  maxAhead: {
+    unit: 'bytes',
+    value: 65_536,
+    flag: 'max-ahead',
+    why: 'taken in advance of what is under way (pipelining); then reading stops',
+  },
   maxHeldBody: {
     unit: 'bytes',
     value: 1_048_576,
@@ -99,11 +147,53 @@ export const limitTable = {
     flag: 'max-client-hello',
     why: 'bytes looked at before the ClientHello must be complete',
   },
+  maxStreams: {
+    unit: 'count',
+    value: 1_000,
+    flag: 'max-streams',
+    why: 'requests under way on one HTTP/2 connection to us',
+  },
+  maxUpstreamStreams: {
+    unit: 'count',
+    value: 100,
+    flag: 'max-upstream-streams',
+    why: 'requests under way on one HTTP/2 connection of ours; the upstream may ask for fewer',
+  },
+  streamWindow: {
+    unit: 'bytes',
+    value: 262_144,
+    flag: 'stream-window',
+    why: 'that may wait on one HTTP/2 stream for a slow reader, each way',
+  },
+  maxStreamResets: {
+    unit: 'count',
+    value: 500,
+    flag: 'max-stream-resets',
+    why: 'streams the peer of an HTTP/2 connection resets before their answer; more, and most of its streams: it is closed',
+  },
+  maxWaitingStreams: {
+    unit: 'count',
+    value: 1_024,
+    flag: 'max-waiting-streams',
+    why: 'requests that wait for an HTTP/2 connection to one upstream to be made',
+  },
+  sessionIdleTimeout: {
+    unit: 'ms',
+    value: 300_000,
+    flag: 'session-idle-timeout',
+    why: 'an HTTP/2 connection of ours without a request is closed then',
+  },
   resumableSessions: {
     unit: 'count',
     value: 10_000,
     flag: 'resumable-sessions',
     why: 'TLS sessions and verified peers remembered, each side',
+  },
+  serverFirstHold: {
+    unit: 'ms',
+    value: 100,
+    flag: 'server-first-hold',
+    why: 'how long a side that speaks first is held back on a port whose protocol its bytes must tell: a slower TLS client loses there',
   },
 } as const satisfies Record<string, LimitRow>;
 

@@ -81,6 +81,11 @@ const table = {
     flag: 'UO',
     hint: 'raise --max-connections or look for a client that leaks them',
   },
+  too_many_resets: {
+    sentence: 'an HTTP/2 peer reset most of the streams it opened before their answer',
+    flag: 'UO',
+    hint: 'an attack, or a client that gives up too early; see --max-stream-resets',
+  },
   draining: {
     sentence: 'the sidecar is stopping',
     flag: '-',
@@ -124,7 +129,7 @@ const table = {
   },
   // requests
   bad_request: {
-    sentence: 'the request is not valid HTTP/1.1',
+    sentence: 'the request is not valid HTTP',
     flag: 'DPE',
     hint: 'see detail for what the parser refused',
   },
@@ -179,8 +184,18 @@ const table = {
     flag: 'UC',
     hint: 'see the upstream app or sidecar',
   },
+  upstream_reset: {
+    sentence: 'the upstream reset the stream before its answer was complete',
+    flag: 'UR',
+    hint: 'see detail for the HTTP/2 error code it gave, and the upstream app or sidecar',
+  },
+  too_many_waiting: {
+    sentence: 'the limit of requests that wait for an HTTP/2 connection is reached',
+    flag: 'UO',
+    hint: 'is the upstream slow to accept connections? see --max-waiting-streams and --pool-size',
+  },
   bad_response: {
-    sentence: "the upstream's answer is not valid HTTP/1.1",
+    sentence: "the upstream's answer is not valid HTTP",
     flag: 'UPE',
     hint: 'see detail for what the parser refused',
   },

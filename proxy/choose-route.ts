@@ -5,6 +5,8 @@ import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { DataPath } from './data-path.ts';
 import { addressText, dial, endpointAddress, poolKey, type Upstream } from './dial.ts';
 import { resolveEndpoints } from './endpoints.ts';
+import type { UpstreamSession } from './http2/upstream-session.ts';
+import type { UpstreamProtocol } from './tls-outbound.ts';
 
 /**
  * The route an egress listener gives. One host: that, whatever the app asks for (CLI.md). Several, or a wildcard: the
@@ -110,12 +112,14 @@ const MAX_ATTEMPTS = 3;
 
 export interface ReachDone {
   connected(upstream: Upstream, endpoint: Endpoint): void;
+  /** Of `http2` alone: a stream is promised on a shared session. */
+  entered?(session: UpstreamSession, endpoint: Endpoint): void;
   failed(reason: ReasonCode, detail: string): void;
 }
 
 export interface ReachTarget {
   readonly route: Route;
-  readonly http: boolean;
+  readonly protocol: UpstreamProtocol;
   /** Take no connection from the pool. */
   readonly fresh: boolean;
 }
@@ -139,24 +143,24 @@ interface Attempt extends ReachTarget {
 }
 
 function attempt(path: DataPath, target: Attempt, done: ReachDone): void {
-  const { route, http, endpoints, tried } = target;
+  const { route, protocol, endpoints, tried } = target;
   const endpoint = pickEndpoint(path, endpoints, tried);
-  const dialTarget = { kind: 'peer', endpoint, tls: route.tls, http } as const;
-  const pooled = target.fresh ? null : path.pool.take(poolKey(dialTarget));
-  if (pooled !== null) {
-    done.connected(pooled, endpoint);
+  const dialTarget = { kind: 'peer', endpoint, tls: route.tls, protocol } as const;
+  const failed = (reason: ReasonCode, detail: string): void => {
+    const next = [...tried, endpoint];
+    if (reason === 'connect_failed' && next.length < Math.min(endpoints.length, MAX_ATTEMPTS)) {
+      path.endpointFailed(reason, detail);
+      attempt(path, { ...target, tried: next }, done);
+    } else done.failed(reason, detail);
+  };
+  if (protocol === 'http2') {
+    const entered = (session: UpstreamSession): void => done.entered?.(session, endpoint);
+    path.sessions.enter(dialTarget, target.fresh, { entered, failed });
     return;
   }
-  dial(path, dialTarget, {
-    connected: (upstream) => done.connected(upstream, endpoint),
-    failed: (reason, detail) => {
-      const next = [...tried, endpoint];
-      if (reason === 'connect_failed' && next.length < Math.min(endpoints.length, MAX_ATTEMPTS)) {
-        path.endpointFailed(reason, detail);
-        attempt(path, { ...target, tried: next }, done);
-      } else done.failed(reason, detail);
-    },
-  });
+  const pooled = target.fresh ? null : path.pool.take(poolKey(dialTarget));
+  if (pooled !== null) done.connected(pooled, endpoint);
+  else dial(path, dialTarget, { connected: (upstream) => done.connected(upstream, endpoint), failed });
 }
 
 /** Least requests of two random ones, drawn by weight. */

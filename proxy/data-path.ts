@@ -18,6 +18,7 @@ import { RefusalLimit } from '../telemetry/refusal-limit.ts';
 import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
 import type { DialContext } from './dial.ts';
 import { HeldRoom } from './http/held-body.ts';
+import { UpstreamSessions } from './http2/upstream-sessions.ts';
 import { maskNearest, maskParams } from './mask.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -76,6 +77,7 @@ export class DataPath implements DialContext {
   /** A flood of refusals gets few lines; counters stay exact. */
   readonly refusalLines: RefusalLimit;
   readonly pool: UpstreamPool;
+  readonly sessions: UpstreamSessions;
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
   readonly names: NameResolver;
   /** Null until the first set arrived. */
@@ -114,6 +116,7 @@ export class DataPath implements DialContext {
     this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
     this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
     this.pool = new UpstreamPool(options.limits);
+    this.sessions = new UpstreamSessions(this);
   }
 
   /**
@@ -126,7 +129,7 @@ export class DataPath implements DialContext {
     this.outboundTls = outbound;
     this.inboundTls = inbound;
     // A pooled connection was made under the old set: let new requests meet the new one.
-    this.pool.clear();
+    this.#retireUpstreams();
   }
 
   /** Puts a new snapshot in force and judges the live connections again by it. */
@@ -143,7 +146,7 @@ export class DataPath implements DialContext {
     // Sessions made under another trust must not be resumed.
     if (credentials !== undefined && before !== this.#trustDomains().join(' '))
       this.applyCredentials(credentials);
-    this.pool.clear();
+    this.#retireUpstreams();
     for (const connection of this.connections.list()) connection.rejudge?.();
   }
 
@@ -238,6 +241,13 @@ export class DataPath implements DialContext {
     this.refusalLines.flush();
     this.connections.stop();
     this.pool.stop();
+    this.sessions.stop();
+  }
+
+  /** What was connected before credentials or routes changed serves what it serves, and nothing new. */
+  #retireUpstreams(): void {
+    this.pool.clear();
+    this.sessions.clear();
   }
 
   #trustDomains(): readonly string[] {

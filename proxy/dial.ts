@@ -5,29 +5,57 @@ import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Endpoint, RouteTls } from '../mesh/route.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
+import type { Protocol } from '../mesh/workload.ts';
 import { abortStream } from './connections.ts';
-import { type OriginateDone, type OutboundTls, originateExternal, type TlsFiles } from './tls-outbound.ts';
+import {
+  type OriginateDone,
+  type OutboundTls,
+  originateExternal,
+  type TlsFiles,
+  type UpstreamProtocol,
+} from './tls-outbound.ts';
+import { Told } from './told.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
-/** A live upstream connection. */
-export class Upstream {
-  readonly stream: Duplex;
-  readonly socket: Socket;
-  /** Pool key; connections of one key are interchangeable. */
-  readonly key: string;
+/** Who serves an exchange, for log and metrics: a connection of its own, or an HTTP/2 session that many share. */
+export interface Reached {
   readonly peer: VerifiedPeer | null;
   /** `host:port` for the log. */
   readonly address: string;
   /** Our end, `host:port`, for the log. */
   readonly localAddress: string;
+  /** Exchanges begun on it before this one. */
+  readonly uses: number;
+  readonly told: Told;
+}
+
+/** Listens to an upstream for as long as it has it: an exchange, or the pool between two. */
+export interface UpstreamUser {
+  upstreamData(upstream: Upstream, chunk: Buffer): void;
+  /** It ended its side (FIN). */
+  upstreamEnd(upstream: Upstream): void;
+  /** It is gone; null: without an error of its own. */
+  upstreamClosed(upstream: Upstream, error: Error | null): void;
+  /** What was written has left. */
+  upstreamDrain(upstream: Upstream): void;
+}
+
+/** A live upstream connection. */
+export class Upstream implements Reached {
+  readonly stream: Duplex;
+  readonly socket: Socket;
+  /** Pool key; connections of one key are interchangeable. */
+  readonly key: string;
+  readonly peer: VerifiedPeer | null;
+  readonly address: string;
+  readonly localAddress: string;
+  readonly told = new Told();
   /** Of the context when it was dialled: one of an older trust or registry is not pooled. */
   readonly generation: number;
-  /** Exchanges served before this one. */
   uses = 0;
   idleSince = 0;
-  /** Set while pooled: any event then retires it, through this one listener. */
-  pooled = false;
-  onIdleEvent: (() => void) | null = null;
+  #user: UpstreamUser | null = null;
+  #heard = false;
 
   constructor(fields: {
     stream: Duplex;
@@ -48,6 +76,24 @@ export class Upstream {
       localPort === undefined ? '' : addressText({ host: localAddress ?? '', port: localPort });
   }
 
+  /**
+   * Hands it to its next user, or to nobody. It is listened to once and for all: adding and removing five
+   * listeners a request costs more than asking whose turn it is.
+   */
+  use(user: UpstreamUser | null): void {
+    this.#user = user;
+    if (this.#heard || user === null) return;
+    this.#heard = true;
+    const { stream } = this;
+    stream.on('data', (chunk: Buffer) => this.#user?.upstreamData(this, chunk));
+    stream.on('end', () => this.#user?.upstreamEnd(this));
+    stream.on('error', (error: Error) => this.#user?.upstreamClosed(this, error));
+    stream.on('close', () => this.#user?.upstreamClosed(this, null));
+    stream.on('drain', () => this.#user?.upstreamDrain(this));
+    // It may have ended before anyone listened: right behind its TLS handshake.
+    if (stream.readableEnded) queueMicrotask(() => this.#user?.upstreamEnd(this));
+  }
+
   abort(): void {
     abortStream(this.stream, this.socket);
   }
@@ -60,13 +106,23 @@ export interface DialDone {
 
 /** What is dialled and how. */
 export type DialTarget =
-  | { readonly kind: 'app'; readonly address: AppAddress }
+  | { readonly kind: 'app'; readonly address: AppAddress; readonly protocol: UpstreamProtocol }
   | {
       readonly kind: 'peer';
       readonly endpoint: Endpoint;
       readonly tls: RouteTls;
-      readonly http: boolean;
+      readonly protocol: UpstreamProtocol;
     };
+
+/**
+ * The version an HTTP upstream is spoken to in (pilot's `setUpstreamProtocol`): as the port was declared; where nobody
+ * did, as the downstream came.
+ * @param came `Exchange.protocol` of the request
+ */
+export function upstreamVersion(declared: Protocol, came: string): 'http1' | 'http2' {
+  if (declared === 'http2') return 'http2';
+  return declared === 'auto' && came === 'HTTP/2' ? 'http2' : 'http1';
+}
 
 export interface DialContext {
   /** Counts up with credentials and resources: see `Upstream.generation`. */
@@ -77,11 +133,12 @@ export interface DialContext {
   readTlsFiles(tls: RouteTls): TlsFiles;
 }
 
-/** Interchangeable connections have one key: same address, same TLS, same expectations. */
+/** Interchangeable connections have one key: same address, same protocol, same TLS, same expectations. */
 export function poolKey(target: DialTarget): string {
-  if (target.kind === 'app') return `app ${addressText(target.address)}`;
-  const { endpoint, tls, http } = target;
-  const address = `${endpoint.tls} ${http ? 'http' : 'tcp'} ${endpoint.address}:${endpoint.port}`;
+  const { protocol } = target;
+  if (target.kind === 'app') return `app ${protocol} ${addressText(target.address)}`;
+  const { endpoint, tls } = target;
+  const address = `${endpoint.tls} ${protocol} ${endpoint.address}:${endpoint.port}`;
   if (endpoint.tls === 'DISABLE') return address;
   const names = `${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
   if (endpoint.tls === 'ISTIO_MUTUAL') return `${address} ${names}`;
@@ -159,12 +216,12 @@ class Attempt implements OriginateDone {
       this.#succeed(this.#socket, null);
       return;
     }
-    const { tls, http, endpoint } = target;
+    const { tls, protocol, endpoint } = target;
     if (endpoint.tls === 'ISTIO_MUTUAL') {
       const outbound = this.#context.outboundTls;
       if (outbound === null) this.#fail('no_credentials', '');
       else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
-      else outbound.originate(this.#socket, { tls, http, address: addressText(this.#address) }, this);
+      else outbound.originate(this.#socket, { tls, protocol, address: addressText(this.#address) }, this);
       return;
     }
     if (tls.credentialName !== null) {
@@ -176,7 +233,7 @@ class Attempt implements OriginateDone {
     }
     try {
       const files = this.#context.readTlsFiles(tls);
-      originateExternal(this.#socket, { tls, http, files }, this);
+      originateExternal(this.#socket, { tls, protocol, files }, this);
     } catch (error) {
       this.#fail('bad_tls_files', (error as Error).message);
     }

@@ -26,9 +26,20 @@ import {
   verifyServerIdentity,
 } from './verify-peer.ts';
 
-/** Istio's ALPNs of a client sidecar; the second tells old peers that this is mesh mTLS. */
-const HTTP_ALPN = ['istio-http/1.1', 'istio', 'http/1.1'];
-const TCP_ALPN = ['istio'];
+/** What is spoken to an upstream: it decides the ALPNs offered, and who may share a connection. */
+export type UpstreamProtocol = 'tcp' | 'http1' | 'http2';
+
+/**
+ * Istio's ALPNs of a client sidecar, by what goes through (pilot's `mtlsHTTP11ALPN`, `mtlsHTTP2ALPN`, `ALPNInMesh`);
+ * the second of HTTP tells old peers that this is mesh mTLS.
+ */
+const MESH_ALPN = {
+  http1: ['istio-http/1.1', 'istio', 'http/1.1'],
+  http2: ['istio-h2', 'istio', 'h2'],
+  tcp: ['istio'],
+} as const;
+/** Outside the mesh: HTTP/2 is offered alone (pilot's `ALPNH2Only`), since nothing else could be spoken then. */
+const EXTERNAL_ALPN = { http1: ['http/1.1'], http2: ['h2'], tcp: null } as const;
 
 export interface OriginateDone {
   /** `peer` is null outside the mesh (SIMPLE, MUTUAL). */
@@ -121,17 +132,17 @@ export class OutboundTls {
    */
   originate(
     socket: Socket,
-    target: { tls: RouteTls; http: boolean; address: string },
+    target: { tls: RouteTls; protocol: UpstreamProtocol; address: string },
     done: OriginateDone,
   ): void {
-    const { tls, http, address } = target;
+    const { tls, protocol, address } = target;
     const key = `${address} ${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
     const handshake = new Handshake(this, tls, key, done);
     const stream = connect({
       socket,
       secureContext: this.#context,
       ...(tls.sni === null ? {} : { servername: tls.sni }),
-      ALPNProtocols: http ? HTTP_ALPN : TCP_ALPN,
+      ALPNProtocols: [...MESH_ALPN[protocol]],
       // Names are judged from the certificate's own bytes, resumed or not, in `judge`.
       checkServerIdentity: () => undefined,
       // We judge the chain's verdict in `judge`, so that a refusal can name whom it refuses.
@@ -190,10 +201,11 @@ export interface TlsFiles {
  */
 export function originateExternal(
   socket: Socket,
-  target: { tls: RouteTls; http: boolean; files: TlsFiles },
+  target: { tls: RouteTls; protocol: UpstreamProtocol; files: TlsFiles },
   done: OriginateDone,
 ): void {
-  const { tls, http, files } = target;
+  const { tls, protocol, files } = target;
+  const alpn = EXTERNAL_ALPN[protocol];
   const options: SecureContextOptions = {
     ...(files.cert === null ? {} : { cert: files.cert }),
     ...(files.key === null ? {} : { key: files.key }),
@@ -213,7 +225,7 @@ export function originateExternal(
       socket,
       ...options,
       ...(tls.sni === null ? {} : { servername: tls.sni }),
-      ...(http ? { ALPNProtocols: ['http/1.1'] } : {}),
+      ...(alpn === null ? {} : { ALPNProtocols: [...alpn] }),
       rejectUnauthorized: !tls.insecureSkipVerify,
       checkServerIdentity: (_name, certificate) => {
         // Empty means any, as in Istio; the registry warned.

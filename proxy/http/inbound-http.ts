@@ -2,10 +2,11 @@
 import type { Decision, Nearest } from '../../mesh/decision.ts';
 import type { Identity } from '../../mesh/identity.ts';
 import type { AppAddress, Snapshot } from '../../mesh/snapshot.ts';
+import type { Protocol } from '../../mesh/workload.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import { decideRequest, observe } from '../decide.ts';
-import type { DialDone, Upstream } from '../dial.ts';
+import { type Reached, upstreamVersion } from '../dial.ts';
 import { maskParams } from '../mask.ts';
 import type { VerifiedPeer } from '../verify-peer.ts';
 import type { Exchange } from './exchange.ts';
@@ -15,11 +16,12 @@ import type { Field, RequestHead } from './head.ts';
 import { Judgement } from './judgement.ts';
 import type { LocalAnswer } from './local-answer.ts';
 import type { Judged } from './side.ts';
-import { HttpSideBase } from './side-base.ts';
+import { HttpSideBase, type ReachDone } from './side-base.ts';
 
 export class InboundHttp extends HttpSideBase {
   readonly #app: AppAddress;
   readonly #peer: VerifiedPeer | null;
+  readonly #protocol: Protocol;
   /** Made for `certOf`, who may become another with the credentials. */
   #cert: Field | null = null;
   #certOf: Identity | null = null;
@@ -30,10 +32,18 @@ export class InboundHttp extends HttpSideBase {
   /** Set while a request waits for somebody we asked. */
   #judgement: Judgement | null = null;
 
-  constructor(path: DataPath, connection: Connection, app: AppAddress, peer: VerifiedPeer | null) {
+  /** @param protocol as the app's port was declared */
+  constructor(
+    path: DataPath,
+    connection: Connection,
+    app: AppAddress,
+    peer: VerifiedPeer | null,
+    protocol: Protocol,
+  ) {
     super(path, connection);
     this.#app = app;
     this.#peer = peer;
+    this.#protocol = protocol;
   }
 
   override judge(head: RequestHead, exchange: Exchange): Judged {
@@ -72,8 +82,9 @@ export class InboundHttp extends HttpSideBase {
     return judgement.start(asked);
   }
 
-  override reach(_head: RequestHead, _exchange: Exchange, fresh: boolean, done: DialDone): void {
-    this.connect({ kind: 'app', address: this.#app }, fresh, done);
+  override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void {
+    const protocol = upstreamVersion(this.#protocol, exchange.protocol);
+    this.connect({ kind: 'app', address: this.#app, protocol }, fresh, done);
   }
 
   override finished(exchange: Exchange): void {
@@ -103,7 +114,7 @@ export class InboundHttp extends HttpSideBase {
     return this.#cert;
   }
 
-  override dropped(_upstream: Upstream): void {}
+  override dropped(_upstream: Reached): void {}
 }
 
 const DENIED_WITHOUT_SNAPSHOT: LocalAnswer = {

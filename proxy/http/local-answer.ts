@@ -4,6 +4,7 @@ import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { FieldChange } from '../../mesh/tokens.ts';
 import { changeAnswer, changeFields } from './change-fields.ts';
+import { grpcMessage, grpcStatusFor } from './grpc.ts';
 import type { Field } from './head.ts';
 
 export interface LocalAnswer {
@@ -18,30 +19,74 @@ export interface LocalAnswer {
   readonly close?: boolean;
 }
 
-export interface WrittenAnswer {
-  readonly head: string;
+/** What is answered, and what of it decides how. */
+export interface AnsweredRequest {
+  readonly method: string;
+  /** Changes of whatever answer the downstream gets. */
+  readonly changes: readonly AnswerChange[];
+  /** A gRPC call: it is told by `grpc-status`, since its callers take any status but 200 for a broken server. */
+  readonly grpc?: boolean;
+}
+
+/** An answer of ours as any HTTP version carries it. */
+export interface OwnAnswer {
+  readonly status: number;
+  readonly grpcStatus: number | null;
+  /** Content-Length among them. */
+  readonly fields: readonly Field[];
   /** Empty for HEAD, whose head still tells the length (RFC 9110 §9.3.2). */
   readonly body: string | Buffer;
 }
 
+export interface WrittenAnswer extends OwnAnswer {
+  readonly head: string;
+}
+
 const TEXT: Field = { name: 'content-type', key: 'content-type', value: 'text/plain' };
+const GRPC: Field = { name: 'content-type', key: 'content-type', value: 'application/grpc' };
 
 /**
- * Writes an answer as Envoy writes its local replies: no Content-Type without a body, none for statuses that
- * can have no body (RFC 9110 §6.4.1).
- * @param request what is answered, and the changes of whatever answer the downstream gets
+ * Makes an answer as Envoy makes its local replies: no Content-Type without a body, none for statuses that can have
+ * no body (RFC 9110 §6.4.1); for gRPC a trailers-only answer (gRPC over HTTP/2, `Trailers-Only`).
  */
-export function writeLocalAnswer(
-  answer: LocalAnswer,
-  request: { readonly method: string; readonly changes: readonly AnswerChange[]; readonly close: boolean },
-): WrittenAnswer {
+export function ownAnswer(answer: LocalAnswer, request: AnsweredRequest): OwnAnswer {
+  if (request.grpc === true) return grpcAnswer(answer, request.changes);
   const { status, fields = [] } = answer;
   const bodiless = status === 204 || status === 304;
   const body = bodiless ? '' : answer.body;
   const all = changeAnswer(changeFields(body.length === 0 ? [] : [TEXT], fields), request.changes);
-  let head = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? 'Unknown'}\r\n`;
-  if (!bodiless) head += `content-length: ${body.length}\r\n`;
-  for (const { name, value } of all) head += `${name}: ${value}\r\n`;
+  return {
+    status,
+    grpcStatus: null,
+    fields: bodiless ? all : [field('content-length', String(body.length)), ...all],
+    body: request.method === 'HEAD' ? '' : body,
+  };
+}
+
+function grpcAnswer({ status, body, fields = [] }: LocalAnswer, changes: readonly AnswerChange[]): OwnAnswer {
+  const grpcStatus = grpcStatusFor(status);
+  const message = grpcMessage(typeof body === 'string' ? body : body.toString('latin1'));
+  const told = [GRPC, field('grpc-status', String(grpcStatus))];
+  if (message !== '') told.push(field('grpc-message', message));
+  const added = changeFields([], fields).filter(
+    ({ key }) => key !== 'content-type' && !told.some((own) => own.key === key),
+  );
+  return { status: 200, grpcStatus, fields: changeAnswer([...told, ...added], changes), body: '' };
+}
+
+function field(name: string, value: string): Field {
+  return { name, key: name, value };
+}
+
+/** Writes an answer of ours as HTTP/1.1. */
+export function writeLocalAnswer(
+  answer: LocalAnswer,
+  request: AnsweredRequest & { readonly close: boolean },
+): WrittenAnswer {
+  const own = ownAnswer(answer, request);
+  let head = `HTTP/1.1 ${own.status} ${STATUS_CODES[own.status] ?? 'Unknown'}\r\n`;
+  for (const { name, value } of own.fields) head += `${name}: ${value}\r\n`;
+  if (own.grpcStatus !== null) head += 'content-length: 0\r\n';
   if (request.close) head += 'connection: close\r\n';
-  return { head: `${head}\r\n`, body: request.method === 'HEAD' ? '' : body };
+  return { ...own, head: `${head}\r\n` };
 }

@@ -1,23 +1,25 @@
 /** The outbound side of an HTTP connection: each request routed by the registry and carried over mTLS. */
-import type { Route } from '../../mesh/route.ts';
+import type { Endpoint, Route } from '../../mesh/route.ts';
 import type { EgressListener } from '../../mesh/snapshot.ts';
 import type { Workload } from '../../mesh/workload.ts';
 import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
 import { chooseRoute, clusterName, reachEndpoint } from '../choose-route.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
-import type { DialDone, Upstream } from '../dial.ts';
+import { type Reached, type Upstream, upstreamVersion } from '../dial.ts';
 import { peerLabels } from '../labels.ts';
 import type { Exchange } from './exchange.ts';
 import type { RequestHead } from './head.ts';
 import type { LocalAnswer } from './local-answer.ts';
-import { HttpSideBase } from './side-base.ts';
+import { HttpSideBase, type ReachDone } from './side-base.ts';
 
 export class OutboundHttp extends HttpSideBase {
   readonly #listener: EgressListener;
   #route: Route | null = null;
+  #named: Route | null = null;
+  #cluster = '';
   /** The upstream whose load is counted now. */
-  #busy: Upstream | null = null;
+  #busy: Reached | null = null;
 
   constructor(path: DataPath, connection: Connection, listener: EgressListener) {
     super(path, connection);
@@ -28,14 +30,14 @@ export class OutboundHttp extends HttpSideBase {
     this.#route = chooseRoute(this.path.snapshot, this.#listener, head.host);
     this.addFields(head, exchange, null);
     if (this.#route !== null) {
-      exchange.cluster = clusterName(this.#route);
+      exchange.cluster = this.#clusterOf(this.#route);
       return null;
     }
     const detail = `${head.host} on port ${this.#listener.port}`;
     return { status: 404, body: 'no route', reason: 'no_route', detail };
   }
 
-  override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void {
+  override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void {
     const route = this.#route;
     if (route === null) {
       done.failed('no_route', '');
@@ -43,27 +45,35 @@ export class OutboundHttp extends HttpSideBase {
     }
     reachEndpoint(
       this.path,
-      { route, http: true, fresh },
+      { route, protocol: upstreamVersion(route.protocol, exchange.protocol), fresh },
       {
         connected: (upstream, endpoint) => {
-          const series = outboundSeries(this.path, route, endpoint.workload, upstream);
-          exchange.series = series;
-          if (upstream.uses === 0) series.connectionsOpened++;
-          this.#busy = upstream;
-          this.path.addLoad(upstream.address, 1);
+          this.#reached(route, endpoint, upstream, exchange);
           done.connected(upstream);
+        },
+        entered: (session, endpoint) => {
+          this.#reached(route, endpoint, session, exchange);
+          this.entered(session, done);
         },
         failed: (reason, detail) => done.failed(reason, detail),
       },
     );
   }
 
-  override release(upstream: Upstream): void {
-    this.dropped(upstream);
-    super.release(upstream);
+  #reached(route: Route, endpoint: Endpoint, upstream: Reached, exchange: Exchange): void {
+    const series = outboundSeries(this.path, route, endpoint.workload, upstream);
+    countFor(exchange, series);
+    if (upstream.uses === 0) series.connectionsOpened++;
+    this.#busy = upstream;
+    this.path.addLoad(upstream.address, 1);
   }
 
-  override dropped(upstream: Upstream): void {
+  override release(upstream: Upstream, keepAliveMs: number): void {
+    this.dropped(upstream);
+    super.release(upstream, keepAliveMs);
+  }
+
+  override dropped(upstream: Reached): void {
     if (this.#busy !== upstream) return;
     this.#busy = null;
     this.path.addLoad(upstream.address, -1);
@@ -72,10 +82,27 @@ export class OutboundHttp extends HttpSideBase {
   override finished(exchange: Exchange): void {
     // Routed, and nobody was reached: counted under the service that was asked for.
     if (exchange.series === null && exchange.cluster !== '' && this.#route !== null) {
-      exchange.series = outboundSeries(this.path, this.#route, null, null);
+      countFor(exchange, outboundSeries(this.path, this.#route, null, null));
     }
     super.finished(exchange);
+    exchange.series?.release();
   }
+
+  /** One text for all requests of a route. */
+  #clusterOf(route: Route): string {
+    if (this.#named !== route) {
+      this.#named = route;
+      this.#cluster = clusterName(route);
+    }
+    return this.#cluster;
+  }
+}
+
+/** Holds the record until the exchange is over, however long that takes: one that nobody holds may expire. */
+function countFor(exchange: Exchange, series: PeerSeries): void {
+  series.retain();
+  exchange.series?.release();
+  exchange.series = series;
 }
 
 /** Labels of an outbound exchange or connection; `upstream` null: nobody was reached. */
@@ -83,20 +110,23 @@ export function outboundSeries(
   path: DataPath,
   route: Route,
   workload: Workload | null,
-  upstream: Upstream | null,
+  upstream: Reached | null,
 ): PeerSeries {
   const { snapshot } = path;
-  return path.metrics.peer(
+  const identity = upstream?.peer ? path.identity : null;
+  const told = upstream?.told ?? null;
+  const kept = told?.series(route, workload, snapshot, identity) ?? null;
+  if (kept !== null) return kept;
+  const series = path.metrics.peer(
     peerLabels({
       reporter: 'source',
-      source: {
-        workload: snapshot?.workload ?? null,
-        identity: upstream?.peer ? path.identity : null,
-      },
+      source: { workload: snapshot?.workload ?? null, identity },
       destination: { workload, identity: upstream?.peer?.identity ?? null },
       service: route.service,
       fallback: 'unknown',
       security: 'unknown',
     }),
   );
+  told?.keepSeries(series, { route, workload, snapshot, identity });
+  return series;
 }

@@ -4,12 +4,21 @@ import type { Limits } from '../../mesh/limits.ts';
 import { normalizeTarget } from '../../policy/path.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath, Explainer } from '../data-path.ts';
-import { type DialDone, type DialTarget, dial, poolKey, type Upstream } from '../dial.ts';
+import { type DialDone, type DialTarget, dial, poolKey, type Reached, type Upstream } from '../dial.ts';
+import { viewAsHttp1 } from '../http2/http1-view.ts';
+import type { UpstreamSession } from '../http2/upstream-session.ts';
+import type { SessionDone } from '../http2/upstream-sessions.ts';
 import { reportExchange } from '../report.ts';
-import { addedFields } from './added-fields.ts';
+import { addFields } from './added-fields.ts';
 import type { Exchange } from './exchange.ts';
 import type { Field, RequestHead } from './head.ts';
 import type { Expected, HttpSide, Judged, RequestCarrier } from './side.ts';
+
+/**
+ * Called once: with a connection of its own, or with a promised stream of a shared session. Who has no use for that,
+ * HTTP/1, gets a connection made of it.
+ */
+export type ReachDone = DialDone & Partial<SessionDone>;
 
 export abstract class HttpSideBase implements HttpSide, Explainer {
   readonly path: DataPath;
@@ -23,8 +32,8 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
   }
 
   abstract judge(head: RequestHead, exchange: Exchange): Judged;
-  abstract reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
-  abstract dropped(upstream: Upstream): void;
+  abstract reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void;
+  abstract dropped(upstream: Reached): void;
 
   get limits(): Limits {
     return this.path.limits;
@@ -37,24 +46,32 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
   readonly normalize = (target: string): string | null =>
     normalizeTarget(target, this.path.snapshot?.mesh.pathNormalization ?? 'BASE');
 
-  release(upstream: Upstream): void {
+  release(upstream: Upstream, keepAliveMs: number): void {
     if (this.path.draining) {
       upstream.stream.end();
       upstream.stream.destroy();
-    } else this.path.pool.put(upstream);
+    } else this.path.pool.put(upstream, keepAliveMs);
   }
 
   expect(what: Expected): void {
+    const { connection } = this;
     const { limits } = this.path;
-    const expired = (): void => this.carrier?.timedOut();
-    if (what === 'head') this.connection.expire(limits.requestHeadTimeout, expired);
-    else if (what === 'held-body') this.connection.expireIdle(limits.handshakeTimeout, expired);
-    else this.connection.expireIdle(limits.idleTimeout, expired);
+    if (what === 'head') connection.expire(limits.requestHeadTimeout, this.#expired);
+    else if (what === 'held-body') connection.expireIdle(limits.handshakeTimeout, this.#expired);
+    else if (what === 'half-closed') connection.expireIdle(limits.halfCloseGrace, this.#expired);
+    else {
+      const ms = what === 'exchange' ? limits.streamIdleTimeout : limits.idleTimeout;
+      // Asked twice a request: where it runs already, its next look at `active` is soon enough.
+      if (connection.idleMs !== ms || connection.onDeadline !== this.#expired)
+        connection.expireIdle(ms, this.#expired);
+    }
   }
 
   finished(exchange: Exchange): void {
     reportExchange(this.path, this.connection, exchange, this);
   }
+
+  readonly #expired = (): void => this.carrier?.timedOut();
 
   /** Why policy denied the request at hand; null where it did not. */
   explain(): Nearest | null {
@@ -67,14 +84,25 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
 
   /** Adds fields before anything is judged: policy sees what goes on, and both sidecars' logs name a request alike. */
   protected addFields(head: RequestHead, exchange: Exchange, own: Field | null): void {
-    const added = addedFields(head.fields, this.connection.tls);
-    if (own !== null) added.push(own);
-    if (added.length > 0) head.fields = head.fields.concat(added);
+    addFields(head, this.connection.tls);
+    if (own !== null) head.add(own);
     if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
   }
 
-  /** An idle connection to the same place, else a new one. */
-  protected connect(target: DialTarget, fresh: boolean, done: DialDone): void {
+  protected entered(session: UpstreamSession, done: ReachDone): void {
+    if (done.entered !== undefined) done.entered(session);
+    else done.connected(viewAsHttp1(session, this.path.limits));
+  }
+
+  /** An idle connection to the same place, else a new one; a stream of a session where that is what is spoken there. */
+  protected connect(target: DialTarget, fresh: boolean, done: ReachDone): void {
+    if (target.protocol === 'http2') {
+      this.path.sessions.enter(target, fresh, {
+        entered: (session) => this.entered(session, done),
+        failed: (reason, detail) => done.failed(reason, detail),
+      });
+      return;
+    }
     const pooled = fresh ? null : this.path.pool.take(poolKey(target));
     if (pooled !== null) done.connected(pooled);
     else dial(this.path, target, done);

@@ -81,7 +81,7 @@ function reach(port: number, list: Buffer | null): Promise<string> {
     const socket = connect(port, '127.0.0.1', () => {
       originateExternal(
         socket,
-        { tls, http: false, files },
+        { tls, protocol: 'tcp', files },
         {
           originated: (stream) => {
             stream.destroy();

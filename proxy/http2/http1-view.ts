@@ -1,0 +1,168 @@
+/** Makes one stream of an HTTP/2 session look like an HTTP/1.1 connection to an upstream, for a downstream that speaks HTTP/1. */
+
+import { STATUS_CODES } from 'node:http';
+import { constants } from 'node:http2';
+import { Duplex } from 'node:stream';
+import type { Limits } from '../../mesh/limits.ts';
+import { Upstream } from '../dial.ts';
+import { type Field, HeadError } from '../http/head.ts';
+import { BodyError, type BodyReader, bodyReader, frameChunk, lastChunk } from '../http1/body.ts';
+import { type Http1Request, parseRequest } from '../http1/request-head.ts';
+import type { AnswerHead } from './head.ts';
+import { Http2Exchange } from './http2-exchange.ts';
+import type { Answered, Break } from './upstream-exchange.ts';
+import type { UpstreamSession } from './upstream-session.ts';
+
+const HEAD_END = Buffer.from('\r\n\r\n');
+const EMPTY = Buffer.alloc(0);
+
+/** @param session that promised a stream */
+export function viewAsHttp1(session: UpstreamSession, limits: Limits): Upstream {
+  return new ViewedUpstream(session, new Http1View(session, limits));
+}
+
+/** Serves one exchange: its answers say `close`. */
+class ViewedUpstream extends Upstream {
+  readonly #view: Http1View;
+
+  constructor(session: UpstreamSession, view: Http1View) {
+    const { socket, key, peer, address } = session.upstream;
+    // Of no generation: a pool would keep the stream's place for nothing.
+    super({ stream: view, socket, key, peer, address, generation: -1 });
+    this.#view = view;
+    this.uses = session.uses;
+  }
+
+  /** Its stream alone: the session is others', too. */
+  override abort(): void {
+    this.#view.destroy();
+  }
+}
+
+/** What is written to it is read as an HTTP/1 request, strictly; what is read from it is the answer, in HTTP/1. */
+class Http1View extends Duplex implements Answered {
+  readonly #session: UpstreamSession;
+  readonly #limits: Limits;
+  #exchange: Http2Exchange | null = null;
+  #head: Http1Request | null = null;
+  #body: BodyReader = bodyReader({ kind: 'none' });
+  #pending: Buffer = EMPTY;
+  #requestEnded = false;
+  /** Goes on with writing once the stream has room. */
+  #onRoom: (() => void) | null = null;
+  #chunked = false;
+  #answered = false;
+
+  constructor(session: UpstreamSession, limits: Limits) {
+    super({ allowHalfOpen: true });
+    this.#session = session;
+    this.#limits = limits;
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    try {
+      if (this.#readRequest(chunk)) done();
+      else this.#onRoom = done;
+    } catch (error) {
+      if (!(error instanceof HeadError) && !(error instanceof BodyError)) throw error;
+      done(error);
+    }
+  }
+
+  override _read(): void {
+    this.#exchange?.resume();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    if (this.#exchange === null) this.#session.leave();
+    else if (!this.#answered) this.#exchange.cancel(constants.NGHTTP2_CANCEL);
+    done(error);
+  }
+
+  /** @returns false: no more until there is room */
+  #readRequest(chunk: Buffer): boolean {
+    let bytes = chunk;
+    if (this.#exchange === null) {
+      bytes = this.#pending.length === 0 ? chunk : Buffer.concat([this.#pending, chunk]);
+      const end = bytes.indexOf(HEAD_END);
+      if (end < 0) {
+        this.#pending = bytes;
+        return true;
+      }
+      this.#pending = EMPTY;
+      this.#begin(bytes.toString('latin1', 0, end));
+      bytes = bytes.subarray(end + HEAD_END.length);
+    }
+    let room = true;
+    this.#body.feed(bytes, (data) => {
+      room = this.#exchange?.write(data) ?? true;
+    });
+    if (this.#body.done && !this.#requestEnded) {
+      this.#requestEnded = true;
+      this.#exchange?.end(this.#body.trailers);
+    }
+    return room;
+  }
+
+  #begin(text: string): void {
+    // Normalized and bounded it is already: as it was judged, so it goes.
+    const head = parseRequest(text, { maxFields: Number.POSITIVE_INFINITY }, (target) => target);
+    this.#head = head;
+    this.#body = bodyReader(head.framing, true, this.#limits);
+    this.#requestEnded = this.#body.done;
+    this.#exchange = new Http2Exchange(this.#session, head, this.#requestEnded, this, this.#limits);
+  }
+
+  // ---- the answer
+
+  onInterim(answer: AnswerHead): void {
+    this.push(textOf(answer, answer.fields), 'latin1');
+  }
+
+  onAnswer(answer: AnswerHead, ended: boolean): void {
+    const { status, fields } = answer;
+    const bodiless = this.#head?.method === 'HEAD' || status === 204 || status === 304;
+    const length = fields.some(({ key }) => key === 'content-length');
+    this.#chunked = !bodiless && !length && !ended;
+    const more: Field[] = [{ name: 'connection', key: 'connection', value: 'close' }];
+    if (this.#chunked) more.push({ name: 'transfer-encoding', key: 'transfer-encoding', value: 'chunked' });
+    else if (ended && !bodiless && !length) {
+      more.push({ name: 'content-length', key: 'content-length', value: '0' });
+    }
+    this.push(textOf(answer, [...fields, ...more]), 'latin1');
+  }
+
+  onData(data: Buffer): void {
+    let room = true;
+    if (!this.#chunked) room = this.push(data);
+    else for (const piece of frameChunk(data, false)) room = this.push(piece);
+    if (!room) this.#exchange?.pause();
+  }
+
+  onEnd(trailers: readonly Field[]): void {
+    this.#answered = true;
+    if (this.#chunked) this.push(lastChunk(trailers));
+    this.push(null);
+    // Answered before the request was complete: the rest of it has no reader.
+    if (!this.#requestEnded) this.#exchange?.cancel(constants.NGHTTP2_NO_ERROR);
+    this.onRoom();
+  }
+
+  onRoom(): void {
+    const done = this.#onRoom;
+    this.#onRoom = null;
+    done?.();
+  }
+
+  /** A cut stays a cut. */
+  onBreak({ detail }: Break): void {
+    this.#answered = true;
+    this.destroy(new Error(detail));
+  }
+}
+
+function textOf({ status }: AnswerHead, fields: readonly Field[]): string {
+  let text = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`;
+  for (const { name, value } of fields) text += `${name}: ${value}\r\n`;
+  return `${text}\r\n`;
+}

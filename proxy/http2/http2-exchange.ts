@@ -1,0 +1,206 @@
+/** One exchange with an upstream that speaks HTTP/2: a stream of a shared session. */
+import { type ClientHttp2Stream, constants } from 'node:http2';
+import type { Limits } from '../../mesh/limits.ts';
+import { type Field, HeadError, type RequestHead } from '../http/head.ts';
+import { type RawFields, readAnswer, readTrailers, toHeaders, writeRequest } from './head.ts';
+import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
+import type { UpstreamSession } from './upstream-session.ts';
+
+const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
+const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR } = constants;
+const NONE: readonly Field[] = [];
+/** Interim answers passed on for one request. */
+const MAX_INTERIM = 10;
+
+/** Begins an exchange on a session that promised a stream. The promise is kept or given back by it. */
+export class Http2Exchange implements UpstreamExchange {
+  readonly #session: UpstreamSession;
+  readonly #stream: ClientHttp2Stream;
+  readonly #answered: Answered;
+  readonly #limits: Limits;
+  readonly #kept: boolean;
+  #requestTrailers: readonly Field[] = NONE;
+  #trailers: readonly Field[] = NONE;
+  #answerBegun = false;
+  /** END_STREAM came: only then is the answer all there. */
+  #complete = false;
+  #interim = 0;
+  /** Nothing is told any more: all was, or nobody waits. */
+  #over = false;
+
+  /** @param ended the request has no body */
+  constructor(
+    session: UpstreamSession,
+    head: RequestHead,
+    ended: boolean,
+    answered: Answered,
+    limits: Limits,
+  ) {
+    this.#session = session;
+    this.#answered = answered;
+    this.#limits = limits;
+    this.#kept = session.uses > 0;
+    const stream = session.request(writeRequest(head), ended);
+    this.#stream = stream;
+    this.#watchEnd();
+    stream.on('headers', (_headers, _flags, raw: RawFields) => this.#onInterim(raw));
+    stream.on('response', (_headers, flags, raw: RawFields) => this.#onAnswer(raw, flags));
+    stream.on('trailers', (_headers, _flags, raw: RawFields) => this.#onTrailers(raw));
+    stream.on('wantTrailers', () => this.#sendTrailers());
+    stream.on('drain', () => {
+      if (!this.#over) answered.onRoom();
+    });
+    stream.on('end', () => this.#onEnd());
+    stream.on('error', ignore);
+    stream.on('close', () => this.#onClose());
+  }
+
+  /**
+   * RST_STREAM with NO_ERROR ends the stream for its reader just as END_STREAM does, and nothing in `node:http2` tells
+   * which it was. But the stream counts as closed before the one ends it, and not yet when the other does.
+   */
+  #watchEnd(): void {
+    const stream = this.#stream;
+    const { push } = stream;
+    stream.push = (chunk: unknown, encoding?: BufferEncoding): boolean => {
+      if (chunk === null && !stream.closed) this.#complete = true;
+      return push.call(stream, chunk, encoding);
+    };
+  }
+
+  write(data: Buffer): boolean {
+    // What nobody reads any more is let go: its answer says what there is to say.
+    if (this.#stream.writableEnded || this.#stream.destroyed) return true;
+    return this.#stream.write(data);
+  }
+
+  end(trailers: readonly Field[]): void {
+    this.#requestTrailers = trailers;
+    if (!this.#stream.writableEnded && !this.#stream.destroyed) this.#stream.end();
+  }
+
+  pause(): void {
+    this.#stream.pause();
+  }
+
+  resume(): void {
+    this.#stream.resume();
+  }
+
+  cancel(code: number): void {
+    this.#over = true;
+    this.#stream.close(code);
+    // Unread data would keep the stream from being destroyed.
+    this.#stream.resume();
+  }
+
+  #sendTrailers(): void {
+    if (this.#stream.destroyed || this.#stream.closed) return;
+    this.#stream.sendTrailers(toHeaders(this.#requestTrailers));
+  }
+
+  #onInterim(raw: RawFields): void {
+    if (this.#over) return;
+    try {
+      const answer = readAnswer(raw, this.#limits);
+      if (answer.status === 101) throw new HeadError(400, '101 without an upgrade');
+      if (++this.#interim > MAX_INTERIM) throw new HeadError(400, 'too many interim answers');
+      this.#answered.onInterim(answer);
+    } catch (error) {
+      this.#bad(error);
+    }
+  }
+
+  #onAnswer(raw: RawFields, flags: number): void {
+    if (this.#over) return;
+    try {
+      const answer = readAnswer(raw, this.#limits);
+      if (answer.status < 200) throw new HeadError(400, 'an interim answer that ends the stream');
+      this.#answerBegun = true;
+      const ended = (flags & END_STREAM) !== 0;
+      this.#answered.onAnswer(answer, ended);
+      if (!this.#over) this.#stream.on('data', this.#onData);
+    } catch (error) {
+      this.#bad(error);
+    }
+  }
+
+  readonly #onData = (data: Buffer): void => {
+    if (!this.#over) this.#answered.onData(data);
+  };
+
+  #onTrailers(raw: RawFields): void {
+    if (this.#over) return;
+    try {
+      this.#trailers = readTrailers(raw, this.#limits);
+    } catch (error) {
+      this.#bad(error);
+    }
+  }
+
+  #onEnd(): void {
+    // A stream that is reset ends, too.
+    if (this.#over || !this.#answerBegun || !this.#complete) return;
+    this.#over = true;
+    this.#answered.onEnd(this.#trailers);
+  }
+
+  #onClose(): void {
+    this.#session.leave();
+    if (this.#over) return;
+    this.#over = true;
+    this.#answered.onBreak(this.#break());
+  }
+
+  #break(): Break {
+    const { rstCode } = this.#stream;
+    const { gone } = this.#session;
+    const detail = gone ? 'its connection closed' : nameOf(rstCode);
+    if (rstCode === NGHTTP2_REFUSED_STREAM) {
+      return { code: rstCode, reason: 'upstream_reset', detail, how: 'refused' };
+    }
+    if (gone) {
+      const how = this.#kept ? 'kept' : 'failed';
+      return { code: NGHTTP2_INTERNAL_ERROR, reason: 'upstream_closed', detail, how };
+    }
+    // NO_ERROR without an answer, or before its end: no clean end is made of it.
+    const code = rstCode === NGHTTP2_NO_ERROR ? NGHTTP2_INTERNAL_ERROR : rstCode;
+    return { code, reason: 'upstream_reset', detail, how: 'reset' };
+  }
+
+  #bad(error: unknown): void {
+    if (!(error instanceof HeadError)) throw error;
+    this.cancel(constants.NGHTTP2_PROTOCOL_ERROR);
+    this.#answered.onBreak({
+      code: NGHTTP2_INTERNAL_ERROR,
+      reason: 'bad_response',
+      detail: error.message,
+      how: 'failed',
+    });
+  }
+}
+
+/** RFC 9113 §7, by code. */
+const NAMES = [
+  'NO_ERROR',
+  'PROTOCOL_ERROR',
+  'INTERNAL_ERROR',
+  'FLOW_CONTROL_ERROR',
+  'SETTINGS_TIMEOUT',
+  'STREAM_CLOSED',
+  'FRAME_SIZE_ERROR',
+  'REFUSED_STREAM',
+  'CANCEL',
+  'COMPRESSION_ERROR',
+  'CONNECT_ERROR',
+  'ENHANCE_YOUR_CALM',
+  'INADEQUATE_SECURITY',
+  'HTTP_1_1_REQUIRED',
+] as const;
+
+/** An error code in words. */
+export function nameOf(code: number): string {
+  return NAMES[code] ?? `error code ${code}`;
+}
+
+function ignore(): void {}

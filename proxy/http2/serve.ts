@@ -1,0 +1,133 @@
+/** Serves a downstream that speaks HTTP/2: one session, a judged and reported exchange a stream, floods bounded. */
+import {
+  constants,
+  performServerHandshake,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2';
+import type { Carrier, Connection } from '../connections.ts';
+import type { DataPath } from '../data-path.ts';
+import type { HttpSideBase } from '../http/side-base.ts';
+import type { RawFields } from './head.ts';
+import { ServerStream, type StreamOwner } from './server-stream.ts';
+import { MAX_SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-session.ts';
+
+/** How often streams that do not move are looked for, ms. */
+const SWEEP_MS = 500;
+/** Frames that are wrong, and streams beyond their bound, before the session is ended. */
+const MAX_INVALID_FRAMES = 100;
+
+/**
+ * Serves all streams of a connection whose `stream` speaks HTTP/2 from its first byte on. Sets its carrier and its
+ * deadlines.
+ * @param makeSide called once a stream
+ */
+export function serveHttp2(path: DataPath, connection: Connection, makeSide: () => HttpSideBase): void {
+  if (connection.closed) return;
+  connection.carrier = new ServerSession(path, connection, makeSide);
+}
+
+class ServerSession implements Carrier, StreamOwner {
+  readonly connection: Connection;
+  readonly #path: DataPath;
+  readonly #makeSide: () => HttpSideBase;
+  readonly #session: ServerHttp2Session;
+  readonly #streams = new Set<ServerStream>();
+  /** The peer's SETTINGS came: it does speak HTTP/2. */
+  #settled = false;
+  #idleSince = performance.now();
+  #opened = 0;
+  #resets = 0;
+
+  constructor(path: DataPath, connection: Connection, makeSide: () => HttpSideBase) {
+    this.connection = connection;
+    this.#path = path;
+    this.#makeSide = makeSide;
+    const { limits } = path;
+    const session = performServerHandshake(connection.stream, {
+      settings: {
+        initialWindowSize: limits.streamWindow,
+        maxConcurrentStreams: limits.maxStreams,
+        maxHeaderListSize: limits.maxHeadBytes,
+      },
+      // Up to twice as many are answered, more are reset.
+      maxHeaderListPairs: 2 * limits.maxHeadFields,
+      maxSessionInvalidFrames: MAX_INVALID_FRAMES,
+      maxSessionRejectedStreams: MAX_INVALID_FRAMES,
+      maxSessionMemory: MAX_SESSION_MEMORY,
+      strictSingleValueFields: false,
+    });
+    this.#session = session;
+    session.setLocalWindowSize(WINDOWS_A_SESSION * limits.streamWindow);
+    session.on('error', ignore);
+    session.on('remoteSettings', () => {
+      this.#settled = true;
+    });
+    session.on('stream', (stream, _headers, flags, raw) => this.#onStream(stream, flags, raw));
+    session.on('close', () => connection.abort());
+    this.#arm();
+  }
+
+  drain(): void {
+    this.#session.close();
+  }
+
+  abort(): void {
+    for (const stream of [...this.#streams]) stream.abort();
+    this.#session.destroy();
+    // The session may be at work on what the socket read: closing it now would pull that away from under it.
+    setImmediate(() => this.connection.abort());
+  }
+
+  streamOver(stream: ServerStream, unanswered: boolean): void {
+    this.#streams.delete(stream);
+    this.#idleSince = performance.now();
+    if (unanswered) this.#reset();
+  }
+
+  #onStream(stream: ServerHttp2Stream, flags: number, raw: RawFields): void {
+    this.#opened++;
+    this.connection.active = true;
+    const side = this.#makeSide();
+    const serving = new ServerStream(this, stream, side);
+    side.carrier = serving;
+    serving.movedAt = performance.now();
+    this.#streams.add(serving);
+    serving.start(flags, raw);
+    if (this.#path.draining) this.drain();
+  }
+
+  /**
+   * A peer that asks and takes it back makes us and the app work for nothing (CVE-2023-44487). Envoy's measure: so
+   * many, and most of all it asked for.
+   */
+  #reset(): void {
+    const { maxStreamResets } = this.#path.limits;
+    if (++this.#resets <= maxStreamResets || 2 * this.#resets <= this.#opened) return;
+    this.#path.refused(this.connection, 'too_many_resets', {
+      detail: `${this.#resets} of ${this.#opened} streams`,
+    });
+    this.#session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  }
+
+  #arm(): void {
+    this.connection.expire(SWEEP_MS, () => this.#sweep());
+  }
+
+  #sweep(): void {
+    const now = performance.now();
+    const { limits } = this.#path;
+    for (const stream of this.#streams) {
+      if (stream.active) {
+        stream.active = false;
+        stream.movedAt = now;
+      } else if (now - stream.movedAt > stream.patience) stream.timedOut();
+    }
+    const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
+    if (!this.#settled && now - this.connection.startedTick > limits.handshakeTimeout) this.abort();
+    else if (idle > limits.idleTimeout) this.drain();
+    this.#arm();
+  }
+}
+
+function ignore(): void {}

@@ -1,0 +1,132 @@
+/** One HTTP/2 connection to an upstream: how many streams run on it, and whether it takes more. */
+import { type ClientHttp2Session, type ClientHttp2Stream, connect } from 'node:http2';
+import type { Limits } from '../../mesh/limits.ts';
+import type { Reached, Upstream } from '../dial.ts';
+import type { Told } from '../told.ts';
+import type { VerifiedPeer } from '../verify-peer.ts';
+
+/** A session's window is as many of its streams': one that is not read must not stop the others. */
+export const WINDOWS_A_SESSION = 16;
+/** MB that one session may hold of what waits to be sent, beyond which it takes no new streams. */
+export const MAX_SESSION_MEMORY = 64;
+
+/** What a session tells whoever keeps it. */
+export interface SessionKeeper {
+  /** A stream ended, or the peer allows more or fewer. */
+  roomChanged(session: UpstreamSession): void;
+  closed(session: UpstreamSession): void;
+}
+
+export class UpstreamSession implements Reached {
+  readonly key: string;
+  readonly upstream: Upstream;
+  readonly generation: number;
+  readonly #session: ClientHttp2Session;
+  readonly #keeper: SessionKeeper;
+  readonly #maxStreams: number;
+  #peerMaxStreams = Number.POSITIVE_INFINITY;
+  /** Streams under way, those promised included. */
+  #open = 0;
+  #entered = 0;
+  #retired = false;
+  idleSince: number = performance.now();
+
+  constructor(upstream: Upstream, limits: Limits, keeper: SessionKeeper) {
+    this.key = upstream.key;
+    this.upstream = upstream;
+    this.generation = upstream.generation;
+    this.#keeper = keeper;
+    this.#maxStreams = limits.maxUpstreamStreams;
+    const options = {
+      createConnection: () => upstream.stream,
+      settings: {
+        enablePush: false,
+        initialWindowSize: limits.streamWindow,
+        maxHeaderListSize: limits.maxHeadBytes,
+      },
+      maxHeaderListPairs: 2 * limits.maxHeadFields,
+      maxSessionMemory: MAX_SESSION_MEMORY,
+      strictSingleValueFields: false,
+    };
+    const session = connect('http://upstream', options);
+    this.#session = session;
+    session.on('error', ignore);
+    session.on('remoteSettings', ({ maxConcurrentStreams }) => {
+      this.#peerMaxStreams = maxConcurrentStreams ?? Number.POSITIVE_INFINITY;
+      keeper.roomChanged(this);
+    });
+    session.on('connect', () => session.setLocalWindowSize(WINDOWS_A_SESSION * limits.streamWindow));
+    session.on('goaway', () => this.retire());
+    session.on('close', () => {
+      this.#retired = true;
+      keeper.closed(this);
+    });
+  }
+
+  get peer(): VerifiedPeer | null {
+    return this.upstream.peer;
+  }
+
+  get address(): string {
+    return this.upstream.address;
+  }
+
+  get localAddress(): string {
+    return this.upstream.localAddress;
+  }
+
+  get told(): Told {
+    return this.upstream.told;
+  }
+
+  /** Streams before the one that entered last. */
+  get uses(): number {
+    return this.#entered - 1;
+  }
+
+  get open(): number {
+    return this.#open;
+  }
+
+  get usable(): boolean {
+    return !this.#retired && !this.#session.closed && !this.#session.destroyed;
+  }
+
+  /** How many more streams it takes now. */
+  get room(): number {
+    return this.usable ? Math.min(this.#maxStreams, this.#peerMaxStreams) - this.#open : 0;
+  }
+
+  /** The connection itself is gone: what broke a stream broke all of them. */
+  get gone(): boolean {
+    return this.#session.destroyed;
+  }
+
+  /** Promises a stream. Each is given back by `leave`, once. */
+  enter(): void {
+    this.#open++;
+    this.#entered++;
+  }
+
+  leave(): void {
+    this.#open--;
+    this.idleSince = performance.now();
+    if (!this.#retired) this.#keeper.roomChanged(this);
+    else if (this.#open === 0) this.#session.close();
+  }
+
+  /** @param raw a header block */
+  request(raw: string[], ended: boolean): ClientHttp2Stream {
+    return this.#session.request(raw, { endStream: ended, waitForTrailers: !ended });
+  }
+
+  /** Takes no new streams; ends when those it has do. */
+  retire(): void {
+    if (this.#retired) return;
+    this.#retired = true;
+    this.#keeper.closed(this);
+    if (this.#open === 0) this.#session.close();
+  }
+}
+
+function ignore(): void {}
