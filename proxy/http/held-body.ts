@@ -1,5 +1,5 @@
 /** The beginning of a request's body, held back until somebody who wants to see it has judged the request. */
-import { type BodyReader, bodyReader, frameChunk } from '../http1/body.ts';
+import { type BodyReader, frameChunk, lastChunk } from '../http1/body.ts';
 import type { Framing } from './head.ts';
 
 /** The bytes that all connections together may hold back. */
@@ -41,8 +41,8 @@ const EMPTY = Buffer.alloc(0);
 export class HeldBody {
   readonly #framing: Framing;
   readonly #bounds: HeldBounds;
-  /** Reads the same bytes once more, for the data alone. */
-  readonly #reader: BodyReader;
+  /** All of it has come. */
+  #done = false;
   /**
    * The data, copied: a slice for each read would cost hundreds of bytes where a read brings one. At most twice
    * what came, and no more than `maxBytes` and one read.
@@ -54,17 +54,17 @@ export class HeldBody {
   constructor(framing: Framing, bounds: HeldBounds) {
     this.#framing = framing;
     this.#bounds = bounds;
-    this.#reader = bodyReader(framing, true);
   }
 
   /**
-   * @param body the request's own reader: it frames what comes after
+   * @param body the request's own reader, which passes on data alone
    * @returns how many bytes belonged to the body
    * @throws BodyError where the framing is broken
    */
   feed(bytes: Buffer, body: BodyReader): number {
-    this.#reader.feed(bytes, this.#keep);
-    return body.feed(bytes, ignore);
+    const taken = body.feed(bytes, this.#keep);
+    this.#done = body.done;
+    return taken;
   }
 
   readonly #keep = (piece: Buffer): void => {
@@ -102,22 +102,24 @@ export class HeldBody {
   /** Nothing more needs to be waited for. */
   get enough(): boolean {
     const { maxBytes, partial } = this.#bounds;
-    return this.#crowdedOut || this.#reader.done || this.tooLong || (partial && this.#length >= maxBytes);
+    return this.#crowdedOut || this.#done || this.tooLong || (partial && this.#length >= maxBytes);
   }
 
   /** There is more of the body than `data` shows. */
   get truncated(): boolean {
-    return !this.#reader.done || this.#length > this.#bounds.maxBytes;
+    return !this.#done || this.#length > this.#bounds.maxBytes;
   }
 
   data(): Buffer {
     return this.#buffer.subarray(0, Math.min(this.#length, this.#bounds.maxBytes));
   }
 
-  /** All of it as it goes on to the upstream. */
-  framed(): Buffer[] {
+  /** All of it as it goes on to the upstream. @param body see `feed` */
+  framed(body: BodyReader): Buffer[] {
     const data = this.#buffer.subarray(0, this.#length);
-    return this.#framing.kind === 'chunked' ? frameChunk(data, this.#reader.done) : [data];
+    if (this.#framing.kind !== 'chunked') return [data];
+    const framed = frameChunk(data, false);
+    return this.#done ? [...framed, lastChunk(body.trailers)] : framed;
   }
 
   /** Nobody needs it any more: gives its room back. Safe to call twice. */
@@ -127,5 +129,3 @@ export class HeldBody {
     this.#length = 0;
   }
 }
-
-function ignore(): void {}

@@ -1,5 +1,8 @@
 /** Body readers: where a body ends, and what of it is passed on. A broken body is never turned into a clean end. */
-import type { Framing } from '../http/head.ts';
+import { type Limits, limitsWith } from '../../mesh/limits.ts';
+import { type Field, type Framing, HeadError, isTrailer } from '../http/head.ts';
+import { ScannedFields } from './fields.ts';
+import { DROP, HeadScan } from './scan.ts';
 
 /** Takes pieces of a body as they go on. */
 export type BodySink = (piece: Buffer) => void;
@@ -7,42 +10,48 @@ export type BodySink = (piece: Buffer) => void;
 export interface BodyReader {
   /** True once the last byte of the body has been fed. */
   readonly done: boolean;
+  /** What came behind the body, once it is done; only what may go on. */
+  readonly trailers: readonly Field[];
   /**
    * Feeds received bytes; passes body pieces, framed for the other side, to `sink`.
-   * @returns how many bytes belonged to this body
-   * @throws BodyError where the framing is broken
+   * @returns how many of them belong to the body
+   * @throws BodyError where the framing is broken; what was passed on before is cut short then
    */
   feed(bytes: Buffer, sink: BodySink): number;
-  /** The stream ended: true where that is a proper end of this body. */
+  /** The stream ended. @returns true where that is the body's clean end */
   ended(): boolean;
 }
 
+/** Broken framing: the message is aborted, never ended. */
 export class BodyError extends Error {}
 
-/** Bounds one chunk-size line and one trailer section (bytes). */
-const MAX_CHUNK_LINE = 256;
-const MAX_TRAILERS = 8_192;
-const CRLF = Buffer.from('\r\n');
-const NO_DATA = Buffer.alloc(0);
+export type BodyBounds = Pick<Limits, 'maxChunkLine' | 'maxTrailerBytes' | 'maxHeadFields'>;
+
+const TABLE: BodyBounds = limitsWith({});
+const NO_TRAILERS: readonly Field[] = [];
+const NOTHING = Buffer.alloc(0);
+export const CRLF = Buffer.from('\r\n');
 const LAST_CHUNK = Buffer.from('0\r\n\r\n');
 
-/** @param plain pass chunked data on without chunk framing: HTTP/1.0 downstreams do not know it */
-export function bodyReader(framing: Framing, plain = false): BodyReader {
+/** @param plain pass data on without chunk framing: HTTP/1.0 downstreams do not know it, HTTP/2 has its own */
+export function bodyReader(framing: Framing, plain = false, bounds: BodyBounds = TABLE): BodyReader {
   switch (framing.kind) {
     case 'none':
-      return EMPTY;
+      return NO_BODY;
     case 'length':
       return new LengthBody(framing.length);
     case 'chunked':
-      return new ChunkedBody(plain);
+      return new ChunkedBody(plain, bounds);
     case 'close':
       return new CloseBody();
   }
 }
 
-const EMPTY: BodyReader = { done: true, feed: () => 0, ended: () => true };
+/** No body, or one that is over. */
+export const NO_BODY: BodyReader = { done: true, trailers: NO_TRAILERS, feed: () => 0, ended: () => true };
 
 class LengthBody implements BodyReader {
+  readonly trailers = NO_TRAILERS;
   #left: number;
   constructor(length: number) {
     this.#left = length;
@@ -65,6 +74,7 @@ class LengthBody implements BodyReader {
 /** Ends with the connection (answers only, RFC 9112 §6.3 case 8). */
 class CloseBody implements BodyReader {
   readonly done = false;
+  readonly trailers = NO_TRAILERS;
   feed(bytes: Buffer, sink: BodySink): number {
     if (bytes.length > 0) sink(bytes);
     return bytes.length;
@@ -76,102 +86,216 @@ class CloseBody implements BodyReader {
 
 /** @returns `data` as one chunk, none where it is empty; behind it, where it is the `last`, the end of the body */
 export function frameChunk(data: Buffer, last: boolean): Buffer[] {
-  const size = Buffer.from(`${data.length.toString(16)}\r\n`, 'latin1');
-  const framed = data.length === 0 ? [] : [size, data, CRLF];
+  const framed = data.length === 0 ? [] : [sizeLine(data.length), data, CRLF];
   if (last) framed.push(LAST_CHUNK);
   return framed;
 }
 
-type ChunkState = 'size' | 'data' | 'data-end' | 'trailer' | 'done';
+/** @returns what stands before a chunk of that many bytes; `CRLF` stands behind it */
+export function sizeLine(bytes: number): Buffer {
+  return Buffer.from(`${bytes.toString(16)}\r\n`, 'latin1');
+}
+
+/** @returns the last chunk and what comes behind it */
+export function lastChunk(trailers: readonly Field[]): Buffer {
+  if (trailers.length === 0) return LAST_CHUNK;
+  let text = '0\r\n';
+  for (const { name, value } of trailers) text += `${name}: ${value}\r\n`;
+  return Buffer.from(`${text}\r\n`, 'latin1');
+}
+
+type ChunkState = 'size' | 'data' | 'data-cr' | 'data-lf' | 'trailers' | 'done';
+
+const CR = 0x0d;
+const LF = 0x0a;
+const SEMICOLON = 0x3b;
+const ZERO = 0x30;
 
 /**
- * RFC 9112 §7.1, strictly: hex sizes only, CRLF only. Each piece of data is framed anew, so extensions end
- * here; so do trailers, which RFC 9110 §6.5.1 lets an intermediary drop.
+ * RFC 9112 §7.1, strictly: hex sizes only, CRLF only. What is canonical goes on in the bytes it came in; a size
+ * line with an extension is written anew without it. The last chunk goes on only once all behind it has come.
  */
 class ChunkedBody implements BodyReader {
   readonly #plain: boolean;
+  readonly #bounds: BodyBounds;
   #state: ChunkState = 'size';
-  #line = '';
+  /** A size line, or trailers, of which the end is still to come. */
+  #held: Buffer = NOTHING;
   #left = 0;
-  #trailerBytes = 0;
+  #scan: HeadScan | null = null;
+  trailers: readonly Field[] = NO_TRAILERS;
 
-  constructor(plain: boolean) {
+  constructor(plain: boolean, bounds: BodyBounds) {
     this.#plain = plain;
+    this.#bounds = bounds;
   }
 
   get done(): boolean {
     return this.#state === 'done';
   }
 
-  feed(bytes: Buffer, sink: BodySink): number {
-    const pieces: Buffer[] = [];
-    let at = 0;
-    while (at < bytes.length && this.#state !== 'done') {
-      if (this.#state === 'data') at = this.#data(bytes, at, pieces);
-      else at = this.#lineByte(bytes, at);
-    }
-    this.#pass(pieces, sink);
-    return at;
-  }
-
   ended(): boolean {
     return this.done;
   }
 
-  /** Passes the data of one read on as one chunk: chunks of a byte each must not become three writes each. */
-  #pass(pieces: readonly Buffer[], sink: BodySink): void {
-    const [first = NO_DATA] = pieces;
-    const data = pieces.length <= 1 ? first : Buffer.concat(pieces);
-    if (!this.#plain) for (const piece of frameChunk(data, this.done)) sink(piece);
-    else if (data.length > 0) sink(data);
-  }
-
-  #data(bytes: Buffer, at: number, pieces: Buffer[]): number {
-    const piece = bytes.subarray(at, Math.min(bytes.length, at + this.#left));
-    this.#left -= piece.length;
-    pieces.push(piece);
-    if (this.#left === 0) this.#state = 'data-end';
-    return at + piece.length;
-  }
-
-  /** Collects one line up to its CRLF; a bare LF, a bare CR or a NUL is an error. */
-  #lineByte(bytes: Buffer, at: number): number {
-    let i = at;
-    while (i < bytes.length) {
-      const byte = bytes[i++] ?? 0;
-      const afterCr = this.#line.endsWith('\r');
-      if (byte === 0x0a) {
-        if (!afterCr) throw new BodyError('bare LF in a chunk line');
-        const line = this.#line.slice(0, -1);
-        this.#line = '';
-        this.#endLine(line);
-        return i;
+  feed(bytes: Buffer, sink: BodySink): number {
+    const { length } = bytes;
+    let at = 0;
+    // What has not gone on yet, and goes on as it is, begins here.
+    let run = 0;
+    while (at < length && this.#state !== 'done') {
+      switch (this.#state) {
+        case 'data': {
+          const end = Math.min(length, at + this.#left);
+          if (this.#plain) sink(bytes.subarray(at, end));
+          this.#left -= end - at;
+          at = end;
+          if (this.#left === 0) this.#state = 'data-cr';
+          break;
+        }
+        case 'data-cr':
+          if (bytes[at] !== CR) throw new BodyError('chunk data longer than its size');
+          at++;
+          this.#state = 'data-lf';
+          break;
+        case 'data-lf':
+          if (bytes[at] !== LF) throw new BodyError('bare CR behind chunk data');
+          at++;
+          this.#state = 'size';
+          break;
+        case 'size': {
+          const end = bytes.indexOf(LF, at) + 1;
+          if (end === 0 || this.#held.length > 0) {
+            this.#pass(bytes, run, at, sink);
+            at = this.#sizeInPieces(bytes, at, end === 0 ? length : end, sink);
+            run = at;
+            break;
+          }
+          const canonical = this.#readSize(bytes, at, end);
+          if (this.#left > 0) {
+            if (!canonical) {
+              this.#pass(bytes, run, at, sink);
+              this.#passSize(sink);
+              run = end;
+            }
+            this.#state = 'data';
+          } else if (canonical && bytes[end] === CR && bytes[end + 1] === LF) {
+            this.#state = 'done';
+            at = end + 2;
+            break;
+          } else {
+            this.#pass(bytes, run, at, sink);
+            run = end;
+            this.#state = 'trailers';
+          }
+          at = end;
+          break;
+        }
+        case 'trailers':
+          at = this.#readTrailers(bytes, at, sink);
+          run = at;
+          break;
       }
-      if (afterCr || byte === 0) throw new BodyError('bare CR or NUL in a chunk line');
-      this.#line += String.fromCharCode(byte);
-      if (this.#state === 'data-end' && byte !== 0x0d) throw new BodyError('chunk data longer than its size');
-      if (this.#line.length > MAX_CHUNK_LINE && this.#state !== 'trailer')
-        throw new BodyError('chunk line too long');
-      if (this.#state === 'trailer' && ++this.#trailerBytes > MAX_TRAILERS)
-        throw new BodyError('trailers too long');
     }
-    return i;
+    this.#pass(bytes, run, at, sink);
+    return at;
   }
 
-  #endLine(line: string): void {
-    if (this.#state === 'data-end') {
-      this.#state = 'size';
-      return;
-    }
-    if (this.#state === 'trailer') {
-      if (line !== '') return;
-      this.#state = 'done';
-      return;
-    }
-    // chunk-ext is dropped, but must begin where RFC 9112 §7.1.1 lets it.
-    const match = /^([0-9A-Fa-f]{1,13})(?:[ \t]*;.*)?$/.exec(line);
-    if (match === null) throw new BodyError('bad chunk size');
-    this.#left = Number.parseInt(match[1] ?? '', 16);
-    this.#state = this.#left === 0 ? 'trailer' : 'data';
+  /** Passes bytes on as they came. */
+  #pass(bytes: Buffer, from: number, to: number, sink: BodySink): void {
+    if (this.#plain || from === to) return;
+    sink(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to));
   }
+
+  #passSize(sink: BodySink): void {
+    if (!this.#plain) sink(sizeLine(this.#left));
+  }
+
+  /** A size line that one read does not bring whole. @returns the position behind what was taken */
+  #sizeInPieces(bytes: Buffer, from: number, to: number, sink: BodySink): number {
+    this.#held = Buffer.concat([this.#held, bytes.subarray(from, to)]);
+    const line = this.#held;
+    if (line[line.length - 1] !== LF) {
+      this.#checkSize(line, 0, line.length);
+      return to;
+    }
+    this.#held = NOTHING;
+    this.#readSize(line, 0, line.length);
+    if (this.#left === 0) this.#state = 'trailers';
+    else {
+      this.#passSize(sink);
+      this.#state = 'data';
+    }
+    return to;
+  }
+
+  /** Reads a whole size line. @returns whether it is in canonical form */
+  #readSize(bytes: Buffer, from: number, to: number): boolean {
+    if (bytes[to - 2] !== CR || to - from < 3) throw new BodyError('bare LF in a chunk line');
+    const end = this.#checkSize(bytes, from, to - 2);
+    let size = 0;
+    for (let i = from; i < end; i++) size = size * 16 + hexDigit(bytes[i] as number);
+    if (end === from || size > Number.MAX_SAFE_INTEGER) throw new BodyError('bad chunk size');
+    this.#left = size;
+    return end === to - 2 && (bytes[from] !== ZERO || end === from + 1);
+  }
+
+  /** Holds a size line, or the beginning of one, to its grammar. @returns where the digits end */
+  #checkSize(bytes: Buffer, from: number, to: number): number {
+    if (to - from > this.#bounds.maxChunkLine) throw new BodyError('chunk line too long');
+    let end = from;
+    while (end < to && hexDigit(bytes[end] as number) >= 0) end++;
+    if (end - from > MAX_SIZE_DIGITS) throw new BodyError('bad chunk size');
+    if (end === to) return end;
+    // The CR of a line whose LF is still to come.
+    const cut = bytes[to - 1] === CR && to === bytes.length ? to - 1 : to;
+    if (end === cut) return end;
+    if (end === from || bytes[end] !== SEMICOLON) throw new BodyError('bad chunk size');
+    for (let i = end; i < cut; i++) {
+      const byte = bytes[i] as number;
+      if ((byte < 0x20 && byte !== 0x09) || byte === 0x7f)
+        throw new BodyError('control byte in a chunk extension');
+    }
+    return end;
+  }
+
+  /** @returns the position behind what was taken */
+  #readTrailers(bytes: Buffer, from: number, sink: BodySink): number {
+    const before = this.#held.length;
+    if (this.#scan === null) {
+      const { maxTrailerBytes: maxHeadBytes, maxHeadFields } = this.#bounds;
+      this.#scan = new HeadScan('trailers', { maxHeadBytes, maxHeadFields, maxTargetBytes: 0 });
+    }
+    const room = this.#bounds.maxTrailerBytes + 1 - before;
+    this.#held = Buffer.concat([this.#held, bytes.subarray(from, Math.min(bytes.length, from + room))]);
+    let end: number;
+    try {
+      end = this.#scan.scan(this.#held);
+    } catch (error) {
+      if (!(error instanceof HeadError)) throw error;
+      throw new BodyError(`trailers: ${error.message}`);
+    }
+    if (end === 0) return bytes.length;
+    this.trailers = allowed(new ScannedFields(this.#held, this.#scan));
+    this.#held = NOTHING;
+    this.#state = 'done';
+    if (!this.#plain) sink(lastChunk(this.trailers));
+    return from + end - before;
+  }
+}
+
+/** 2^53 has 14 hexadecimal digits; zeros may lead. */
+const MAX_SIZE_DIGITS = 16;
+
+function hexDigit(byte: number): number {
+  if (byte >= 0x30 && byte <= 0x39) return byte - 0x30;
+  const lower = byte | 0x20;
+  return lower >= 0x61 && lower <= 0x66 ? lower - 0x57 : -1;
+}
+
+/** RFC 9110 §6.5.1: those fields of a trailer section that may go on. */
+function allowed(fields: ScannedFields): readonly Field[] {
+  const { scan } = fields;
+  for (let i = 0; i < scan.count; i++) if (!isTrailer(fields.name(i).toLowerCase())) scan.fates[i] = DROP;
+  return fields.materialize({ rewritten: () => null });
 }

@@ -1,98 +1,107 @@
-/** Carries HTTP/1.1 between two byte streams: reads heads, asks its side to judge, passes bodies on. */
+/** Carries HTTP/1 from a downstream to its upstreams: reads heads, asks its side to judge, passes bodies on as they come. */
 import type { Duplex } from 'node:stream';
+import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
-import type { Upstream } from '../dial.ts';
-import { changeAnswer } from '../http/change-fields.ts';
+import type { DialDone, Upstream, UpstreamUser } from '../dial.ts';
 import { Exchange } from '../http/exchange.ts';
-import { HeadError, joinedValues, valuesOf } from '../http/head.ts';
+import { grpcStatusOf, isGrpcType } from '../http/grpc.ts';
+import { HeadError } from '../http/head.ts';
 import { HeldBody, type HeldBounds } from '../http/held-body.ts';
 import { type LocalAnswer, writeLocalAnswer } from '../http/local-answer.ts';
 import type { HttpSide, RequestCarrier } from '../http/side.ts';
-import { BodyError, type BodyReader, bodyReader } from './body.ts';
-import {
-  type Http1Request,
-  parseRequest,
-  parseResponse,
-  type ResponseHead,
-  writeRequest,
-  writeResponse,
-} from './head.ts';
+import { AnswerReader, type AnswerSink } from './answer-reader.ts';
+import { BodyError, type BodyReader, bodyReader, CRLF, lastChunk, NO_BODY, sizeLine } from './body.ts';
+import { Http1Request, LastRequest } from './request-head.ts';
+import type { AnswerOptions, Http1Response } from './response-head.ts';
+import { HeadScan } from './scan.ts';
+import { openTunnel } from './tunnel.ts';
 
-type Phase = 'idle' | 'head' | 'judging' | 'dialling' | 'exchange' | 'closed';
+type Phase = 'idle' | 'head' | 'judging' | 'dialling' | 'exchange' | 'tunnel' | 'closed';
 
-const EMPTY = Buffer.alloc(0);
-const HEAD_END = Buffer.from('\r\n\r\n');
+const NOTHING = Buffer.alloc(0);
 const CONTINUE = 'HTTP/1.1 100 Continue\r\n\r\n';
+const CR = 0x0d;
+const LF = 0x0a;
 /** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
-const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
-/** Bytes of a refused request's body that are read past before the connection is given up. */
-const MAX_DISCARD = 65_536;
-/** Bytes taken in advance of the request they belong to (pipelining); then reading stops. */
-const MAX_AHEAD = 65_536;
-/** Interim answers passed on for one request. */
-const MAX_INTERIM = 10;
+const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
+/** A head and the piece of its body behind it go out as one buffer up to so much; copying more costs more than a second one. */
+const JOINED = 16_384;
 
-/** One downstream connection that speaks HTTP/1.1, from its first byte to its last. */
-export class HttpForwarder implements Carrier, RequestCarrier {
+/** One downstream connection that speaks HTTP/1, from its first byte to its last. */
+export class HttpForwarder implements Carrier, RequestCarrier, DialDone, UpstreamUser, AnswerSink {
   readonly #stream: Duplex;
   readonly #connection: Connection;
   readonly #side: HttpSide;
+  readonly #limits: Limits;
   #phase: Phase = 'idle';
   #draining = false;
-  /** Received and not yet consumed. */
-  #pending: Buffer = EMPTY;
-  /** Bytes of `#pending` already searched for the head's end: a head in tiny pieces must not be read again for each. */
-  #searched = 0;
+  /** Received and not yet consumed; while a head is read it begins with that head. */
+  #pending: Buffer = NOTHING;
+  readonly #scan: HeadScan;
+  readonly #last = new LastRequest();
   /** RFC 9112 §2.2: one empty line before a request line is passed over. */
   #emptyLineSeen = false;
+  /** The head's own deadline runs: not all of it came at once. */
+  #headAwaited = false;
   /** `#advance` is at work: what it calls must not start it anew, or pipelined requests would pile up the stack. */
   #advancing = false;
   /** The downstream does not read its answers: nothing more is begun for it until it does. */
   #stalled = false;
+  /** We read no more from the downstream for now. */
+  #paused = false;
   #downstreamEnded = false;
   #exchange: Exchange | null = null;
-  #head: Http1Request | null = null;
-  #requestBody: BodyReader = bodyReader({ kind: 'none' });
+  #request: Http1Request | null = null;
+  /** The request's head is still to be sent: it waits for the first piece of the body that is there already. */
+  #unsent: Http1Request | null = null;
+  #requestBody: BodyReader = NO_BODY;
   #requestDone = true;
   /** What a judge wants to see of the body; read by `#consume` while it is not enough. */
   #held: HeldBody | null = null;
   #onHeld: ((body: HeldBody) => void) | null = null;
+  /** The request's chunks were taken apart to be held: they are framed anew. */
+  #reframed = false;
   /** The downstream waits for 100 (Continue) and has not been told. */
   #awaitsContinue = false;
   #upstream: Upstream | null = null;
-  #answer: ResponseHead | null = null;
-  #answerBody: BodyReader | null = null;
-  #answerPending: Buffer = EMPTY;
+  readonly #reader: AnswerReader;
+  /** The answer's head is still to be sent: it waits for the piece of the body that came with it. */
+  #answer: Http1Response | null = null;
+  #options: AnswerOptions = PLAIN;
   #answerStarted = false;
-  #interim = 0;
-  #discarded = 0;
+  #answerDone = false;
+  #upstreamKept = false;
+  #keepAliveMs = 0;
+  #corked = false;
+  #unread = 0;
   #closeAfter = false;
   #replayed = false;
 
-  readonly #onUpstreamData = (chunk: Buffer): void => this.#fromUpstream(chunk);
-  readonly #onUpstreamEnd = (): void => this.#upstreamEnded(null);
-  readonly #onUpstreamError = (error: Error): void => this.#upstreamEnded(error);
-  readonly #onUpstreamClose = (): void => this.#upstreamEnded(new Error('closed'));
-  readonly #onUpstreamDrain = (): void => {
-    if (!this.#requestDone) this.#stream.resume();
-  };
+  readonly #passOn = (piece: Buffer): void => this.#toUpstream(piece);
+  readonly #onData = (chunk: Buffer): void => this.#fromDownstream(chunk);
+  readonly #onEnd = (): void => this.#downstreamEnd();
+  readonly #onGone = (): void => this.#downstreamGone();
+  readonly #onDrain = (): void => this.#downstreamDrained();
 
   constructor(connection: Connection, side: HttpSide) {
     const { stream } = connection;
     this.#stream = stream;
     this.#connection = connection;
     this.#side = side;
-    stream.on('data', (chunk: Buffer) => this.#fromDownstream(chunk));
-    stream.on('end', () => this.#downstreamEnd());
-    stream.on('error', () => this.#downstreamGone());
-    stream.on('close', () => this.#downstreamGone());
-    stream.on('drain', () => this.#downstreamDrained());
-    side.expect('anything');
+    this.#limits = side.limits;
+    this.#scan = new HeadScan('request', side.limits);
+    this.#reader = new AnswerReader(side.limits, this);
+    stream.on('data', this.#onData);
+    stream.on('end', this.#onEnd);
+    stream.on('error', this.#onGone);
+    stream.on('close', this.#onGone);
+    stream.on('drain', this.#onDrain);
+    side.expect('idle');
     // Whoever looked at the first bytes paused the stream: listening alone would not set it flowing again.
     stream.resume();
     // It may have ended before anyone listened: right behind its TLS handshake, say.
-    if (stream.readableEnded) queueMicrotask(() => this.#downstreamEnd());
+    if (stream.readableEnded) queueMicrotask(this.#onEnd);
   }
 
   drain(): void {
@@ -108,20 +117,16 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   timedOut(): void {
     if (this.#phase === 'head') {
       this.#exchange = new Exchange();
-      this.#refuse(
-        { status: 408, body: 'request head too slow', reason: 'request_timeout', detail: '' },
-        true,
-      );
+      this.#refuse(tooSlow('request head too slow', ''), true);
     } else if (this.#onHeld !== null) {
-      this.#refuse(
-        { status: 408, body: 'request body too slow', reason: 'request_timeout', detail: 'of a held body' },
-        true,
-      );
+      this.#refuse(tooSlow('request body too slow', 'of a held body'), true);
     } else if (this.#phase === 'idle') {
       this.#closeGently();
     } else if (this.#phase === 'closed') {
       // Its last bytes are not read: what it has of them must not look like all.
       this.#connection.abort();
+    } else if (this.#downstreamEnded && !this.#answerStarted) {
+      this.#fail('downstream_closed', 'ended its side and was not answered in time');
     } else {
       this.#fail('idle_timeout', '');
     }
@@ -144,11 +149,23 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   }
 
   #downstreamDrained(): void {
-    this.#upstream?.stream.resume();
+    const stream = this.#upstream?.stream;
+    if (stream?.isPaused() === true) stream.resume();
     if (!this.#stalled) return;
     this.#stalled = false;
-    this.#stream.resume();
+    this.#resume();
     this.#advance();
+  }
+
+  #pause(): void {
+    this.#paused = true;
+    this.#stream.pause();
+  }
+
+  #resume(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.#stream.resume();
   }
 
   /** Consumes what it can of the received bytes, request by request. */
@@ -157,6 +174,8 @@ export class HttpForwarder implements Carrier, RequestCarrier {
     this.#advancing = true;
     try {
       this.#consume();
+      // Nothing of its body was there to go with it.
+      if (this.#unsent !== null) this.#sendHead(null);
     } catch (error) {
       this.#broke(error);
     } finally {
@@ -168,7 +187,7 @@ export class HttpForwarder implements Carrier, RequestCarrier {
     while (this.#pending.length > 0) {
       if (this.#phase === 'idle' && this.#stream.writableNeedDrain) {
         this.#stalled = true;
-        this.#stream.pause();
+        this.#pause();
         return;
       }
       if (this.#phase === 'idle' || this.#phase === 'head') {
@@ -176,7 +195,7 @@ export class HttpForwarder implements Carrier, RequestCarrier {
       } else if (!this.#requestDone && (this.#phase === 'exchange' || this.#onHeld !== null)) {
         if (!this.#readBody()) return;
       } else {
-        if (this.#pending.length > MAX_AHEAD) this.#stream.pause();
+        if (this.#pending.length > this.#limits.maxAhead) this.#pause();
         return;
       }
     }
@@ -184,116 +203,114 @@ export class HttpForwarder implements Carrier, RequestCarrier {
 
   /** @returns false when it needs more bytes or the connection is over */
   #readHead(): boolean {
-    const { limits } = this.#side;
     if (this.#phase === 'idle') {
-      this.#side.expect('head');
-      if (!this.#emptyLineSeen && this.#pending[0] === 0x0d) {
-        if (this.#pending.length === 1) return false;
-        if (this.#pending[1] === 0x0a) {
-          this.#emptyLineSeen = true;
-          this.#pending = this.#pending.subarray(2);
-          if (this.#pending.length === 0) return false;
-        }
-      }
+      if (!this.#skipEmptyLine()) return false;
       this.#phase = 'head';
     }
-    const searched = this.#searched;
-    const end = this.#pending.indexOf(HEAD_END, Math.max(0, searched - 3));
-    this.#searched = end < 0 ? this.#pending.length : 0;
-    if (end < 0 || end > limits.maxHeadBytes) {
-      if (end > limits.maxHeadBytes || this.#pending.length > limits.maxHeadBytes) {
-        this.#exchange = new Exchange();
-        this.#refuse(
-          { status: 431, body: 'request head too large', reason: 'head_too_large', detail: '' },
-          true,
-        );
-      } else if (hasBareLf(this.#pending, searched)) {
-        // Without this a client that ends its lines with LF alone would wait for the time-out.
-        this.#exchange = new Exchange();
-        this.#refuse(
-          { status: 400, body: 'bad request', reason: 'bad_request', detail: 'bare LF in the head' },
-          true,
-        );
-      }
-      return false;
-    }
-    const exchange = new Exchange();
-    this.#exchange = exchange;
-    const text = this.#pending.toString('latin1', 0, end);
-    this.#pending = this.#pending.subarray(end + 4);
-    let head: Http1Request;
+    const bytes = this.#pending;
+    let request: Http1Request;
+    let end: number;
     try {
-      head = parseRequest(text, { maxFields: limits.maxHeadFields }, this.#side.normalize);
+      end = this.#scan.scan(bytes);
+      if (end === 0) {
+        this.#awaitHead();
+        return false;
+      }
+      const head = end === bytes.length ? bytes : bytes.subarray(0, end);
+      request = new Http1Request(head, this.#scan, this.#side.normalize, this.#last);
     } catch (error) {
       if (!(error instanceof HeadError)) throw error;
-      const reason = error.status === 431 ? 'head_too_large' : 'bad_request';
-      this.#refuse({ status: error.status, body: error.message, reason, detail: error.message }, true);
+      this.#refuseHead(error);
       return false;
     }
-    exchange.requestHeadBytes = end + 4;
-    this.#begin(head, exchange);
+    this.#pending = end === bytes.length ? NOTHING : bytes.subarray(end);
+    const exchange = new Exchange();
+    exchange.requestHeadBytes = end;
+    this.#begin(request, exchange);
     return this.#phase !== ('closed' as Phase);
   }
 
-  #begin(head: Http1Request, exchange: Exchange): void {
-    this.#side.expect('anything');
+  /** @returns false where more bytes must tell */
+  #skipEmptyLine(): boolean {
+    const bytes = this.#pending;
+    if (this.#emptyLineSeen || bytes[0] !== CR) return true;
+    if (bytes.length === 1) {
+      this.#awaitHead();
+      return false;
+    }
+    if (bytes[1] !== LF) return true;
+    this.#emptyLineSeen = true;
+    this.#pending = bytes.subarray(2);
+    return this.#pending.length > 0;
+  }
+
+  #awaitHead(): void {
+    if (this.#headAwaited) return;
+    this.#headAwaited = true;
+    this.#side.expect('head');
+  }
+
+  #refuseHead({ status, message }: HeadError): void {
+    const reason = status === 431 ? 'head_too_large' : 'bad_request';
+    this.#exchange = new Exchange();
+    this.#refuse({ status, body: message, reason, detail: message }, true);
+  }
+
+  #begin(request: Http1Request, exchange: Exchange): void {
+    this.#headAwaited = false;
+    this.#side.expect('exchange');
     this.#emptyLineSeen = false;
-    this.#head = head;
-    exchange.method = head.method;
-    exchange.path = head.path;
-    exchange.authority = head.host;
-    exchange.protocol = `HTTP/1.${head.minor}`;
-    exchange.userAgent = valuesOf(head.fields, 'user-agent')[0] ?? '';
-    exchange.requestId = valuesOf(head.fields, 'x-request-id')[0] ?? '';
-    exchange.forwardedFor = joinedValues(head.fields, 'x-forwarded-for') ?? '';
-    this.#requestBody = bodyReader(head.framing);
+    this.#exchange = exchange;
+    this.#request = request;
+    exchange.method = request.method;
+    exchange.path = request.path;
+    exchange.authority = request.host;
+    exchange.protocol = request.minor === 1 ? 'HTTP/1.1' : 'HTTP/1.0';
+    exchange.userAgent = request.userAgent;
+    exchange.requestId = request.requestId;
+    exchange.forwardedFor = request.forwardedFor;
+    exchange.grpc = isGrpcType(request.contentType);
+    this.#requestBody = bodyReader(request.framing, false, this.#limits);
     this.#requestDone = this.#requestBody.done;
+    this.#reframed = false;
     this.#answer = null;
-    this.#answerBody = null;
-    this.#answerPending = EMPTY;
     this.#answerStarted = false;
-    this.#interim = 0;
-    this.#discarded = 0;
+    this.#answerDone = false;
+    this.#unread = 0;
     this.#replayed = false;
-    this.#awaitsContinue = head.expectsContinue && !this.#requestDone;
-    this.#closeAfter = !head.keepAlive || this.#draining || this.#side.draining;
-    const judged = this.#side.judge(head, exchange);
-    if (judged !== 'pending') this.#proceed(head, exchange, judged);
+    this.#awaitsContinue = request.expectsContinue && !this.#requestDone;
+    this.#closeAfter = !request.keepAlive || this.#draining || this.#side.draining;
+    const judged = this.#side.judge(request, exchange);
+    if (judged !== 'pending') this.#proceed(request, exchange, judged);
     else if (this.#phase !== 'closed') this.#phase = 'judging';
   }
 
-  /**
-   * Tells what became of a pending judgement. Safe to call when nobody waits for it any more.
-   * @param answer null lets the request pass
-   */
   judged(exchange: Exchange, answer: LocalAnswer | null): void {
-    const head = this.#head;
-    if (this.#exchange !== exchange || this.#phase !== 'judging' || head === null) return;
+    const request = this.#request;
+    if (this.#exchange !== exchange || this.#phase !== 'judging' || request === null) return;
     try {
-      this.#proceed(head, exchange, answer);
+      this.#proceed(request, exchange, answer);
     } catch (error) {
       this.#broke(error);
     }
   }
 
-  /**
-   * Holds the body of the request under judgement back until there is enough of it to judge by. Called by `judge`.
-   * @param done called once, later, unless the request is over before
-   */
   hold(bounds: HeldBounds, done: (body: HeldBody) => void): void {
-    const head = this.#head;
-    if (head === null) return;
-    this.#held = new HeldBody(head.framing, bounds);
+    const request = this.#request;
+    if (request === null) return;
+    this.#held = new HeldBody(request.framing, bounds);
     this.#onHeld = done;
+    this.#reframed = request.framing.kind === 'chunked';
+    if (this.#reframed) this.#requestBody = bodyReader(request.framing, true, this.#limits);
     this.#side.expect('held-body');
     if (!this.#awaitsContinue) return;
     // The upstream cannot be asked whether it wants the body before the body is judged: Envoy answers for it too.
     this.#awaitsContinue = false;
-    head.fields = head.fields.filter(({ key }) => key !== 'expect');
+    request.dropExpect();
     this.#stream.write(CONTINUE, 'latin1');
   }
 
-  #proceed(head: Http1Request, exchange: Exchange, refusal: LocalAnswer | null): void {
+  #proceed(request: Http1Request, exchange: Exchange, refusal: LocalAnswer | null): void {
     this.#onHeld = null;
     if (refusal !== null) {
       // A client that waits for 100 (Continue) may never send the body: the connection cannot be kept.
@@ -301,110 +318,129 @@ export class HttpForwarder implements Carrier, RequestCarrier {
       return;
     }
     this.#phase = 'dialling';
-    if (!this.#requestDone) this.#stream.pause();
-    this.#reach(head, exchange, false);
+    this.#side.reach(request, exchange, false, this);
   }
 
-  #reach(head: Http1Request, exchange: Exchange, fresh: boolean): void {
-    this.#side.reach(head, exchange, fresh, {
-      connected: (upstream) => this.#connected(upstream, head, exchange),
-      failed: (reason, detail) => {
-        if (this.#exchange !== exchange || this.#phase === 'closed') return;
-        const body = `upstream connect error: ${reason}`;
-        this.#refuse({ status: 503, body, reason, detail }, this.#awaitsContinue);
-      },
-    });
+  failed(reason: ReasonCode, detail: string): void {
+    if (this.#phase !== 'dialling') return;
+    const body = `upstream connect error: ${reason}`;
+    this.#refuse({ status: 503, body, reason, detail }, this.#awaitsContinue);
   }
 
-  #connected(upstream: Upstream, head: Http1Request, exchange: Exchange): void {
-    if (this.#exchange !== exchange || this.#phase === 'closed') {
+  connected(upstream: Upstream): void {
+    const exchange = this.#exchange;
+    const request = this.#request;
+    if (this.#phase !== 'dialling' || exchange === null || request === null) {
       // The downstream left meanwhile: nothing was sent, so the connection is as good as new.
-      this.#side.release(upstream);
+      this.#side.release(upstream, 0);
       return;
     }
     this.#upstream = upstream;
     this.#phase = 'exchange';
-    exchange.upstreamAddress = upstream.address;
-    exchange.upstreamLocalAddress = upstream.localAddress;
-    exchange.upstreamPrincipal = upstream.peer?.identity.uri ?? '';
+    exchange.upstream = upstream;
+    this.#reader.begin(request);
+    upstream.use(this);
+    if (this.#held !== null) this.#sendHeld(upstream, request, this.#held);
+    else {
+      this.#unsent = request;
+      // The piece of the body that is there already leaves with the head as one write.
+    }
+    this.#resume();
+    this.#advance();
+    if (this.#phase === 'exchange') this.#checkCutShort();
+  }
+
+  #sendHead(piece: Buffer | null): void {
+    const request = this.#unsent;
+    const upstream = this.#upstream;
+    this.#unsent = null;
+    if (request === null || upstream === null) return;
     const { stream } = upstream;
-    stream.on('data', this.#onUpstreamData);
-    stream.on('end', this.#onUpstreamEnd);
-    stream.on('error', this.#onUpstreamError);
-    stream.on('close', this.#onUpstreamClose);
-    stream.on('drain', this.#onUpstreamDrain);
-    stream.resume();
-    if (stream.readableEnded) {
-      this.#upstreamEnded(null);
+    const joined = piece !== null && piece.length <= JOINED;
+    let flowing: boolean;
+    if (piece === null || joined) flowing = stream.write(request.write(piece));
+    else {
+      stream.cork();
+      stream.write(request.write(null));
+      flowing = stream.write(piece);
+      stream.uncork();
+    }
+    if (!flowing && !this.#requestDone) this.#pause();
+  }
+
+  #sendHeld(upstream: Upstream, request: Http1Request, held: HeldBody): void {
+    const { stream } = upstream;
+    stream.cork();
+    stream.write(request.write(null));
+    // Its room is free as soon as it has left, however long the answer takes.
+    for (const piece of held.framed(this.#requestBody)) stream.write(piece, () => held.release());
+    stream.uncork();
+  }
+
+  /** A piece of the request's body, framed as it goes on. */
+  #toUpstream(piece: Buffer): void {
+    const upstream = this.#upstream;
+    if (upstream === null) return;
+    if (this.#unsent !== null) {
+      this.#sendHead(piece);
       return;
     }
-    // Head and the part of the body that came with it leave as one write.
-    stream.cork();
-    stream.write(writeRequest(head), 'latin1');
-    const held = this.#held;
-    // Its room is free as soon as it has left, however long the answer takes.
-    for (const piece of held?.framed() ?? []) stream.write(piece, () => held?.release());
-    this.#stream.resume();
-    this.#advance();
-    stream.uncork();
-    this.#checkCutShort();
+    const { stream } = upstream;
+    if (this.#reframed) {
+      stream.write(sizeLine(piece.length));
+      stream.write(piece);
+      if (!stream.write(CRLF)) this.#pause();
+    } else if (!stream.write(piece)) this.#pause();
   }
 
   /** @returns false when it needs more bytes or the connection is over */
   #readBody(): boolean {
-    const exchange = this.#exchange;
     const bytes = this.#pending;
+    const held = this.#onHeld === null ? null : this.#held;
     let taken: number;
     try {
       taken =
-        this.#onHeld !== null && this.#held !== null
-          ? this.#held.feed(bytes, this.#requestBody)
-          : this.#requestBody.feed(bytes, this.#passOn);
+        held === null ? this.#requestBody.feed(bytes, this.#passOn) : held.feed(bytes, this.#requestBody);
     } catch (error) {
       if (!(error instanceof BodyError)) throw error;
-      // Nothing more of this request may go on, and the upstream must not take it for complete.
-      this.#dropUpstream();
-      const answer = {
-        status: 400,
-        body: error.message,
-        reason: 'bad_request',
-        detail: error.message,
-      } as const;
-      if (!this.#answerStarted) this.#refuse(answer, true);
-      else if (this.#refusedAlready) this.#closeBehindAnswer();
-      else this.#fail('bad_request', error.message);
+      this.#brokenBody(error.message);
       return false;
     }
-    this.#pending = taken === bytes.length ? EMPTY : bytes.subarray(taken);
-    if (exchange !== null) exchange.requestBodyBytes += taken;
-    if (this.#onHeld !== null) return this.#heldMore();
+    this.#pending = taken === bytes.length ? NOTHING : bytes.subarray(taken);
+    if (this.#exchange !== null) this.#exchange.requestBodyBytes += taken;
+    if (held !== null) return this.#heldMore(held);
     if (this.#upstream === null) {
-      this.#discarded += taken;
-      if (this.#discarded > MAX_DISCARD) {
+      this.#unread += taken;
+      if (this.#unread > this.#limits.maxUnreadBody) {
         this.#closeBehindAnswer();
         return false;
       }
     }
     if (this.#requestBody.done) {
+      if (this.#reframed) this.#upstream?.stream.write(lastChunk(this.#requestBody.trailers));
       this.#requestDone = true;
       this.#exchangeOver();
     }
     return this.#phase !== 'closed';
   }
 
-  readonly #passOn = (piece: Buffer): void => {
-    const upstream = this.#upstream;
-    if (upstream !== null && !upstream.stream.write(piece)) this.#stream.pause();
-  };
+  /** Nothing more of this request may go on, and the upstream must not take it for complete. */
+  #brokenBody(detail: string): void {
+    this.#unsent = null;
+    this.#dropUpstream();
+    if (!this.#answerStarted)
+      this.#refuse({ status: 400, body: detail, reason: 'bad_request', detail }, true);
+    else if (this.#refusedAlready) this.#closeBehindAnswer();
+    else this.#fail('bad_request', detail);
+  }
 
   /** More of a held body has come. @returns false when the connection is over */
-  #heldMore(): boolean {
-    const held = this.#held;
+  #heldMore(held: HeldBody): boolean {
     const done = this.#onHeld;
     if (this.#requestBody.done) this.#requestDone = true;
-    if (held === null || done === null || !held.enough) return true;
+    if (done === null || !held.enough) return true;
     this.#onHeld = null;
-    this.#side.expect('anything');
+    this.#side.expect('exchange');
     done(held);
     return this.#phase !== 'closed';
   }
@@ -414,14 +450,21 @@ export class HttpForwarder implements Carrier, RequestCarrier {
     if (this.#phase === 'idle') this.#end(false);
     else if (this.#phase === 'head') this.#end(true);
     // What came before the end may be all of it: see when it is read.
-    else if (this.#phase === 'judging' && this.#pending.length > 0) return;
+    else if (
+      (this.#phase === 'judging' || this.#phase === 'dialling') &&
+      !this.#requestDone &&
+      this.#pending.length > 0
+    )
+      return;
     else this.#checkCutShort();
   }
 
-  /** A request cut short is aborted; one that is complete still gets its answer (half-close). */
+  /** A request cut short is aborted; one that is complete still gets its answer, if that comes soon (half-close). */
   #checkCutShort(): void {
-    if (!this.#downstreamEnded || this.#requestDone || this.#phase === 'closed') return;
-    if (this.#refusedAlready) this.#closeBehindAnswer();
+    if (!this.#downstreamEnded || this.#phase === 'closed') return;
+    if (this.#requestDone) {
+      if (!this.#answerStarted) this.#side.expect('half-closed');
+    } else if (this.#refusedAlready) this.#closeBehindAnswer();
     else this.#fail('downstream_closed', 'request body cut short');
   }
 
@@ -433,155 +476,181 @@ export class HttpForwarder implements Carrier, RequestCarrier {
 
   // ---- the answer's way
 
-  #fromUpstream(chunk: Buffer): void {
+  upstreamData(upstream: Upstream, chunk: Buffer): void {
     const exchange = this.#exchange;
-    if (exchange === null) return;
+    if (exchange === null || upstream !== this.#upstream) return;
+    this.#connection.active = true;
+    if (exchange.upstreamFirstByte === 0) exchange.upstreamFirstByte = performance.now();
     try {
-      this.#readAnswer(chunk, exchange);
+      this.#reader.read(chunk);
     } catch (error) {
       this.#broke(error);
     }
   }
 
-  #readAnswer(chunk: Buffer, exchange: Exchange): void {
-    this.#connection.active = true;
-    if (exchange.upstreamFirstByte === 0) exchange.upstreamFirstByte = performance.now();
-    let bytes = this.#answerPending.length === 0 ? chunk : Buffer.concat([this.#answerPending, chunk]);
-    this.#answerPending = EMPTY;
-    while (this.#answerBody === null) {
-      const rest = this.#readAnswerHead(bytes);
-      if (rest === null) return;
-      bytes = rest;
-    }
-    this.#answerBytes(bytes);
+  upstreamDrain(): void {
+    if (!this.#requestDone) this.#resume();
   }
 
-  /** @returns the bytes after the head; null when it needs more or gave up */
-  #readAnswerHead(bytes: Buffer): Buffer | null {
-    const { limits } = this.#side;
-    const head = this.#head;
-    if (head === null) return null;
-    const end = bytes.indexOf(HEAD_END);
-    if (end < 0 || end > limits.maxHeadBytes) {
-      if (bytes.length > limits.maxHeadBytes) this.#badAnswer('answer head too large');
-      else if (!beginsAsHttp(bytes) || hasBareLf(bytes, 0)) this.#badAnswer('no HTTP/1 answer');
-      else this.#answerPending = bytes;
-      return null;
-    }
-    let answer: ResponseHead;
-    try {
-      answer = parseResponse(
-        bytes.toString('latin1', 0, end),
-        { maxFields: limits.maxHeadFields },
-        head.method,
-      );
-    } catch (error) {
-      if (!(error instanceof HeadError)) throw error;
-      this.#badAnswer(error.message);
-      return null;
-    }
-    const rest = bytes.subarray(end + 4);
-    if (answer.status < 200) {
-      // Nobody asked for an upgrade: it was stripped from the request.
-      if (answer.status === 101) this.#badAnswer('101 without an upgrade');
-      else if (++this.#interim > MAX_INTERIM) this.#badAnswer('too many interim answers');
-      else {
-        if (head.minor === 1) this.#stream.write(writeResponse(answer, false), 'latin1');
-        return rest;
-      }
-      return null;
-    }
-    this.#startAnswer(answer);
-    return rest;
+  interim(answer: Http1Response): void {
+    if (answer.status === 100) this.#awaitsContinue = false;
+    if (this.#request?.minor === 1) this.#stream.write(answer.write(PLAIN, null));
   }
 
-  #startAnswer(answer: ResponseHead): void {
-    // HTTP/1.0 downstreams do not know chunks: their answer ends with the connection, as an undelimited one does.
-    const plain = this.#head?.minor === 0 && answer.framing.kind === 'chunked';
-    this.#answer = answer;
-    this.#answerBody = bodyReader(answer.framing, plain);
-    this.#answerStarted = true;
-    if (answer.framing.kind === 'close' || plain || this.#draining || this.#side.draining)
+  head(answer: Http1Response): void {
+    const exchange = this.#exchange;
+    const request = this.#request;
+    if (exchange === null || request === null) return;
+    const old = request.minor === 0;
+    // Who was never told to go on may never send its body, nor may we wait for it (RFC 9110 §10.1.1).
+    const unsure = this.#awaitsContinue && !this.#requestDone;
+    if (answer.framing.kind === 'close' || old || unsure || this.#draining || this.#side.draining)
       this.#closeAfter = true;
-    const exchange = this.#exchange;
-    const added = exchange?.answerFields ?? null;
-    const told = added === null ? answer : { ...answer, fields: changeAnswer(answer.fields, added) };
-    const text = writeResponse(told, this.#closeAfter, plain);
-    if (exchange !== null) {
-      exchange.status = answer.status;
-      exchange.responseHeadBytes = text.length;
-    }
-    this.#connection.bytesSent += text.length;
-    this.#stream.cork();
-    this.#stream.write(text, 'latin1');
+    exchange.status = answer.status;
+    if (exchange.grpc) exchange.grpcStatus = grpcStatusOf(answer.fields);
+    this.#upstreamKept = answer.keepAlive;
+    this.#keepAliveMs = answer.keepAliveMs;
+    if (this.#downstreamEnded) this.#side.expect('exchange');
+    this.#answerStarted = true;
+    this.#answer = answer;
+    const changes = exchange.answerFields;
+    this.#options =
+      !this.#closeAfter && changes === null
+        ? PLAIN
+        : { close: this.#closeAfter, plain: old, tunnel: false, changes };
   }
 
-  #answerBytes(bytes: Buffer): void {
-    const body = this.#answerBody;
+  piece(bytes: Buffer): void {
     const exchange = this.#exchange;
-    if (body === null || exchange === null) return;
-    let taken: number;
-    try {
-      taken = body.feed(bytes, (piece) => {
-        this.#connection.bytesSent += piece.length;
-        if (!this.#stream.write(piece)) this.#upstream?.stream.pause();
-      });
-    } catch (error) {
-      if (!(error instanceof BodyError)) throw error;
-      this.#stream.uncork();
-      this.#fail('bad_response', error.message);
+    if (exchange === null) return;
+    exchange.responseBodyBytes += bytes.length;
+    if (this.#answer !== null) {
+      this.#sendAnswer(this.#answer, bytes);
       return;
     }
-    exchange.responseBodyBytes += taken;
-    this.#stream.uncork();
-    if (!body.done) return;
-    // Bytes after an answer belong to nothing we asked for: such a connection is not used again.
-    this.#answerOver(taken === bytes.length);
+    this.#connection.bytesSent += bytes.length;
+    if (!this.#stream.write(bytes)) this.#upstream?.stream.pause();
   }
 
-  #answerOver(clean: boolean): void {
+  flush(): void {
+    if (this.#answer !== null) this.#sendAnswer(this.#answer, null);
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#stream.uncork();
+  }
+
+  /** Head and the first piece of the body: one write, in the bytes they came in where nothing is changed. */
+  #sendAnswer(answer: Http1Response, piece: Buffer | null): void {
+    this.#answer = null;
+    const stream = this.#stream;
+    const whole = answer.asCame(this.#options, piece);
+    const bytes =
+      whole ?? answer.write(this.#options, piece !== null && piece.length <= JOINED ? piece : null);
+    const separate = whole === null && piece !== null && piece.length > JOINED;
+    const body = piece === null ? 0 : piece.length;
+    const headBytes = separate ? bytes.length : bytes.length - body;
+    if (this.#exchange !== null) this.#exchange.responseHeadBytes = headBytes;
+    this.#connection.bytesSent += headBytes + body;
+    if (separate && !this.#corked) {
+      this.#corked = true;
+      stream.cork();
+    }
+    let flowing = stream.write(bytes);
+    if (separate) flowing = stream.write(piece);
+    if (!flowing) this.#upstream?.stream.pause();
+  }
+
+  over(clean: boolean): void {
     const upstream = this.#upstream;
-    if (upstream !== null && this.#requestDone && clean && this.#answer?.keepAlive === true) {
-      this.#detach(upstream);
+    if (upstream !== null && this.#requestDone && clean && this.#upstreamKept) {
       this.#upstream = null;
-      this.#side.release(upstream);
+      upstream.use(null);
+      this.#side.release(upstream, this.#keepAliveMs);
     } else {
       // Answered before the request was complete, or not to be kept.
       this.#dropUpstream(this.#requestDone);
     }
-    this.#answerBody = DONE;
+    if (this.#exchange?.grpc === true) {
+      this.#exchange.grpcStatus = grpcStatusOf(this.#reader.trailers) ?? this.#exchange.grpcStatus;
+    }
+    this.#reader.stop();
+    this.#answerDone = true;
     this.#exchangeOver();
   }
 
-  #upstreamEnded(error: Error | null): void {
-    const head = this.#head;
+  bad(detail: string, begun: boolean): void {
+    if (begun) {
+      if (this.#corked) this.flush();
+      this.#fail('bad_response', detail);
+      return;
+    }
+    this.#dropUpstream();
+    this.#refuse({ status: 502, body: 'bad answer from upstream', reason: 'bad_response', detail }, false);
+  }
+
+  tunnel(answer: Http1Response, rest: Buffer): void {
     const exchange = this.#exchange;
     const upstream = this.#upstream;
-    if (upstream === null || exchange === null || head === null) return;
-    if (this.#answerBody !== null) {
-      if (error === null && this.#answerBody.ended()) this.#answerOver(false);
+    if (exchange === null || upstream === null) return;
+    const head = answer.write(
+      { close: false, plain: false, tunnel: true, changes: exchange.answerFields },
+      null,
+    );
+    exchange.status = 101;
+    exchange.responseHeadBytes = head.length;
+    this.#connection.bytesSent += head.length;
+    this.#stream.write(head);
+    this.#phase = 'tunnel';
+    this.#upstream = null;
+    upstream.use(null);
+    this.#reader.stop();
+    const ahead = this.#pending;
+    this.#pending = NOTHING;
+    this.#leaveDownstream();
+    openTunnel({ connection: this.#connection, side: this.#side, exchange, upstream, ahead, rest });
+  }
+
+  /** The stream is somebody else's from here on. */
+  #leaveDownstream(): void {
+    const stream = this.#stream;
+    stream.pause();
+    stream.off('data', this.#onData);
+    stream.off('end', this.#onEnd);
+    stream.off('error', this.#onGone);
+    stream.off('close', this.#onGone);
+    stream.off('drain', this.#onDrain);
+  }
+
+  upstreamEnd(upstream: Upstream): void {
+    this.#upstreamEnded(upstream, null);
+  }
+
+  upstreamClosed(upstream: Upstream, error: Error | null): void {
+    this.#upstreamEnded(upstream, error ?? new Error('closed'));
+  }
+
+  #upstreamEnded(upstream: Upstream, error: Error | null): void {
+    const request = this.#request;
+    const exchange = this.#exchange;
+    if (upstream !== this.#upstream || exchange === null || request === null) return;
+    if (this.#reader.begun) {
+      if (error === null && this.#reader.ended()) this.over(false);
       else this.#fail('upstream_closed', error?.message ?? 'answer cut short');
       return;
     }
+    const unused = this.#reader.untouched && request.framing.kind === 'none' && !request.upgrade;
+    const stale = upstream.uses > 0;
     this.#dropUpstream();
-    // A kept connection may have died while idle: a request that changes nothing goes again, on a fresh one.
-    const unused = exchange.upstreamFirstByte === 0 && this.#interim === 0 && head.framing.kind === 'none';
-    if (upstream.uses > 0 && unused && !this.#replayed && REPLAYABLE.has(head.method)) {
+    // A kept connection may have died while idle: a request that may be repeated goes again, on a fresh one.
+    if (stale && unused && !this.#replayed && REPLAYABLE.has(request.method)) {
       this.#replayed = true;
       this.#phase = 'dialling';
-      this.#reach(head, exchange, true);
+      this.#side.reach(request, exchange, true, this);
       return;
     }
     const detail = error?.message ?? 'closed without an answer';
-    this.#refuse(
-      { status: 503, body: 'upstream closed without an answer', reason: 'upstream_closed', detail },
-      false,
-    );
-  }
-
-  #badAnswer(detail: string): void {
-    this.#dropUpstream();
-    this.#refuse({ status: 502, body: 'bad answer from upstream', reason: 'bad_response', detail }, false);
+    const body = 'upstream closed without an answer';
+    this.#refuse({ status: 503, body, reason: 'upstream_closed', detail }, false);
   }
 
   // ---- endings
@@ -590,31 +659,32 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   #refuse(answer: LocalAnswer, close: boolean): void {
     const exchange = this.#exchange;
     if (exchange === null || this.#phase === 'closed') return;
-    exchange.status = answer.status;
     exchange.reason = answer.reason;
     exchange.detail = answer.detail;
     if (close || answer.close === true || this.#draining) this.#closeAfter = true;
-    const { head, body } = writeLocalAnswer(answer, {
-      method: this.#head?.method ?? '',
+    const written = writeLocalAnswer(answer, {
+      method: this.#request?.method ?? '',
+      grpc: exchange.grpc,
       changes: exchange.answerFields ?? [],
       close: this.#closeAfter,
     });
-    if (typeof body === 'string') this.#stream.write(head + body, 'latin1');
-    else {
-      this.#stream.cork();
-      this.#stream.write(head, 'latin1');
-      this.#stream.write(body);
-      this.#stream.uncork();
-    }
+    const { head, body } = written;
+    exchange.status = written.status;
+    exchange.grpcStatus = written.grpcStatus;
+    const text = typeof body === 'string';
+    this.#stream.write(
+      text ? Buffer.from(head + body, 'latin1') : Buffer.concat([Buffer.from(head, 'latin1'), body]),
+    );
     exchange.responseHeadBytes = head.length;
     exchange.responseBodyBytes = body.length;
     this.#connection.bytesSent += head.length + body.length;
     this.#letGo();
+    this.#unsent = null;
     this.#answerStarted = true;
-    this.#answerBody = DONE;
+    this.#answerDone = true;
     this.#phase = 'exchange';
     if (close) this.#requestDone = true;
-    this.#stream.resume();
+    this.#resume();
     this.#exchangeOver();
     // Its body may have come while it was judged: nothing else would read past it.
     this.#advance();
@@ -634,24 +704,28 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   /** Request and answer both over: log, and go on to the next request or close. */
   #exchangeOver(): void {
     const exchange = this.#exchange;
-    if (exchange === null || this.#answerBody?.done !== true) return;
+    if (exchange === null || !this.#answerDone) return;
     if (!this.#requestDone) {
       // Answered early. What is announced of the body is read past (bounded), or the connection closes.
       if (this.#closeAfter || this.#downstreamEnded) this.#requestDone = true;
-      else return;
+      else {
+        this.#resume();
+        return;
+      }
     }
     this.#letGo();
     this.#exchange = null;
-    this.#head = null;
-    this.#answerBody = null;
+    this.#request = null;
+    this.#answerDone = false;
+    this.#scan.reset();
     this.#phase = 'idle';
     this.#side.finished(exchange);
     if (this.#closeAfter || this.#downstreamEnded) {
       this.#closeGently();
       return;
     }
-    this.#side.expect('anything');
-    this.#stream.resume();
+    this.#side.expect('idle');
+    this.#resume();
     if (this.#pending.length > 0) this.#advance();
   }
 
@@ -668,11 +742,10 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   /** Sends FIN and reads on for a moment, so that the answer is not lost to a reset (RFC 9112 §9.6). */
   #closeGently(): void {
     if (this.#phase === 'closed') return;
-    const stream = this.#stream;
     this.#phase = 'closed';
-    this.#pending = EMPTY;
-    endThenLinger(stream);
-    stream.resume();
+    this.#pending = NOTHING;
+    endThenLinger(this.#stream);
+    this.#stream.resume();
   }
 
   #letGo(): void {
@@ -682,10 +755,11 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   }
 
   #end(abort: boolean): void {
-    if (this.#phase === 'closed') return;
+    if (this.#phase === 'closed' || this.#phase === 'tunnel') return;
     this.#phase = 'closed';
     const exchange = this.#exchange;
     this.#exchange = null;
+    this.#pending = NOTHING;
     this.#letGo();
     this.#dropUpstream();
     if (abort) this.#connection.abort();
@@ -693,23 +767,13 @@ export class HttpForwarder implements Carrier, RequestCarrier {
     if (exchange !== null) this.#side.finished(exchange);
   }
 
-  #detach(upstream: Upstream): void {
-    const { stream } = upstream;
-    stream.off('data', this.#onUpstreamData);
-    stream.off('end', this.#onUpstreamEnd);
-    stream.off('error', this.#onUpstreamError);
-    stream.off('close', this.#onUpstreamClose);
-    stream.off('drain', this.#onUpstreamDrain);
-  }
-
   /** @param gently with a FIN: all that was to be said was said */
   #dropUpstream(gently = false): void {
     const upstream = this.#upstream;
     if (upstream === null) return;
     this.#upstream = null;
-    this.#detach(upstream);
-    // Someone has to hear what a dying socket still says.
-    upstream.stream.on('error', ignore);
+    this.#reader.stop();
+    upstream.use(null);
     if (gently) {
       upstream.stream.end();
       upstream.stream.destroy();
@@ -718,7 +782,11 @@ export class HttpForwarder implements Carrier, RequestCarrier {
   }
 }
 
-const DONE: BodyReader = { done: true, feed: () => 0, ended: () => true };
+const PLAIN: AnswerOptions = { close: false, plain: false, tunnel: false, changes: null };
+
+function tooSlow(body: string, detail: string): LocalAnswer {
+  return { status: 408, body, reason: 'request_timeout', detail };
+}
 
 const LINGER_MS = 1_000;
 
@@ -729,22 +797,4 @@ function endThenLinger(stream: Duplex): void {
     const timer = setTimeout(() => stream.destroy(), LINGER_MS);
     stream.once('close', () => clearTimeout(timer));
   });
-}
-
-function ignore(): void {}
-
-const VERSION = Buffer.from('HTTP/1.');
-
-/** False as soon as no status line can come of it: an app that speaks something else must not be waited for. */
-function beginsAsHttp(bytes: Buffer): boolean {
-  const length = Math.min(bytes.length, VERSION.length);
-  return bytes.compare(VERSION, 0, length, 0, length) === 0;
-}
-
-/** True where an LF at or after `from` stands without its CR: such a head never ends by our rules. */
-function hasBareLf(bytes: Buffer, from: number): boolean {
-  for (let at = bytes.indexOf(0x0a, from); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
-    if (at === 0 || bytes[at - 1] !== 0x0d) return true;
-  }
-  return false;
 }

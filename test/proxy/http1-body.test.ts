@@ -30,16 +30,17 @@ function read(framing: Framing, pieces: readonly Buffer[], plain: boolean): Outc
     end = 'error';
   }
   const all = Buffer.concat(passed).toString('latin1');
+  if (end === 'error') return { end, payload: '', taken: null };
   const payload = plain || framing.kind !== 'chunked' ? all : dechunked(all);
-  return { end, payload: end === 'error' ? '' : payload, taken: end === 'error' ? null : taken };
+  return { end, payload, taken };
 }
 
 /** The payload of canonical chunks, complete or not; throws where they are not canonical. */
 function dechunked(text: string): string {
   let payload = '';
   let rest = text;
-  while (rest !== '' && rest !== '0\r\n\r\n') {
-    const size = /^([1-9a-f][0-9a-f]*)\r\n/.exec(rest);
+  while (rest !== '' && !/^0\r\n(?:X: 1\r\n)?\r\n$/.test(rest)) {
+    const size = /^([1-9A-Fa-f][0-9A-Fa-f]*)\r\n/.exec(rest);
     if (size === null) throw new Error(`no canonical chunk: ${JSON.stringify(rest.slice(0, 20))}`);
     const length = Number.parseInt(size[1] ?? '', 16);
     payload += rest.slice(size[0].length, size[0].length + length);
@@ -97,11 +98,26 @@ t.test('chunked bodies that end', async (t) => {
   }
 });
 
-t.test('an extension or trailer never goes on', async (t) => {
+const FORBIDDEN = [
+  'Host',
+  'Content-Length',
+  'Transfer-Encoding',
+  'Authorization',
+  'X-Forwarded-Client-Cert',
+  'x_forwarded_client_cert',
+  'Connection',
+]
+  .map((name) => `${name}: evil\r\n`)
+  .join('');
+
+t.test('an extension never goes on, nor what must not be a trailer (RFC 9110 §6.5.1)', async (t) => {
   const passed: Buffer[] = [];
   const reader = bodyReader(chunked);
-  reader.feed(Buffer.from('5;evil=1\r\nhello\r\n0;evil\r\nHost: evil\r\n\r\n'), (part) => passed.push(part));
-  t.equal(Buffer.concat(passed).toString(), '5\r\nhello\r\n0\r\n\r\n');
+  reader.feed(Buffer.from(`5;evil=1\r\nhello\r\n0;evil\r\n${FORBIDDEN}X-Sum:1 \r\n\r\n`), (part) =>
+    passed.push(part),
+  );
+  t.equal(Buffer.concat(passed).toString(), '5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n');
+  t.same(reader.trailers, [{ name: 'X-Sum', key: 'x-sum', value: '1' }]);
 });
 
 t.test('chunked bodies that are broken', async (t) => {
