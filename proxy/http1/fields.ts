@@ -1,5 +1,5 @@
 /** The fields of a scanned HTTP/1 head: read from its bytes on demand, written back as they came wherever they may. */
-import { type Field, HeadError, NEVER_NOMINATED } from '../http/head.ts';
+import { type Field, FORWARDED_CERT, HeadError, NEVER_NOMINATED } from '../http/head.ts';
 import { DROP, FIELD, type HeadScan, isNamed, KEEP, REWRITE } from './scan.ts';
 
 const NONE: readonly string[] = [];
@@ -56,6 +56,18 @@ export class ScannedFields {
       found.push(this.valueOf(i, rewriter));
     }
     return found ?? NONE;
+  }
+
+  /** What came as X-Forwarded-Client-Cert, joined as Envoy joins it; a spelling of its own (`_`) says nothing. */
+  joinedCerts(): string | null {
+    const { at, ids, count } = this.scan;
+    let joined: string | null = null;
+    for (let i = 0; i < count; i++) {
+      if (ids[i] !== FIELD.forwardedCert) continue;
+      if (!isNamed(this.bytes, at[4 * i] as number, at[4 * i + 1] as number, FORWARDED_CERT)) continue;
+      joined = joined === null ? this.value(i) : `${joined},${this.value(i)}`;
+    }
+    return joined;
   }
 
   /** A field's value as it goes on. */

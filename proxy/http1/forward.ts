@@ -717,9 +717,10 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#exchange = null;
     this.#request = null;
     this.#answerDone = false;
-    this.#scan.reset();
     this.#phase = 'idle';
     this.#side.finished(exchange);
+    // Until here the request could still be read: a refusal explains itself by it.
+    this.#scan.reset();
     if (this.#closeAfter || this.#downstreamEnded) {
       this.#closeGently();
       return;

@@ -199,15 +199,7 @@ export class Http1Request implements RequestHead, Rewriter {
   }
 
   get forwardedCert(): string | null {
-    if (!this.#certs) return null;
-    const { scan } = this.#fields;
-    let joined: string | null = null;
-    for (let i = 0; i < scan.count; i++) {
-      if (scan.ids[i] !== FIELD.forwardedCert) continue;
-      const value = this.#fields.value(i);
-      joined = joined === null ? value : `${joined},${value}`;
-    }
-    return joined;
+    return this.#certs ? this.#fields.joinedCerts() : null;
   }
 
   get fields(): readonly Field[] {

@@ -44,8 +44,8 @@ t.test('claims of a verified token decide, at once or after a wait', async (t) =
   for (const late of [false, true]) {
     const sidecar = await inboundSidecar(t, app.port, {
       resources,
-      verify: ({ headerValues }) => {
-        const [token] = headerValues('authorization');
+      verify: (request) => {
+        const [token] = request.headerValues('authorization');
         const found = verdict(token === undefined ? {} : { claims: { role: token.split(' ')[1] ?? '' } });
         return late ? Promise.resolve(found) : found;
       },
@@ -137,8 +137,8 @@ t.test("the order is Istio's: CUSTOM, tokens, DENY and ALLOW", async (t) => {
   const sidecar = await inboundSidecar(t, app.port, {
     provider,
     resources: policy('deny', '{action: DENY, rules: [{to: [{operation: {paths: ["/status/200"]}}]}]}'),
-    verify: ({ headerValues }) => {
-      order.push(`token of ${headerValues('authorization').join()}`);
+    verify: (request) => {
+      order.push(`token of ${request.headerValues('authorization').join()}`);
       return verdict();
     },
   });

@@ -219,7 +219,7 @@ t.test('a refusal keeps its reason, however the rest of its request ends', async
     ['nothing more comes', () => {}, /./],
   ];
   for (const [name, act, end] of rows) {
-    const sidecar = await inboundSidecar(t, app.port, { provider, limits: { idleTimeout: 400 } });
+    const sidecar = await inboundSidecar(t, app.port, { provider, limits: { streamIdleTimeout: 400 } });
     const peer = await open(t, sidecar.port);
     peer.write(post);
     (await sidecar.nextCheck()).answer(denied);
@@ -425,7 +425,7 @@ t.test('a broken body ends the waiting with 400', async (t) => {
 });
 
 t.test('an idle deadline ends a judgement that never comes', async (t) => {
-  const sidecar = await inboundSidecar(t, app.port, { provider, limits: { idleTimeout: 50 } });
+  const sidecar = await inboundSidecar(t, app.port, { provider, limits: { streamIdleTimeout: 50 } });
   const peer = await open(t, sidecar.port);
   peer.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
   const check = await sidecar.nextCheck();
