@@ -24,7 +24,7 @@ const table = {
   no_first_byte: {
     sentence: 'the peer connected and sent nothing in time',
     flag: 'DT',
-    hint: 'a server-first protocol needs its port declared TCP with mode DISABLE, or the client is gone',
+    hint: 'a client of a server-first protocol needs a sidecar of its own, or a PERMISSIVE port; else the client is gone',
   },
   closed_unused: {
     sentence: 'the peer connected and closed without sending anything',

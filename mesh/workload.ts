@@ -34,26 +34,29 @@ export interface ServiceName {
 }
 
 /**
- * Reads a port's protocol as Istio does: an explicit `protocol` or appProtocol first, else the port
- * name's prefix up to the first dash (`http-web`, `tcp`). HTTP/2 and gRPC are `tcp` until the forwarder
- * can read them frame by frame: HTTP rules then close such a port rather than being skipped.
+ * Reads a port's protocol as Istio does (pkg/config/protocol `Parse`, pkg/config/kube `ConvertProtocol`): an explicit
+ * word first, else the port name's prefix up to the first dash (`http-web`, `tcp`), without regard to case. Whatever
+ * Istio's `IsHTTP2` holds for is `http2`, gRPC-Web too. A word that it does not know, HBONE among them, declares nothing.
+ * @param declared `protocol` of a ServiceEntry's or Sidecar's port
  */
 export function protocolOf(declared: string | undefined, portName: string | undefined): Protocol {
-  const word = (declared ?? portName?.split('-', 1)[0] ?? '').toLowerCase();
-  if (word === 'http') return 'http';
-  if (KNOWN_TCP.has(word)) return 'tcp';
-  return 'auto';
+  const text = (declared ?? portName ?? '').toLowerCase();
+  // The one word with a dash in it.
+  if (text.startsWith('grpc-web')) return 'http2';
+  return WORDS.get(declared === undefined ? (text.split('-', 1)[0] ?? '') : text) ?? 'auto';
 }
 
-const KNOWN_TCP = new Set([
-  'tcp',
-  'tls',
-  'https',
-  'mongo',
-  'mysql',
-  'redis',
-  'http2',
-  'grpc',
-  'grpc-web',
-  'udp',
+const WORDS: ReadonlyMap<string, Protocol> = new Map([
+  ['http', 'http'],
+  ['http_proxy', 'http'],
+  ['http2', 'http2'],
+  ['grpc', 'http2'],
+  ['tcp', 'tcp'],
+  ['https', 'tcp'],
+  ['tls', 'tcp'],
+  ['mongo', 'tcp'],
+  ['mysql', 'tcp'],
+  ['redis', 'tcp'],
+  // Nothing here carries UDP; what comes over TCP to such a port is not to be read as HTTP.
+  ['udp', 'tcp'],
 ]);

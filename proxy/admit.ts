@@ -1,7 +1,7 @@
 /** What a port's mode makes of a connection's first bytes. */
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Mode } from '../mesh/snapshot.ts';
-import type { Protocol } from '../mesh/workload.ts';
+import { isHttp, type Protocol } from '../mesh/workload.ts';
 import { type Detected, offersIstio } from './detect.ts';
 
 /** What to do with a connection, once its first bytes are known. */
@@ -15,7 +15,7 @@ export function admit(mode: Mode, protocol: Protocol, detected: Detected): Admis
     // ALPN is not asked for on a STRICT port.
     if (mode === 'STRICT' || offersIstio(detected.alpn)) return 'terminate';
     // PERMISSIVE: TLS without an Istio ALPN is the app's own.
-    return protocol === 'http' ? { refused: 'tls_not_istio' } : 'app-tls';
+    return isHttp(protocol) ? { refused: 'tls_not_istio' } : 'app-tls';
   }
   return mode === 'STRICT' ? { refused: 'plaintext_to_strict' } : 'plaintext';
 }

@@ -142,6 +142,34 @@ function readAlpn(value: Buffer): readonly string[] {
   return names;
 }
 
+/** RFC 9113 §3.4: what every HTTP/2 connection begins with. */
+const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
+
+/**
+ * Which HTTP a client speaks where it speaks HTTP. What departs from HTTP/2's preface is HTTP/1, whose parser
+ * refuses all that began like it.
+ * @returns `more` while it may still become the preface
+ */
+export function httpVersion(bytes: Buffer): 'more' | 'http1' | 'http2' {
+  // Of nearly every request no more than these two bytes is looked at.
+  if (bytes.length > 0 && bytes[0] !== PREFACE[0]) return 'http1';
+  if (bytes.length > 1 && bytes[1] !== PREFACE[1]) return 'http1';
+  const length = Math.min(bytes.length, PREFACE.length);
+  if (bytes.compare(PREFACE, 0, length, 0, length) !== 0) return 'http1';
+  return length === PREFACE.length ? 'http2' : 'more';
+}
+
+/** What is spoken over a connection, once that is known. */
+export type Spoken = 'http1' | 'http2' | 'tcp';
+
+/** What undeclared plaintext is: `more` while that may still change. */
+export function spokenIn(bytes: Buffer): 'more' | Spoken {
+  const version = httpVersion(bytes);
+  if (version !== 'http1') return version;
+  const said = looksLikeHttp(bytes);
+  return said === 'http' ? 'http1' : said;
+}
+
 /** As far as a request line is waited for before the parser is left to refuse it. */
 const LONGEST_LINE = 4096;
 /**
@@ -156,7 +184,7 @@ const REST_OF_LINE = /^[^\0-\x08\n\x0e-\x1b\x7f]*/;
 const HTTP_VERSION = /HTTP\/[0-9]/i;
 
 /**
- * What undeclared plaintext looks like: `more` while it may still become an HTTP/1 request line. What no
+ * Whether plaintext is HTTP/1: `more` while it may still become a request line. What no
  * policy for HTTP is to miss must not be `tcp`: the strict parser answers what is HTTP and wrong.
  * So Envoy's http_inspector decides (any token is a method; target and version tell HTTP from RTSP, SIP or
  * SMTP), but for three things that are HTTP here and TCP there, because apps are found that serve them:
@@ -174,6 +202,28 @@ export function looksLikeHttp(bytes: Buffer): 'more' | 'http' | 'tcp' {
   const [line = ''] = REST_OF_LINE.exec(target) ?? [];
   if (HTTP_SCHEME.test(line) || HTTP_VERSION.test(line)) return 'http';
   return line.length === target.length ? undecided : 'tcp';
+}
+
+const STATUS_LINE = Buffer.from('HTTP/', 'latin1');
+/** RFC 9113 §4.1: length, type, flags and stream of a frame. */
+const FRAME_HEADER = 9;
+const SETTINGS = 4;
+
+/**
+ * Whether an app that speaks first greets its client, as SMTP and MySQL do. One that speaks HTTP does not: what it says
+ * unasked is an answer to silence (408), or HTTP/2's SETTINGS, which "the server connection preface" begins with
+ * (RFC 9113 §3.4); the requests to come must not pass unread for it.
+ * @returns `more`: too few bytes to tell
+ */
+export function isGreeting(bytes: Buffer): 'more' | boolean {
+  const length = Math.min(bytes.length, STATUS_LINE.length);
+  if (bytes.compare(STATUS_LINE, 0, length, 0, length) === 0)
+    return length < STATUS_LINE.length ? 'more' : false;
+  for (let at = 0; at < FRAME_HEADER && at < bytes.length; at++) {
+    // Length below 256, no flags, stream 0.
+    if (at !== 2 && bytes[at] !== (at === 3 ? SETTINGS : 0)) return true;
+  }
+  return bytes.length < FRAME_HEADER ? 'more' : false;
 }
 
 /** Class of the first bytes, for the line that explains a refusal. */

@@ -23,10 +23,17 @@ export class FirstBytes {
     this.#ended = ended;
   }
 
+  /** Bytes seen so far. */
+  get length(): number {
+    return this.#bytes.length;
+  }
+
   start(): void {
     this.#stream.on('data', this.#onData);
     this.#stream.on('end', this.#onEnd);
     this.#stream.on('close', this.#onEnd);
+    // Whoever looked before has paused it.
+    this.#stream.resume();
     // It may have ended before anyone listened: right behind its TLS handshake.
     if (this.#stream.readableEnded) queueMicrotask(this.#onEnd);
   }

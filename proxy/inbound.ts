@@ -1,24 +1,21 @@
 /** The inbound side: serveInbound → detect → terminate → decide → forward. */
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { Ask } from '../mesh/decision.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { AppAddress, EffectiveMode, Snapshot } from '../mesh/snapshot.ts';
-import type { Protocol } from '../mesh/workload.ts';
+import type { AppAddress, EffectiveMode } from '../mesh/snapshot.ts';
+import { isHttp, type Protocol } from '../mesh/workload.ts';
 import { admit } from './admit.ts';
+import { AppTcp } from './app-tcp.ts';
 import { type Connection, unmapped } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
-import { observe } from './decide.ts';
-import { detect, firstByteClass, looksLikeHttp } from './detect.ts';
-import { dial } from './dial.ts';
+import { detect, firstByteClass, httpVersion, type Spoken, spokenIn } from './detect.ts';
 import { FirstBytes } from './first-bytes.ts';
-import { checkRequestOf, providerOf } from './http/ext-authz-check.ts';
 import { InboundHttp } from './http/inbound-http.ts';
-import { HttpForwarder } from './http1/forward.ts';
 import { peerLabels } from './labels.ts';
-import { deniedBy } from './report.ts';
-import { pipeConnection, refuseConnection } from './tcp.ts';
+import { serveHttp } from './serve-http.ts';
+import { inboundRace, ServerFirst } from './server-first.ts';
+import { refuseConnection } from './tcp.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
 /** Where inbound connections of one port arrive and go. */
@@ -39,6 +36,9 @@ export function serveInbound(path: DataPath, listener: InboundListener, socket: 
   new InboundConnection(path, listener, connection).start();
 }
 
+/** What is carried: `http` where only the version is still to tell, `unknown` where everything is. */
+type Carried = Spoken | 'http' | 'unknown';
+
 class InboundConnection {
   readonly #path: DataPath;
   readonly #listener: InboundListener;
@@ -48,8 +48,10 @@ class InboundConnection {
   #looking: FirstBytes | null = null;
   /** The terminator has the socket and has not answered yet. */
   #handshaking = false;
-  /** Set while an external authorizer is asked about a TCP connection. */
-  #asking: AbortController | null = null;
+  /** The way to the app as TCP: perhaps before it is known to be TCP. */
+  #tcp: AppTcp | null = null;
+  /** Set while neither side has spoken. */
+  #race: ServerFirst | null = null;
 
   constructor(path: DataPath, listener: InboundListener, connection: Connection) {
     this.#path = path;
@@ -65,20 +67,46 @@ class InboundConnection {
   start(): void {
     const connection = this.#connection;
     const { socket } = connection;
+    const { protocol } = this.#listener;
     socket.on('error', ignore);
     socket.once('close', () => this.#closed());
     const { mode } = this.#mode();
     // Nothing to tell apart: a server-first protocol must not wait for the client's first byte.
-    if (mode === 'DISABLE' && this.#listener.protocol !== 'auto') this.#plaintext(this.#listener.protocol);
-    else
-      this.#look(
-        socket,
-        (bytes) => this.#detect(bytes),
-        (bytes) => this.#cut(bytes),
-      );
-    if (connection.onDeadline === null) {
-      connection.expire(this.#path.limits.handshakeTimeout, () => this.#silent());
+    if (mode === 'DISABLE' && protocol !== 'auto') {
+      this.#carry(isHttp(protocol) ? 'http' : 'tcp');
+      return;
     }
+    this.#look(
+      socket,
+      (bytes) => this.#detect(bytes),
+      (bytes) => this.#cut(bytes),
+    );
+    connection.expire(this.#path.limits.handshakeTimeout, () => this.#silent());
+    if (mode === 'STRICT' || isHttp(protocol)) return;
+    // What the app may be asked and do for it is judged as plaintext, until something else comes.
+    connection.facts = this.#facts();
+    this.#letRace(connection.startedTick, () => this.#carry('tcp'));
+  }
+
+  /**
+   * Lets the app speak first where the client is silent, as SMTP and MySQL have it.
+   * @param since `performance.now()` at which the client could first speak
+   * @param won the app did
+   */
+  #letRace(since: number, won: () => void): void {
+    this.#race = new ServerFirst(inboundRace(this.#path.limits.serverFirstHold), since, {
+      silent: () => this.#looking?.length === 0 && !this.#connection.closed,
+      prepare: () => {
+        this.#tcp = this.#appTcp();
+        this.#tcp.prepare();
+      },
+      greet: () => {
+        this.#looking?.giveUp();
+        this.#looking = null;
+        won();
+      },
+    });
+    this.#race.start();
   }
 
   #look(stream: Duplex, enough: (bytes: Buffer) => boolean, ended: (bytes: Buffer) => void): void {
@@ -97,7 +125,10 @@ class InboundConnection {
 
   /** @returns true once the bytes say enough */
   #detect(bytes: Buffer): boolean {
+    this.#race?.stop();
     const detected = detect(bytes);
+    // TLS, or what begins as that.
+    if (detected.kind !== 'plaintext') this.#dropTcp();
     if (detected.kind === 'more') {
       if (bytes.length <= this.#path.limits.maxClientHello) return false;
       this.#refuse('bad_client_hello', 'ClientHello too long');
@@ -105,19 +136,17 @@ class InboundConnection {
     }
     const { mode, source } = this.#mode();
     const { protocol } = this.#listener;
-    if (detected.kind === 'plaintext' && mode !== 'STRICT' && protocol === 'auto') {
-      if (looksLikeHttp(bytes) === 'more') return false;
-    }
     const admission = admit(mode, protocol, detected);
     if (detected.kind === 'tls') this.#connection.sni = detected.sni;
+    // The caller puts the bytes back first.
     if (admission === 'terminate') {
-      // The caller puts the bytes back first.
       queueMicrotask(() => this.#terminate(detected.kind === 'tls' ? detected.alpn : []));
     } else if (admission === 'plaintext') {
-      const http = protocol === 'http' || (protocol === 'auto' && looksLikeHttp(bytes) === 'http');
-      queueMicrotask(() => this.#plaintext(http ? 'http' : 'tcp'));
+      const spoken = this.#spokenIn(bytes);
+      if (spoken === 'more') return false;
+      queueMicrotask(() => this.#carry(spoken));
     } else if (admission === 'app-tls') {
-      queueMicrotask(() => this.#plaintext(protocol === 'http' ? 'http' : 'tcp'));
+      queueMicrotask(() => this.#carry(isHttp(protocol) ? 'http1' : 'tcp'));
     } else {
       const kind = firstByteClass(bytes);
       // Began as TLS and came to nothing: to call that plaintext would send its reader the wrong way.
@@ -128,13 +157,21 @@ class InboundConnection {
     return true;
   }
 
+  /** What plaintext is on this port. */
+  #spokenIn(bytes: Buffer): 'more' | Spoken {
+    const { protocol } = this.#listener;
+    if (protocol === 'tcp') return 'tcp';
+    return protocol === 'auto' ? spokenIn(bytes) : httpVersion(bytes);
+  }
+
   /** The peer closed before its bytes told anything. */
   #cut(bytes: Buffer): void {
-    const plaintext = bytes.length > 0 && detect(bytes).kind === 'plaintext';
-    if (plaintext && this.#mode().mode !== 'STRICT' && this.#listener.protocol !== 'http') {
-      // A short word and a half-close: no HTTP can come of it, but it is whole as TCP.
+    // A short word and a half-close: no HTTP can come of it, but it is whole as TCP. So it is where the app was
+    // reached for already; a health check has closed long before that.
+    const whole = bytes.length > 0 ? detect(bytes).kind === 'plaintext' : this.#tcp !== null;
+    if (whole && this.#mode().mode !== 'STRICT' && !isHttp(this.#listener.protocol)) {
       this.#connection.early = bytes;
-      this.#plaintext('tcp');
+      this.#carry('tcp');
     } else this.#gone(bytes, 'closed');
   }
 
@@ -152,17 +189,24 @@ class InboundConnection {
     const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
     this.#looking = null;
     if (bytes.length > 0 && detect(bytes).kind === 'plaintext') {
-      this.#slow(bytes);
+      this.#slow(bytes.length);
       return;
     }
     // Other plaintext is decided by its first byte: what is left here is half a ClientHello.
-    if (bytes.length === 0) this.#refuse('no_first_byte', '');
+    if (bytes.length === 0) this.#refuse('no_first_byte', this.#whyNoGreeting());
     else this.#refuse('tls_handshake_timeout', `${bytes.length} bytes of a ClientHello`);
   }
 
+  #whyNoGreeting(): string {
+    const refusal = this.#tcp?.refusal ?? null;
+    return refusal === null
+      ? ''
+      : `the app was not let speak first: ${refusal.reason} ${refusal.detail}`.trimEnd();
+  }
+
   /** Undeclared, and still the beginning of a request line: as TCP the rest of it would pass policy unread. */
-  #slow(bytes: Buffer): void {
-    this.#refuse('request_timeout', `${bytes.length} bytes of what may be a request line`);
+  #slow(length: number): void {
+    this.#refuse('request_timeout', `${length} bytes of what may be a request line`);
   }
 
   #refuse(
@@ -175,7 +219,9 @@ class InboundConnection {
     if (this.#connection.series === null && this.#connection.refusal === null) {
       this.#label(PLAINTEXT_REASONS.has(reason) ? 'none' : 'unknown');
     }
+    this.#race?.stop();
     refuseConnection(this.#path, this.#connection, reason, { detail, policy, explainer });
+    this.#dropTcp();
   }
 
   #terminate(alpn: readonly string[]): void {
@@ -189,7 +235,7 @@ class InboundConnection {
       return;
     }
     this.#handshaking = true;
-    inboundTls.terminate(connection.socket, alpn, {
+    inboundTls.terminate(connection.socket, alpn, this.#listener.protocol !== 'tcp', {
       terminated: (stream, peer) => {
         this.#handshaking = false;
         if (connection.closed) return;
@@ -197,7 +243,7 @@ class InboundConnection {
         connection.tls = true;
         connection.peer = peer.identity;
         this.#peer = peer;
-        this.#carry(this.#protocolOf(stream.alpnProtocol));
+        this.#carry(this.#carriedBy(stream.alpnProtocol));
       },
       refused: (reason, detail) => {
         this.#handshaking = false;
@@ -206,145 +252,94 @@ class InboundConnection {
     });
   }
 
-  /** Declared protocol, else what the peer's sidecar says of it in ALPN, else the first bytes. */
-  #protocolOf(alpn: string | false | null): Protocol {
+  /** The port's protocol, and the version that ALPN names (Envoy's codec AUTO); else the first bytes tell. */
+  #carriedBy(alpn: string | false | null): Carried {
     const { protocol } = this.#listener;
-    if (protocol !== 'auto' || !alpn) return protocol;
-    return alpn.startsWith('istio-http/') ? 'http' : 'tcp';
-  }
-
-  #plaintext(protocol: Protocol): void {
-    if (!this.#connection.closed) this.#carry(protocol);
+    if (protocol === 'tcp') return 'tcp';
+    if (alpn === 'istio-h2' || alpn === 'h2') return 'http2';
+    if (protocol !== 'auto') return 'http';
+    // A sidecar has looked at what its app says: `istio` alone is what was no HTTP.
+    if (alpn === 'istio') return 'tcp';
+    return alpn ? 'http' : 'unknown';
   }
 
   /** Facts are complete: registers the labels, then judges and forwards as the protocol has it. */
-  #carry(protocol: Protocol): void {
+  #carry(what: Carried): void {
     const connection = this.#connection;
+    this.#race?.stop();
     // The handshake took its time: mode and trust may be others than when it began.
-    if (!this.#stillAdmitted()) return;
+    if (connection.closed || !this.#stillAdmitted()) return;
     connection.facts = this.#facts();
     connection.cluster = `inbound|${this.#listener.port}||`;
+    connection.rejudge = () => this.#rejudge();
     this.#label(connection.tls ? 'mutual_tls' : 'none');
-    if (protocol === 'auto') {
-      const ended = (bytes: Buffer): void => {
-        connection.early = bytes;
-        this.#serveTcp();
-      };
-      this.#look(connection.stream, (bytes) => this.#sniff(bytes), ended);
-      connection.expire(this.#path.limits.handshakeTimeout, () => {
-        const bytes = this.#looking?.giveUp() ?? Buffer.alloc(0);
-        this.#looking = null;
-        // Nothing yet: a client that waits for a server-first protocol.
-        if (bytes.length === 0) this.#serveTcp();
-        else this.#slow(bytes);
-      });
-    } else if (protocol === 'http') this.#serveHttp();
-    else this.#serveTcp();
+    if (what === 'unknown') this.#sniff();
+    else this.#serve(what);
   }
 
-  #sniff(bytes: Buffer): boolean {
-    const said = looksLikeHttp(bytes);
-    if (said === 'more') return false;
-    queueMicrotask(() => {
-      if (this.#connection.closed) return;
-      if (said === 'http') this.#serveHttp();
-      else this.#serveTcp();
+  /** Inside TLS, undeclared and without an ALPN that tells: the first bytes do, of whichever side. */
+  #sniff(): void {
+    const connection = this.#connection;
+    const { limits } = this.#path;
+    let begun = false;
+    const enough = (bytes: Buffer): boolean => {
+      this.#race?.stop();
+      const spoken = spokenIn(bytes);
+      if (spoken === 'more') {
+        if (!begun) connection.expire(limits.handshakeTimeout, () => this.#slow(this.#looking?.length ?? 0));
+        begun = true;
+        return false;
+      }
+      queueMicrotask(() => this.#serve(spoken));
+      return true;
+    };
+    const ended = (bytes: Buffer): void => {
+      connection.early = bytes;
+      this.#serve('tcp');
+    };
+    this.#look(connection.stream, enough, ended);
+    connection.expire(limits.handshakeTimeout, () => this.#bothSilent());
+    this.#letRace(performance.now(), (): void => this.#serve('tcp'));
+  }
+
+  /** Its peer is known and the app hears for itself: neither has to speak soon, unless the app could not be reached. */
+  #bothSilent(): void {
+    const refusal = this.#tcp?.refusal ?? null;
+    if (refusal !== null) this.#refuse(refusal.reason, refusal.detail, refusal.policy, refusal.explainer);
+    else this.#connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
+  }
+
+  #serve(what: Spoken | 'http'): void {
+    const connection = this.#connection;
+    if (connection.closed || connection.refusal !== null) return;
+    if (what === 'tcp') {
+      connection.stream.pause();
+      connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
+      this.#tcp ??= this.#appTcp();
+      this.#tcp.commit();
+      return;
+    }
+    this.#dropTcp();
+    const { app, protocol } = this.#listener;
+    const makeSide = (): InboundHttp => new InboundHttp(this.#path, connection, app, this.#peer, protocol);
+    serveHttp(this.#path, connection, makeSide, what === 'http' ? null : what);
+  }
+
+  #appTcp(): AppTcp {
+    return new AppTcp(this.#path, this.#connection, this.#listener.app, {
+      refused: ({ reason, detail, policy, explainer }) => this.#refuse(reason, detail, policy, explainer),
+      spoke: () => this.#race?.spoke(),
     });
-    return true;
   }
 
-  #serveHttp(): void {
-    const connection = this.#connection;
-    const side = new InboundHttp(this.#path, connection, this.#listener.app, this.#peer);
-    const forwarder = new HttpForwarder(connection, side);
-    side.carrier = forwarder;
-    connection.carrier = forwarder;
-    connection.rejudge = () => this.#rejudge(false);
-  }
-
-  #serveTcp(): void {
-    const connection = this.#connection;
-    connection.stream.pause();
-    connection.rejudge = () => this.#rejudge(true);
-    connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
-    this.#askTcp();
-  }
-
-  /** CUSTOM policies first, as for a request: an external authorizer is asked before the app is dialled. */
-  #askTcp(): void {
-    const path = this.#path;
-    const connection = this.#connection;
-    const { snapshot } = path;
-    const { facts } = connection;
-    if (snapshot === null || facts === null) return;
-    const asked = snapshot.authorization.ask(facts, null);
-    const provider = asked !== null && 'provider' in asked ? providerOf(snapshot, asked) : asked;
-    if (provider !== null && 'allowed' in provider) {
-      this.#refuse('policy_denied', provider.detail, provider.policy);
-      return;
-    }
-    // An HTTP provider has no say over TCP (pilot's `buildTCP`).
-    if (asked === null || provider === null || provider.protocol === 'http') {
-      this.#admitTcp(snapshot);
-      return;
-    }
-    const abort = new AbortController();
-    this.#asking = abort;
-    path.extAuthz
-      .check(provider, checkRequestOf(path, connection, facts, null), abort.signal)
-      // A fault of ours is none of the authorizer's: failOpen must not excuse it.
-      .catch((error: Error) => ({ kind: 'denied', why: error.message }) as const)
-      .then((answer) => {
-        this.#asking = null;
-        if (connection.closed || connection.refusal !== null) return;
-        path.metrics.externalChecks[answer.kind]++;
-        const { policy } = asked as Ask;
-        if (answer.kind === 'denied') {
-          const detail = answer.why === undefined ? ' denied the connection' : `: ${answer.why}`;
-          this.#refuse('ext_authz_denied', `${provider.name}${detail}`, policy);
-        } else if (answer.kind === 'failed' && !provider.failOpen) {
-          this.#refuse('ext_authz_failed', `${provider.name}: ${answer.reason}`, policy);
-        } else {
-          if (answer.kind === 'failed') path.failedOpen(connection, `${provider.name}: ${answer.reason}`);
-          this.#admitTcp(snapshot);
-        }
-      });
-  }
-
-  /** @param snapshot the one that CUSTOM policies were asked of */
-  #admitTcp(snapshot: Snapshot): void {
-    const path = this.#path;
-    const connection = this.#connection;
-    const { facts } = connection;
-    if (facts !== null && snapshot.authorization.observe !== null)
-      observe({ path, connection, facts, snapshot }, null);
-    if (!this.#decideTcp(snapshot)) return;
-    dial(
-      this.#path,
-      { kind: 'app', address: this.#listener.app },
-      {
-        connected: (upstream) => pipeConnection(this.#path, connection, upstream),
-        failed: (reason, detail) => this.#refuse(reason, detail),
-      },
-    );
-  }
-
-  #decideTcp(snapshot: Snapshot): boolean {
-    const { facts } = this.#connection;
-    if (facts === null) return false;
-    const { authorization } = snapshot;
-    const decision = authorization.decideConnection(facts);
-    if (decision.allowed) return true;
-    const explainer = { explain: () => authorization.explain(facts, null, decision) };
-    this.#refuse('policy_denied', decision.detail, deniedBy(decision.policy, decision.missed), explainer);
-    return false;
+  #dropTcp(): void {
+    this.#tcp?.drop();
+    this.#tcp = null;
   }
 
   /** Judges by the set now in force: modes, trust and, for TCP, policy. HTTP is decided request by request. */
-  #rejudge(tcp: boolean): void {
-    const { snapshot } = this.#path;
-    if (!this.#connection.closed && this.#stillAdmitted() && tcp && snapshot !== null)
-      this.#decideTcp(snapshot);
+  #rejudge(): void {
+    if (!this.#connection.closed && this.#stillAdmitted()) this.#tcp?.rejudge();
   }
 
   #stillAdmitted(): boolean {
@@ -399,9 +394,13 @@ class InboundConnection {
   }
 
   #closed(): void {
-    this.#asking?.abort();
+    const { carrier, refusal } = this.#connection;
+    this.#race?.stop();
     if (this.#handshaking) this.#refuse('tls_handshake_failed', 'the peer left during the handshake');
     else if (this.#looking !== null) this.#gone(this.#looking.giveUp(), 'reset');
+    else if (this.#tcp !== null && carrier === null && refusal === null)
+      this.#refuse('downstream_closed', 'before the app was reached');
+    this.#dropTcp();
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
   }
 }

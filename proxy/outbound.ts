@@ -1,17 +1,18 @@
 /** The outbound side: serveOutbound → chooseRoute → dial → forward. */
 import type { Socket } from 'node:net';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { Route } from '../mesh/route.ts';
 import type { EgressListener } from '../mesh/snapshot.ts';
-import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
-import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
+import { isHttp } from '../mesh/workload.ts';
+import { chooseRoute } from './choose-route.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
-import { detect, looksLikeHttp } from './detect.ts';
+import { detect, spokenIn } from './detect.ts';
 import { FirstBytes } from './first-bytes.ts';
-import { OutboundHttp, outboundSeries } from './http/outbound-http.ts';
-import { HttpForwarder } from './http1/forward.ts';
-import { pipeConnection, refuseConnection } from './tcp.ts';
+import { OutboundHttp } from './http/outbound-http.ts';
+import { OutboundTcp } from './outbound-tcp.ts';
+import { serveHttp } from './serve-http.ts';
+import { outboundRace, ServerFirst } from './server-first.ts';
+import { refuseConnection } from './tcp.ts';
 
 /** Takes a socket the app opened to its end. */
 export function serveOutbound(path: DataPath, listener: EgressListener, socket: Socket): void {
@@ -24,14 +25,25 @@ export function serveOutbound(path: DataPath, listener: EgressListener, socket: 
 }
 
 class OutboundConnection {
-  #route: Route | null = null;
   readonly #path: DataPath;
   readonly #listener: EgressListener;
   readonly #connection: Connection;
+  readonly #tcp: OutboundTcp;
+  /** Set while first bytes are looked at. */
+  #looking: FirstBytes | null = null;
+  /** Set where the upstream may speak first. */
+  #race: ServerFirst | null = null;
+  /** The upstream was reached for before the app spoke. */
+  #raced = false;
+
   constructor(path: DataPath, listener: EgressListener, connection: Connection) {
     this.#path = path;
     this.#listener = listener;
     this.#connection = connection;
+    this.#tcp = new OutboundTcp(path, connection, listener, {
+      refused: (reason, detail) => this.#refuse(reason, detail),
+      spoke: () => this.#race?.spoke(),
+    });
   }
 
   start(): void {
@@ -39,95 +51,104 @@ class OutboundConnection {
     socket.on('error', ignore);
     socket.once('close', () => this.#closed());
     const { protocol, hosts } = this.#listener;
-    if (protocol === 'http') this.#serveHttp();
+    if (isHttp(protocol)) this.#serveHttp(null);
     // One host and no HTTP: a server-first protocol must not wait for the app's first byte.
     else if (protocol === 'tcp' && hosts.length === 1) this.#serveTcp(null);
-    else {
-      const ended = (bytes: Buffer): void => {
-        this.#connection.early = bytes;
-        if (bytes.length === 0) socket.end();
-        else this.#serveTcp(null);
-      };
-      const looking = new FirstBytes(socket, (bytes) => this.#detect(bytes), ended);
-      looking.start();
-      this.#connection.expire(this.#path.limits.handshakeTimeout, () => {
-        // An app that waits for a server-first protocol, or one with a short first line. Unlike inbound no
-        // policy is passed by: this only picks a route for our own app.
-        looking.giveUp();
+    else this.#look();
+  }
+
+  #look(): void {
+    const connection = this.#connection;
+    const { limits, snapshot } = this.#path;
+    const ended = (bytes: Buffer): void => {
+      this.#looking = null;
+      this.#race?.stop();
+      connection.early = bytes;
+      if (bytes.length === 0 && !this.#raced) connection.socket.end();
+      else this.#serveTcp(null);
+    };
+    this.#looking = new FirstBytes(connection.socket, (bytes) => this.#detect(bytes), ended);
+    this.#looking.start();
+    connection.expire(limits.handshakeTimeout, () => this.#late());
+    // Where nothing but the app's bytes can choose the host, nobody can be asked to speak first.
+    if (chooseRoute(snapshot, this.#listener, null) === null) return;
+    this.#race = new ServerFirst(outboundRace(limits.serverFirstHold), connection.startedTick, {
+      silent: () => this.#looking?.length === 0 && !connection.closed,
+      prepare: () => {
+        this.#raced = true;
+        this.#tcp.prepare();
+      },
+      greet: () => {
+        this.#looking?.giveUp();
         this.#serveTcp(null);
-      });
+      },
+    });
+    this.#race.start();
+  }
+
+  /** The app has not said enough in time. */
+  #late(): void {
+    const silent = this.#looking?.length === 0;
+    if (silent && this.#raced && !this.#tcp.failed) {
+      // Whoever speaks next decides; an HTTP client may have opened it long before its first request.
+      this.#connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
+      return;
     }
+    // One with a short first line. Unlike inbound no policy is passed by: this only picks a route for our own app.
+    this.#looking?.giveUp();
+    this.#serveTcp(null);
   }
 
   #detect(bytes: Buffer): boolean {
+    const { maxClientHello, handshakeTimeout } = this.#path.limits;
+    this.#race?.stop();
     const detected = detect(bytes);
-    const { maxClientHello } = this.#path.limits;
-    if (detected.kind === 'more' && bytes.length <= maxClientHello) return false;
-    if (detected.kind === 'plaintext' && this.#listener.protocol === 'auto') {
-      const said = looksLikeHttp(bytes);
-      if (said === 'more') return false;
-      if (said === 'http') {
-        queueMicrotask(() => this.#serveHttp());
-        return true;
-      }
+    const spoken =
+      detected.kind === 'plaintext' && this.#listener.protocol === 'auto' ? spokenIn(bytes) : 'tcp';
+    if (spoken === 'more' || (detected.kind === 'more' && bytes.length <= maxClientHello)) {
+      // It was let be silent for as long as it liked; now that it speaks it has to end.
+      if (this.#connection.idleMs > 0) this.#connection.expire(handshakeTimeout, () => this.#late());
+      return false;
     }
     const sni = detected.kind === 'tls' ? detected.sni : null;
-    queueMicrotask(() => this.#serveTcp(sni));
+    queueMicrotask(() => {
+      if (spoken === 'tcp') this.#serveTcp(sni);
+      else this.#serveHttp(spoken);
+    });
     return true;
   }
 
-  #serveHttp(): void {
-    const connection = this.#connection;
-    if (connection.closed) return;
-    const side = new OutboundHttp(this.#path, connection, this.#listener);
-    const forwarder = new HttpForwarder(connection, side);
-    side.carrier = forwarder;
-    connection.carrier = forwarder;
+  #serveHttp(version: 'http1' | 'http2' | null): void {
+    this.#looking = null;
+    this.#tcp.drop();
+    const makeSide = (): OutboundHttp => new OutboundHttp(this.#path, this.#connection, this.#listener);
+    serveHttp(this.#path, this.#connection, makeSide, version);
   }
 
   #serveTcp(sni: string | null): void {
     const connection = this.#connection;
+    this.#looking = null;
     if (connection.closed) return;
     connection.sni = sni;
     connection.socket.pause();
     connection.expireIdle(this.#path.limits.idleTimeout, () => this.#refuse('idle_timeout', ''));
-    const route = chooseRoute(this.#path.snapshot, this.#listener, sni);
-    if (route === null) {
-      this.#refuse('no_route', `${sni ?? this.#listener.hosts.join(', ')} port ${this.#listener.port}`);
-      return;
-    }
-    this.#route = route;
-    connection.cluster = clusterName(route);
-    reachEndpoint(
-      this.#path,
-      { route, http: false, fresh: true },
-      {
-        connected: (upstream, endpoint) => {
-          const series = outboundSeries(this.#path, route, endpoint.workload, upstream);
-          this.#label(series);
-          pipeConnection(this.#path, connection, upstream);
-        },
-        failed: (reason, detail) => this.#refuse(reason, detail),
-      },
-    );
-  }
-
-  #label(series: PeerSeries): void {
-    series.retain();
-    series.connectionsOpened++;
-    this.#connection.series = series;
+    this.#tcp.commit(sni);
   }
 
   #refuse(reason: ReasonCode, detail: string): void {
-    const connection = this.#connection;
-    if (this.#route !== null && connection.series === null && connection.refusal === null) {
-      // Every connection is counted, also one that reached nobody.
-      this.#label(outboundSeries(this.#path, this.#route, null, null));
-    }
+    this.#race?.stop();
+    // Every connection is counted, also one that reached nobody.
+    if (this.#connection.refusal === null) this.#tcp.countUnreached();
     refuseConnection(this.#path, this.#connection, reason, { detail });
+    this.#tcp.drop();
   }
 
   #closed(): void {
+    const { carrier, refusal } = this.#connection;
+    this.#race?.stop();
+    if (carrier === null && refusal === null && this.#tcp.committed)
+      this.#refuse('downstream_closed', 'before an endpoint was reached');
+    this.#tcp.drop();
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
   }
 }

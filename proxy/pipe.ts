@@ -9,6 +9,12 @@ export interface PipeEnd {
   readonly socket: Socket;
 }
 
+/** What each end said before it ended, already taken from its stream; null: it has not ended. */
+export interface Early {
+  readonly downstream: Buffer | null;
+  readonly upstream: Buffer | null;
+}
+
 /** Told about what moves. `fromDownstream` says which way. */
 export interface PipeObserver {
   moved(fromDownstream: boolean, bytes: number): void;
@@ -24,16 +30,14 @@ export class Pipe implements Carrier {
   #ends = 0;
   #over = false;
 
-  /** @param early what the downstream said before it ended, already taken from its stream; null: it has not ended */
-  constructor(downstream: PipeEnd, upstream: PipeEnd, observer: PipeObserver, early: Buffer | null) {
+  constructor(downstream: PipeEnd, upstream: PipeEnd, observer: PipeObserver, early: Early) {
     this.#downstream = downstream;
     this.#upstream = upstream;
     this.#observer = observer;
     this.#join(downstream, upstream, true);
     this.#join(upstream, downstream, false);
-    if (early === null || early.length === 0) return;
-    observer.moved(true, early.length);
-    upstream.stream.write(early);
+    this.#pass(early.downstream, upstream, true);
+    this.#pass(early.upstream, downstream, false);
   }
 
   drain(): void {
@@ -42,6 +46,12 @@ export class Pipe implements Carrier {
 
   abort(): void {
     this.#finish(new Error('aborted'), true);
+  }
+
+  #pass(early: Buffer | null, to: PipeEnd, fromDownstream: boolean): void {
+    if (early === null || early.length === 0) return;
+    this.#observer.moved(fromDownstream, early.length);
+    to.stream.write(early);
   }
 
   #join(from: PipeEnd, to: PipeEnd, fromDownstream: boolean): void {
@@ -57,13 +67,17 @@ export class Pipe implements Carrier {
     };
     from.stream.on('end', ended);
     from.stream.on('error', (error: Error) => this.#finish(error, fromDownstream));
-    from.stream.on('close', () => {
-      // Closed without an end: the other side must not take what came so far for all of it.
-      if (!from.stream.readableEnded) this.#finish(new Error('closed before its end'), fromDownstream);
-    });
+    const closed = (): void => {
+      const { readableEnded, writableFinished } = from.stream;
+      // The other side must not take what came so far for all of it, nor go on sending to nobody.
+      if (!readableEnded || !writableFinished)
+        this.#finish(new Error('closed before its end'), fromDownstream);
+    };
+    from.stream.on('close', closed);
     from.stream.resume();
-    // It may have ended before anyone listened: right behind its TLS handshake, or while its first bytes were looked at.
-    if (from.stream.readableEnded) queueMicrotask(ended);
+    // It may be gone or have ended before anyone listened: right behind its TLS handshake, or while it was held.
+    if (from.stream.destroyed) queueMicrotask(closed);
+    else if (from.stream.readableEnded) queueMicrotask(ended);
   }
 
   #finish(error: Error | null, fromDownstream: boolean): void {

@@ -1,4 +1,5 @@
 /** Carries a connection as plain TCP, and ends one that is refused; both sides use it. */
+import type { Duplex } from 'node:stream';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath, RefusalFacts } from './data-path.ts';
@@ -24,8 +25,29 @@ export function refuseConnection(
   connection.abort();
 }
 
-/** Joins a downstream to its upstream until both ends are through, and reports it. */
-export function pipeConnection(path: DataPath, connection: Connection, upstream: Upstream): void {
+/**
+ * Lets a stream be read into its own buffer and no further (64 KiB): while an upstream is reached for, a downstream
+ * that resets its connection must be noticed, which nothing tells of one that is not read.
+ */
+export function holdBack(stream: Duplex): void {
+  stream.on('readable', ignore);
+}
+
+/** Ends `holdBack`. */
+export function letFlow(stream: Duplex): void {
+  stream.off('readable', ignore);
+}
+
+/**
+ * Joins a downstream to its upstream until both ends are through, and reports it.
+ * @param said what the upstream said before it ended, already taken from its stream; null: it has not ended
+ */
+export function pipeConnection(
+  path: DataPath,
+  connection: Connection,
+  upstream: Upstream,
+  said: Buffer | null = null,
+): void {
   if (connection.closed || connection.refusal !== null) {
     upstream.abort();
     return;
@@ -58,5 +80,10 @@ export function pipeConnection(path: DataPath, connection: Connection, upstream:
       reportConnection(path, connection, upstream, reason, { detail });
     },
   };
-  connection.carrier = new Pipe(connection, upstream, observer, connection.early);
+  connection.carrier = new Pipe(connection, upstream, observer, {
+    downstream: connection.early,
+    upstream: said,
+  });
 }
+
+function ignore(): void {}

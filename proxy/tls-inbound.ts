@@ -19,8 +19,13 @@ import {
 /** Hybrid post-quantum first (draft-ietf-tls-ecdhe-mlkem), then what every Envoy speaks. */
 export const KEY_EXCHANGE_GROUPS = 'X25519MLKEM768:X25519:P-256:P-384';
 
-/** What we select from, in our order. `istio-peer-exchange` is for who speaks its preamble; HTTP/2 is not read here yet. */
-const INBOUND_ALPN = ['istio-http/1.1', 'istio-http/1.0', 'istio'];
+/**
+ * What we select from, in our order: what tells the HTTP version before `istio`, which says no more than mesh mTLS.
+ * `istio-peer-exchange` is for who speaks its preamble.
+ */
+const MESH_ALPN = ['istio-h2', 'istio-http/1.1', 'istio-http/1.0', 'istio'];
+/** Clients that are no sidecars, such as gRPC's, may insist on these; Envoy's terminator selects from them (`ALPNHttp`). */
+const HTTP_ALPN = ['h2', 'http/1.1'];
 
 /** Called once a handshake: with the TLS stream and who it is, or with the reason it failed. */
 export interface TerminateDone {
@@ -31,7 +36,8 @@ export interface TerminateDone {
 export class InboundTls {
   readonly credentials: Credentials;
   readonly #trustDomains: ReadonlySet<string>;
-  readonly #withAlpn: Server;
+  readonly #meshAlpn: Server;
+  readonly #httpAlpn: Server;
   readonly #withoutAlpn: Server;
   readonly #waiting = new WeakMap<Socket, TerminateDone>();
   readonly #peers: PeerCache;
@@ -63,9 +69,10 @@ export class InboundTls {
     } satisfies TlsOptions;
     // Fails now, not at the first handshake, where the key does not fit the certificate.
     createSecureContext(options);
-    this.#withAlpn = createServer({ ...options, ALPNProtocols: INBOUND_ALPN });
+    this.#meshAlpn = createServer({ ...options, ALPNProtocols: MESH_ALPN });
+    this.#httpAlpn = createServer({ ...options, ALPNProtocols: HTTP_ALPN });
     this.#withoutAlpn = createServer(options);
-    for (const server of [this.#withAlpn, this.#withoutAlpn]) {
+    for (const server of [this.#meshAlpn, this.#httpAlpn, this.#withoutAlpn]) {
       server.on('secureConnection', (stream) => this.#secured(stream));
       server.on('tlsClientError', (error: NodeJS.ErrnoException, stream) => this.#failed(error, stream));
     }
@@ -75,13 +82,18 @@ export class InboundTls {
    * Terminates TLS on a socket whose ClientHello was looked at and put back.
    * @param alpn what the ClientHello offers: a set without overlap is answered without ALPN, since a
    *   STRICT port lets such a client in (docs/RESOURCES.md) while Node would end the handshake
+   * @param http HTTP may be spoken: ALPNs besides Istio's are answered
    */
-  terminate(socket: Socket, alpn: readonly string[], done: TerminateDone): void {
+  terminate(socket: Socket, alpn: readonly string[], http: boolean, done: TerminateDone): void {
     this.#waiting.set(socket, done);
     // Half-open is for what comes after: a peer that leaves inside the handshake must not be waited for.
     socket.allowHalfOpen = false;
-    const server = alpn.some((name) => INBOUND_ALPN.includes(name)) ? this.#withAlpn : this.#withoutAlpn;
-    server.emit('connection', socket);
+    this.#serverFor(alpn, http).emit('connection', socket);
+  }
+
+  #serverFor(alpn: readonly string[], http: boolean): Server {
+    if (alpn.some((name) => MESH_ALPN.includes(name))) return this.#meshAlpn;
+    return http && alpn.some((name) => HTTP_ALPN.includes(name)) ? this.#httpAlpn : this.#withoutAlpn;
   }
 
   #take(stream: TLSSocket): TerminateDone | null {

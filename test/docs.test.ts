@@ -92,8 +92,8 @@ t.test('each flag of `run` has its row, with environment name and default', asyn
 t.test('each limit has its row, with its value', async (t) => {
   const text = page('docs/CLI.md');
   for (const { flag, unit, value } of Object.values(limitTable)) {
-    const shown =
-      unit !== 'ms' ? `${value}` : value % 3_600_000 === 0 ? `${value / 3_600_000}h` : `${value / 1000}s`;
+    const long = value % 3_600_000 === 0 ? `${value / 3_600_000}h` : `${value / 1000}s`;
+    const shown = unit !== 'ms' ? `${value}` : value < 1000 ? `${value}ms` : long;
     t.ok(rowOf(text, `--${flag}`)?.includes(`| \`${shown}\` |`), `--${flag}: ${shown}`);
   }
 });

@@ -2,7 +2,7 @@
 import { fewOf, finding, type Located, resourceName, unmatchedSelector } from '../../mesh/analysis.ts';
 import type { Problem, Resource } from '../../mesh/resource.ts';
 import { selects } from '../../mesh/schema.ts';
-import type { Protocol, Workload } from '../../mesh/workload.ts';
+import { isHttp, type Protocol, type Workload } from '../../mesh/workload.ts';
 import { byAge } from '../hosts.ts';
 import type { ServiceEntry } from '../service-entry.ts';
 import { allServices, endpointsOn, type RegistryCheck, type RegistrySet, rawAt } from './set.ts';
@@ -126,7 +126,7 @@ export const portProtocols: RegistryCheck = (set) => {
           'name the port by it, such as http-web or tcp-db';
         problems.push(finding(resource, path, 'portName', message));
       }
-      if (addressed || protocol === 'http' || item.hosts.every((host) => host.startsWith('*'))) return;
+      if (addressed || isHttp(protocol) || item.hosts.every((host) => host.startsWith('*'))) return;
       const declared = String(rawAt(resource, [...path, 'protocol']) ?? '').toUpperCase();
       if (declared !== '' && declared !== 'TCP') return;
       const message = `captured TCP connections are told apart by address, and ${item.hosts[0]} has none in addresses`;

@@ -17,7 +17,7 @@ interface Row {
   readonly expected: Expected;
 }
 
-const protocols: readonly Protocol[] = ['http', 'tcp', 'auto'];
+const protocols: readonly Protocol[] = ['http', 'http2', 'tcp', 'auto'];
 const whats: readonly { what: string; detected: Detected }[] = [
   { what: 'plaintext', detected: plaintext },
   { what: 'TLS with Istio ALPN', detected: tls('istio-http/1.1', 'http/1.1') },
@@ -33,7 +33,7 @@ function expected(mode: Mode, protocol: Protocol, what: string): Expected {
   if (mode === 'DISABLE') return 'app-tls';
   // PERMISSIVE: Istio's ALPN is ours; the app's own passes on TCP or undeclared ports, not on HTTP ones.
   if (what === 'TLS with Istio ALPN') return 'terminate';
-  return protocol === 'http' ? 'tls_not_istio' : 'app-tls';
+  return protocol === 'http' || protocol === 'http2' ? 'tls_not_istio' : 'app-tls';
 }
 
 const rows: Row[] = [];
@@ -42,7 +42,7 @@ for (const mode of ['STRICT', 'PERMISSIVE', 'DISABLE'] as const)
     for (const { what, detected } of whats)
       rows.push({ mode, protocol, what, detected, expected: expected(mode, protocol, what) });
 
-t.equal(rows.length, 36);
+t.equal(rows.length, 48);
 for (const { mode, protocol, what, detected, expected } of rows) {
   const admission = admit(mode, protocol, detected);
   const got = typeof admission === 'string' ? admission : admission.refused;
