@@ -1,11 +1,14 @@
 /** Starts the bench's processes and sees to it that none outlives it. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 const ROOT = join(import.meta.dirname, '..');
 /** From SIGTERM to SIGKILL. */
 const STOP_MS = 3_000;
+/** Makes the kernel end a process whose parent was killed outright. Linux has it, macOS has not. */
+const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path));
 
 const running = new Set<ChildProcess>();
 process.on('exit', () => {
@@ -19,71 +22,73 @@ for (const [signal, status] of [
   process.on(signal, () => process.exit(status));
 }
 
-/** Ends a process when the pipe to its stdin closes, as it does when we are killed outright. */
-const FOLLOW_PARENT = `data:text/javascript,${encodeURIComponent(
-  "process.stdin.on('error', () => {}).on('close', () => process.kill(process.pid, 'SIGTERM')).resume().unref();",
-)}`;
-
-export interface StartOptions {
-  /** Of Node itself, before the script. */
-  readonly nodeFlags?: readonly string[];
-  /** How long its line on stdout may take. */
-  readonly withinMs: number;
+/** A program and its arguments. */
+export interface Command {
+  readonly program: string;
+  readonly args: readonly string[];
 }
 
-/** A process under our Node, and its first line on stdout. */
+/** A script of this project, under our Node. */
+export function nodeScript(
+  script: string,
+  args: readonly string[],
+  nodeFlags: readonly string[] = [],
+): Command {
+  return { program: process.execPath, args: [...nodeFlags, join(ROOT, script), ...args] };
+}
+
+/** A process that ends when we end. */
 export class Child {
   readonly #process: ChildProcess;
   readonly #name: string;
-  /** The first line, parsed. Rejects where the process ends without one, or takes too long. */
-  readonly line: Promise<Readonly<Record<string, unknown>>>;
-  /** Milliseconds from before the start to the first line. */
-  lineMs = 0;
   readonly #exited: Promise<void>;
 
-  /** @param args script, relative to the project's root, and its arguments */
-  constructor(args: readonly string[], options: StartOptions) {
-    const [script = '', ...rest] = args;
-    this.#name = [script, rest[0] ?? ''].join(' ').slice(0, 40).trim();
+  /** @param output where stdout and stderr go: an open file, or `line` for a pipe that {@link firstLine} reads */
+  constructor(command: Command, output: number | 'line') {
+    const { program, args } = command;
+    this.#name = [program, ...args].join(' ').slice(0, 120);
     const { PATH = '', HOME = '' } = process.env;
-    const began = performance.now();
-    this.#process = spawn(
-      process.execPath,
-      [...(options.nodeFlags ?? []), join(ROOT, script), ...rest],
-      // Nothing of our environment may steer the daemon.
-      { env: { PATH, HOME }, stdio: ['pipe', 'pipe', 'inherit'], cwd: ROOT },
-    );
-    running.add(this.#process);
-    this.#process.stdin?.on('error', () => {});
-    this.#exited = new Promise((resolve) => {
-      this.#process.once('exit', () => {
-        running.delete(this.#process);
-        resolve();
-      });
+    const kept = SETPRIV === undefined ? [] : [SETPRIV, '--pdeathsig', 'KILL', '--'];
+    const [first = program, ...rest] = [...kept, program, ...args];
+    this.#process = spawn(first, rest, {
+      // Nothing of our environment may steer a daemon.
+      env: { PATH, HOME },
+      stdio: output === 'line' ? ['ignore', 'pipe', 'inherit'] : ['ignore', output, output],
+      cwd: ROOT,
     });
-    this.line = this.#firstLine(began, options.withinMs);
-    this.line.catch(() => {});
+    running.add(this.#process);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#exited = promise;
+    const gone = (): void => {
+      running.delete(this.#process);
+      resolve();
+    };
+    // `error` instead of `exit`: the program could not be started.
+    this.#process.once('exit', gone).once('error', gone);
   }
 
   get pid(): number {
     return this.#process.pid ?? 0;
   }
 
-  async #firstLine(began: number, withinMs: number): Promise<Readonly<Record<string, unknown>>> {
+  get gone(): boolean {
+    return !running.has(this.#process);
+  }
+
+  /** The first line on stdout, parsed. @throws where the process ends without one, or takes too long */
+  async firstLine(withinMs: number): Promise<Readonly<Record<string, unknown>>> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const late = setTimeout(() => {
-      reject(new Error(`${this.#name} said nothing within ${withinMs} ms`));
+      reject(new Error(`said nothing within ${withinMs} ms: ${this.#name}`));
       this.#process.kill('SIGKILL');
     }, withinMs);
     const { stdout } = this.#process;
     if (stdout === null) throw new Error('no pipe');
     createInterface({ input: stdout })
       .once('line', resolve)
-      .once('close', () => reject(new Error(`${this.#name} ended without a line on stdout`)));
+      .once('close', () => reject(new Error(`ended without a line on stdout: ${this.#name}`)));
     try {
-      const line = await promise;
-      this.lineMs = performance.now() - began;
-      return JSON.parse(line) as Readonly<Record<string, unknown>>;
+      return JSON.parse(await promise) as Readonly<Record<string, unknown>>;
     } finally {
       clearTimeout(late);
     }
@@ -97,6 +102,7 @@ export class Child {
 
   /** Asks it to stop, and makes it. */
   async stop(): Promise<void> {
+    if (this.gone) return;
     this.#process.kill('SIGTERM');
     const late = setTimeout(() => this.#process.kill('SIGKILL'), STOP_MS);
     await this.#exited;
@@ -104,24 +110,16 @@ export class Child {
   }
 }
 
-/** A daemon that goes when we go. */
-export function startFollowing(args: readonly string[], options: StartOptions): Child {
-  return new Child(args, {
-    ...options,
-    nodeFlags: ['--import', FOLLOW_PARENT, ...(options.nodeFlags ?? [])],
-  });
-}
-
-/** Starts a process that is given a task and answers with one line. */
+/** Starts a script that is given a task and answers with one line. */
 export async function ask<T>(script: string, task: { readonly measureMs: number }): Promise<T> {
-  const child = new Child([script, JSON.stringify(task)], { withinMs: task.measureMs + 15_000 });
-  const result = await child.line;
+  const child = new Child(nodeScript(script, [JSON.stringify(task)]), 'line');
+  const result = await child.firstLine(task.measureMs + 15_000);
   await child.ended();
   return result as T;
 }
 
 /** Runs `oarlock ARGS` to its end. @throws where it ends badly */
 export async function runOarlock(args: readonly string[]): Promise<void> {
-  const child = new Child(['cli/main.ts', ...args], { withinMs: 20_000 });
+  const child = new Child(nodeScript('cli/main.ts', args), 'line');
   if (!(await child.ended())) throw new Error(`oarlock ${args.slice(0, 2).join(' ')} failed`);
 }

@@ -1,25 +1,23 @@
 /** The TLS client: full or resumed mutual TLS handshakes with an inbound port, in a process of its own. */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { type ConnectionOptions, connect, createSecureContext, type TLSSocket } from 'node:tls';
 import { cpuMsOf } from './proc.ts';
 import { answer, type HandshakeTask, taskOf } from './task.ts';
 
 const task = taskOf<HandshakeTask>();
-const file = (name: string): Buffer => readFileSync(join(task.certDir, name));
 
 const options: ConnectionOptions = {
   host: '127.0.0.1',
   port: task.port,
   // One context for all: what is measured is handshakes, not the reading of certificates.
   secureContext: createSecureContext({
-    cert: file('cert-chain.pem'),
-    key: file('key.pem'),
-    ca: file('root-cert.pem'),
+    cert: readFileSync(task.cert),
+    key: readFileSync(task.key),
+    ca: readFileSync(task.root),
     minVersion: 'TLSv1.3',
-    ecdhCurve: 'X25519MLKEM768:X25519',
+    ecdhCurve: task.group,
   }),
-  ALPNProtocols: ['istio-http/1.1', 'istio'],
+  ALPNProtocols: ['istio-http/1.1', 'istio', 'http/1.1'],
   servername: 'orders.bench.svc.cluster.local',
   // The chain is verified; that the name in it is a SPIFFE URI is known.
   checkServerIdentity: () => undefined,

@@ -1,7 +1,10 @@
-/** The load generator: a closed loop of HTTP/1.1 requests over raw sockets, in a process of its own. */
+/** The load generator: HTTP/1.1 requests over raw sockets, in a closed loop or at a fixed rate, in a process of its own. */
 import { connect, type Socket } from 'node:net';
+import { Worker } from 'node:worker_threads';
+import { Latencies } from './latencies.ts';
 import { cpuMsOf } from './proc.ts';
 import { answer, type LoadTask, taskOf } from './task.ts';
+import type { Ticks } from './ticker.ts';
 
 const task = taskOf<LoadTask>();
 const request = Buffer.from(
@@ -9,11 +12,10 @@ const request = Buffer.from(
 );
 const HEAD_END = Buffer.from('\r\n\r\n');
 
-/** Latencies in steps of 1 µs; what takes longer than the last counts as the last. */
-const latencies = new Uint32Array(4_000_000);
 /** Every socket reads into this one: nothing of it is kept past the call it came with. */
 const buffer = Buffer.allocUnsafe(256 * 1024);
 
+const latencies = new Latencies();
 let requests = 0;
 let bytes = 0;
 let errors = 0;
@@ -35,9 +37,60 @@ function bodyLength(head: Buffer): number {
   return knownLength;
 }
 
+/** At a fixed rate: when each request is due, whether or not a connection is free to send it. */
+class Schedule {
+  readonly #everyMs: number;
+  readonly #began: number;
+  /** Requests handed to connections so far. */
+  #sent = 0;
+  readonly #free: Loop[] = [];
+
+  constructor(rate: number) {
+    this.#everyMs = 1000 / rate;
+    this.#began = performance.now();
+    const ticks: Ticks = { startNs: process.hrtime.bigint(), everyNs: BigInt(Math.round(1e9 / rate)) };
+    new Worker(new URL('./ticker.ts', import.meta.url), { workerData: ticks }).on('message', () =>
+      this.#send(),
+    );
+  }
+
+  #dueAt(index: number): number {
+    return this.#began + index * this.#everyMs;
+  }
+
+  /** A connection that has nothing to send: the next due request that no other takes before is its own. */
+  free(loop: Loop): void {
+    this.#free.push(loop);
+    this.#send();
+  }
+
+  /** Its connection closed. */
+  gone(loop: Loop): void {
+    const at = this.#free.indexOf(loop);
+    if (at >= 0) this.#free.splice(at, 1);
+  }
+
+  #send(): void {
+    const now = performance.now();
+    while (this.#free.length > 0 && this.#dueAt(this.#sent) <= now) {
+      this.#free.shift()?.send(this.#dueAt(this.#sent));
+      this.#sent++;
+    }
+  }
+
+  /** How long each request waits by now that is due and was not sent. */
+  *overdue(now: number): Generator<number> {
+    for (let index = this.#sent; this.#dueAt(index) <= now; index++) yield now - this.#dueAt(index);
+  }
+}
+
+const schedule = task.rate === null ? null : new Schedule(task.rate);
+/** Requests due before this moment belong to the warm-up. */
+let measuredFrom = 0;
+
 class Loop {
   #socket: Socket;
-  #sentAt = 0;
+  #startedAt = 0;
   #inBody = false;
   /** Bytes of the body still to come. */
   #body = 0;
@@ -51,28 +104,35 @@ class Loop {
   }
 
   #open(): Socket {
-    this.#sentAt = performance.now();
-    this.#waiting = true;
+    this.#startedAt = performance.now();
+    this.#waiting = schedule === null;
     const socket = connect({
       host: '127.0.0.1',
       port: task.port,
       noDelay: true,
       onread: { buffer, callback: (size) => this.#read(size) },
     });
-    socket.once('connect', () => this.#send());
+    socket.once('connect', () => this.#next());
     socket.on('error', () => {});
     socket.once('close', () => this.#closed());
     return socket;
   }
 
-  #send(): void {
-    if (!task.fresh) this.#sentAt = performance.now();
+  #next(): void {
+    if (schedule !== null) schedule.free(this);
+    else this.send(task.fresh ? this.#startedAt : performance.now());
+  }
+
+  /** @param startedAt from when on this request's latency counts */
+  send(startedAt: number): void {
+    this.#startedAt = startedAt;
     this.#waiting = true;
     this.#socket.write(request);
   }
 
   #closed(): void {
     if (this.#waiting) errors++;
+    schedule?.gone(this);
     this.#inBody = false;
     this.#rest = null;
     // A refused connection must not become a busy loop.
@@ -111,47 +171,51 @@ class Loop {
   }
 
   #answered(): void {
-    const micros = Math.round((performance.now() - this.#sentAt) * 1000);
-    const step = Math.min(micros, latencies.length - 1);
-    latencies[step] = (latencies[step] ?? 0) + 1;
-    requests++;
+    if (schedule === null || this.#startedAt >= measuredFrom) {
+      latencies.add(performance.now() - this.#startedAt);
+      requests++;
+    }
     this.#inBody = false;
     this.#waiting = false;
     // Else the other end closes, as it was asked to.
-    if (!task.fresh) this.#send();
+    if (!task.fresh) this.#next();
+  }
+
+  /** At the end: how long the request under way waits by now. */
+  overdue(now: number): number | null {
+    return this.#waiting && this.#startedAt >= measuredFrom ? now - this.#startedAt : null;
   }
 }
 
-/** The latency that this share of the requests did not exceed, in milliseconds. */
-function quantile(share: number): number {
-  let left = Math.ceil(requests * share);
-  for (let step = 0; step < latencies.length; step++) {
-    left -= latencies[step] ?? 0;
-    if (left <= 0) return step / 1000;
-  }
-  return latencies.length / 1000;
-}
-
-for (let i = 0; i < task.connections; i++) new Loop();
+const loops = Array.from({ length: task.connections }, () => new Loop());
 
 setTimeout(() => {
   requests = 0;
   bytes = 0;
-  latencies.fill(0);
-  const began = performance.now();
+  latencies.clear();
+  measuredFrom = performance.now();
   const cpuBefore = cpuMsOf(task.pids);
   const ownBefore = process.cpuUsage();
   setTimeout(() => {
-    const seconds = (performance.now() - began) / 1000;
+    const now = performance.now();
     const cpuAfter = cpuMsOf(task.pids);
     const own = process.cpuUsage(ownBefore);
+    if (schedule !== null) {
+      // What was due and is not answered yet took at least so long: left out, it would flatter the slow.
+      for (const ms of schedule.overdue(now)) latencies.add(ms);
+      for (const loop of loops) {
+        const ms = loop.overdue(now);
+        if (ms !== null) latencies.add(ms);
+      }
+    }
     answer({
-      seconds,
+      seconds: (now - measuredFrom) / 1000,
       requests,
       bytes,
       errors,
-      p50Ms: quantile(0.5),
-      p99Ms: quantile(0.99),
+      p50Ms: latencies.quantile(0.5),
+      p99Ms: latencies.quantile(0.99),
+      p999Ms: latencies.quantile(0.999),
       cpuMs: cpuBefore === null || cpuAfter === null ? null : cpuAfter - cpuBefore,
       ownCpuMs: (own.user + own.system) / 1000,
     });

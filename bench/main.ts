@@ -4,9 +4,13 @@ import { parseArgs } from 'node:util';
 import { Figures } from './figures.ts';
 import type { BenchOptions } from './options.ts';
 
-const USAGE = `npm run bench -- [pair|decide|micro|profile] [options]
-  --seconds N          measured time of each load (default 2)
+const USAGE = `npm run bench -- [pairs|decide|micro|profile] [options]
+  --rows LIST          rows of pairs (default all: none,oarlock,oarlock-h2,http-proxy,http-proxy-3,undici,
+                       nginx,haproxy,haproxy-h2,envoy,envoy-h2; what is not on the machine is left out)
+  --seconds N          measured time of each load (default 1; twice that at the fixed rate)
   --connections LIST   keep-alive connections, one load each (default 1,32,256; profile takes the first, 32)
+  --rate N             requests a second of the open loop (default 1000)
+  --no-access-log      without access logs, ours too
   --rounds N           how often everything is measured (default 3)
   --json FILE          the figures as JSON too
 `;
@@ -15,8 +19,8 @@ class UsageError extends Error {}
 
 function positive(text: string, name: string): number {
   const value = Number(text);
-  if (/^[0-9]+(\.[0-9]+)?$/.test(text) && value > 0 && value <= 1000) return value;
-  throw new UsageError(`--${name} must be a number from 1 to 1000`);
+  if (/^[0-9]+(\.[0-9]+)?$/.test(text) && value > 0 && value <= 100_000) return value;
+  throw new UsageError(`--${name} must be a number above 0`);
 }
 
 function read(): {
@@ -27,25 +31,29 @@ function read(): {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
-      seconds: { type: 'string', default: '2' },
+      rows: { type: 'string' },
+      seconds: { type: 'string', default: '1' },
+      rate: { type: 'string', default: '1000' },
+      'no-access-log': { type: 'boolean', default: false },
       connections: { type: 'string' },
       rounds: { type: 'string', default: '3' },
       json: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   });
-  const [which = 'pair', ...others] = positionals;
+  const [which = 'pairs', ...others] = positionals;
   if (others.length > 0) throw new UsageError('one thing at a time');
-  if (values.help)
-    return { which: 'help', json: undefined, options: { seconds: 0, connections: [], rounds: 0 } };
   const connections = values.connections ?? (which === 'profile' ? '32' : '1,32,256');
   return {
-    which,
+    which: values.help ? 'help' : which,
     json: values.json,
     options: {
       seconds: positive(values.seconds, 'seconds'),
       connections: connections.split(',').map((text) => Math.round(positive(text, 'connections'))),
       rounds: Math.round(positive(values.rounds, 'rounds')),
+      rows: values.rows?.split(',') ?? null,
+      rate: positive(values.rate, 'rate'),
+      accessLog: !values['no-access-log'],
     },
   };
 }
@@ -54,7 +62,7 @@ async function main(): Promise<void> {
   const { which, json, options } = read();
   const figures = new Figures();
   // Each loads what it measures: the others' code would only warm the wrong paths.
-  if (which === 'pair') await (await import('./pair.ts')).benchPair(options, figures);
+  if (which === 'pairs') await (await import('./pairs.ts')).benchPairs(options, figures);
   else if (which === 'decide') {
     (await import('./decide.ts')).benchDecide(options, figures);
     (await import('./authz-check.ts')).benchAuthzCheck(options, figures);

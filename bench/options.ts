@@ -5,4 +5,9 @@ export interface BenchOptions {
   readonly seconds: number;
   readonly connections: readonly number[];
   readonly rounds: number;
+  /** Names of the rows to measure; null for all. */
+  readonly rows: readonly string[] | null;
+  /** Requests a second of the open loop. */
+  readonly rate: number;
+  readonly accessLog: boolean;
 }

@@ -31,3 +31,10 @@ export function memoryOf(pid: number): Memory | null {
     Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) / 1024;
   return { rssMb: mb('VmRSS'), rssAnonMb: mb('RssAnon') };
 }
+
+/** Connections of this machine that are open to a port of 127.0.0.1; null where there is no /proc. */
+export function connectionsTo(port: number): number | null {
+  if (process.platform !== 'linux') return null;
+  const remote = ` 0100007F:${port.toString(16).toUpperCase().padStart(4, '0')} 01 `;
+  return readFileSync('/proc/net/tcp', 'latin1').split(remote).length - 1;
+}

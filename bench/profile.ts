@@ -2,9 +2,12 @@
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { load } from './measure.ts';
 import type { BenchOptions } from './options.ts';
-import { load } from './pair.ts';
-import { benchDir, startPair } from './sidecars.ts';
+import { benchDir, startApp } from './pairs.ts';
+import { issueCredentials } from './peers/credentials.ts';
+import { oarlock } from './peers/oarlock.ts';
+import { startPair } from './peers/start.ts';
 
 const SHOWN = 25;
 const ROOT = join(import.meta.dirname, '..');
@@ -25,13 +28,23 @@ export async function benchProfile(options: BenchOptions): Promise<void> {
   const dir = benchDir();
   const profiles = join(dir, 'profiles');
   mkdirSync(profiles);
-  const pair = await startPair({ dir, nodeFlags: ['--cpu-prof', `--cpu-prof-dir=${profiles}`] });
+  const app = await startApp();
+  const pair = await startPair({
+    peer: oarlock,
+    http2: false,
+    app: app.ports.http1,
+    dir,
+    credentials: await issueCredentials(dir),
+    accessLog: options.accessLog,
+    nodeFlags: ['--cpu-prof', `--cpu-prof-dir=${profiles}`],
+  });
   const [connections = 32] = options.connections;
-  const row = { port: pair.ports.egress, pids: pair.pids };
+  const target = { name: oarlock.name, port: pair.egress, pids: pair.pids };
   const measureMs = options.seconds * options.rounds * 1000;
-  const { requests, seconds, cpuMs } = await load(row, { path: '/small', connections, measureMs });
+  const { requests, seconds, cpuMs } = await load(target, { path: '/small', connections, measureMs });
   // The profiles are written as the processes leave.
   await pair.stop();
+  await app.child.stop();
   const self = new Map<string, number>();
   let busy = 0;
   for (const name of readdirSync(profiles)) {

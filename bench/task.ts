@@ -1,16 +1,18 @@
 /** What the bench's processes are told and what they answer: JSON in the last argument, one JSON line on stdout. */
 
-/** A closed loop of HTTP/1.1 requests. */
+/** HTTP/1.1 requests over keep-alive connections: a closed loop, or an open one of a fixed rate. */
 export interface LoadTask {
   /** On 127.0.0.1. */
   readonly port: number;
   readonly path: string;
-  /** Requests in flight: each connection has one. */
+  /** Most requests in flight: each connection has one. */
   readonly connections: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
   /** A connection for each request. */
   readonly fresh: boolean;
+  /** Requests a second, whatever the answers do; null for as many as are answered. */
+  readonly rate: number | null;
   /** Whose CPU time is taken at both ends of the measured time. */
   readonly pids: readonly number[];
 }
@@ -23,8 +25,10 @@ export interface LoadResult {
   readonly bytes: number;
   /** Answers other than 200, and connections that ended early. */
   readonly errors: number;
+  /** Closed loop: from sending. Fixed rate: from when the request was due. */
   readonly p50Ms: number;
   readonly p99Ms: number;
+  readonly p999Ms: number;
   /** CPU time of all `pids` together; null where the system does not tell. */
   readonly cpuMs: number | null;
   /** CPU time of the generator itself. */
@@ -35,7 +39,11 @@ export interface LoadResult {
 export interface HandshakeTask {
   /** On 127.0.0.1. */
   readonly port: number;
-  readonly certDir: string;
+  readonly cert: string;
+  readonly key: string;
+  readonly root: string;
+  /** The one group the client offers. */
+  readonly group: string;
   readonly concurrency: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
@@ -49,6 +57,19 @@ export interface HandshakeResult {
   readonly handshakes: number;
   readonly errors: number;
   readonly cpuMs: number | null;
+}
+
+/** Requests that are never answered, all open at once until the process is stopped. */
+export interface HeldTask {
+  readonly port: number;
+  /** The app's own port, which tells how many have come. */
+  readonly app: number;
+  readonly connections: number;
+  readonly withinMs: number;
+}
+
+export interface HeldResult {
+  readonly held: number;
 }
 
 /** The task this process was started with. */

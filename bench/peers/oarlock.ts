@@ -1,0 +1,106 @@
+/** Oarlock itself: `oarlock run --intercept none` as anybody would start it, one thread a side. */
+import { writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { nodeScript } from '../children.ts';
+import type { Peer, Side } from './peer.ts';
+
+export const oarlock: Peer = {
+  name: 'Oarlock',
+  judges: true,
+  groups: ['X25519', 'X25519MLKEM768'],
+  note: 'ALLOW by principal, STRICT, SPIFFE URIs checked, X-Forwarded-Client-Cert set, metrics, JSON log; one thread',
+  missing: () => null,
+  command: (side) => {
+    const workload = side.role === 'caller' ? 'web' : 'orders';
+    const file = join(side.dir, 'mesh.yaml');
+    writeFileSync(file, side.role === 'caller' ? callerResources(side) : calleeResources(side));
+    const args = [
+      ...['run', '--config', file, '--workload', `bench/${workload}`, '--intercept', 'none'],
+      ...['--bind', '127.0.0.1', '--cert-dir', dirname(side.credentials.cert), '--drain', '1s'],
+      ...['--admin-port', 'off', '--health-port', 'off', '--hbone-port', 'off', '--metrics-port', '0'],
+      ...['--log-level', 'warn', '--access-log', side.accessLog ? join(side.dir, 'access.log') : 'off'],
+    ];
+    return nodeScript('cli/main.ts', args, side.nodeFlags);
+  },
+};
+
+function port({ http2 }: Side, number: number): string {
+  return http2
+    ? `{number: ${number}, name: http2, protocol: HTTP2}`
+    : `{number: ${number}, name: http, protocol: HTTP}`;
+}
+
+function callerResources(side: Side): string {
+  const { listen, dial, http2 } = side;
+  return `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: orders, namespace: bench}
+spec:
+  hosts: [orders.bench.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [${port(side, listen)}]
+  workloadSelector: {labels: {app: orders}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: orders, namespace: bench}
+spec: {address: 127.0.0.1, labels: {app: orders}, serviceAccount: orders, ports: {${http2 ? 'http2' : 'http'}: ${dial}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: web, namespace: bench}
+spec: {address: 127.0.0.1, labels: {app: web}, serviceAccount: web}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: web, namespace: bench}
+spec:
+  workloadSelector: {labels: {app: web}}
+  egress:
+  - port: ${port(side, listen)}
+    captureMode: NONE
+    hosts: [./orders.bench.svc.cluster.local]
+${modeAndPolicy('STRICT')}`;
+}
+
+function calleeResources(side: Side): string {
+  return `
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: orders, namespace: bench}
+spec: {address: 127.0.0.1, labels: {app: orders}, serviceAccount: orders}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: orders, namespace: bench}
+spec:
+  workloadSelector: {labels: {app: orders}}
+  ingress:
+  - port: ${port(side, side.listen)}
+    bind: 127.0.0.1
+    defaultEndpoint: 127.0.0.1:${side.dial}
+${side.role === 'plain' ? mode('DISABLE') : modeAndPolicy('STRICT')}`;
+}
+
+function mode(mode: string): string {
+  return `---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: ${mode}}}
+`;
+}
+
+function modeAndPolicy(name: string): string {
+  return `${mode(name)}---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web-only, namespace: bench}
+spec:
+  selector: {matchLabels: {app: orders}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/bench/sa/web]}}]}]
+`;
+}

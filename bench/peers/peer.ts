@@ -1,0 +1,45 @@
+/** What a proxy must tell the bench about itself to be measured: how it is found, and how each of its sides is started. */
+import type { Command } from '../children.ts';
+
+export const CALLER_URI = 'spiffe://cluster.local/ns/bench/sa/web';
+export const CALLEE_URI = 'spiffe://cluster.local/ns/bench/sa/orders';
+export const SERVICE = 'orders.bench.svc.cluster.local';
+
+/** One process of a pair, between two ports of 127.0.0.1. */
+export interface Side {
+  /** `caller`: plaintext in, mutual TLS out. `callee`: mutual TLS in, plaintext out. `plain`: plaintext both ways. */
+  readonly role: 'caller' | 'callee' | 'plain';
+  readonly listen: number;
+  readonly dial: number;
+  /** A folder of its own, for its configuration and logs. */
+  readonly dir: string;
+  readonly credentials: Credentials;
+  /** HTTP/2 between the two sides. */
+  readonly http2: boolean;
+  readonly accessLog: boolean;
+  /** Flags of Node, for those that run under it. */
+  readonly nodeFlags: readonly string[];
+}
+
+/** Files of one identity. */
+export interface Credentials {
+  readonly cert: string;
+  readonly key: string;
+  readonly root: string;
+  /** The same key and identity with the DNS name {@link SERVICE} beside the URI, for those that check only such names. */
+  readonly certWithName: string;
+}
+
+export interface Peer {
+  readonly name: string;
+  /** Decides who may call by the SPIFFE identity, not by the chain alone. */
+  readonly judges: boolean;
+  /** Key exchange groups it can be reached with. */
+  readonly groups: readonly string[];
+  /** What its rows have and lack, for the notes below the tables. */
+  readonly note: string;
+  /** Why it cannot run on this machine; null where it can. */
+  missing(): string | null;
+  /** Writes what the side needs into its folder. @returns what to start */
+  command(side: Side): Command;
+}

@@ -1,0 +1,12 @@
+/** `http.Server` and undici as a peer: the fastest pair that Node's own parts make. */
+import { nodeScript } from '../children.ts';
+import type { Peer } from './peer.ts';
+
+export const undici: Peer = {
+  name: 'http.Server + undici',
+  judges: true,
+  groups: ['X25519', 'X25519MLKEM768'],
+  note: 'SPIFFE URIs compared once a connection, no policy, no metrics, no log, header fields passed on as they come',
+  missing: () => null,
+  command: (side) => nodeScript('bench/peers/undici-process.ts', [JSON.stringify(side)], side.nodeFlags),
+};
