@@ -47,17 +47,10 @@ export class HeadError extends Error {
 export const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 export const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
-export const HOST = /^(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
+export const HOST = /^(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 
 /** Fields that end at each hop (RFC 9110 §7.6.1) besides those that Connection nominates. */
-export const HOP_BY_HOP = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-connection',
-  'te',
-  'upgrade',
-  'trailer',
-]);
+export const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-connection', 'te', 'upgrade']);
 /** Nomination never removes these: the message would change its meaning or its author. */
 export const NEVER_NOMINATED = new Set(['host', 'content-length', 'transfer-encoding', 'authorization']);
 /** The identity header is ours alone; apps that map `_` to `-` must not be fooled either. */
@@ -65,6 +58,37 @@ export const XFCC = /^x[-_]forwarded[-_]client[-_]cert$/;
 export const FORWARDED_CERT = 'x-forwarded-client-cert';
 /** What makes a message's framing, its addressee or its author: nobody we ask may change these. */
 const NEVER_CHANGED = new Set([...HOP_BY_HOP, 'host', 'content-length', 'transfer-encoding', 'expect']);
+
+/**
+ * What must not come behind a body, where nobody judged it (RFC 9110 §6.5.1): framing, routing, authors, and how
+ * the body is to be read.
+ */
+const NOT_IN_TRAILERS = new Set([
+  ...HOP_BY_HOP,
+  'transfer-encoding',
+  'content-length',
+  'content-encoding',
+  'content-type',
+  'content-range',
+  'trailer',
+  'host',
+  'expect',
+  'max-forwards',
+  'authorization',
+  'proxy-authorization',
+  'proxy-authenticate',
+  'www-authenticate',
+  'cookie',
+  'set-cookie',
+  'x-forwarded-for',
+  'x-forwarded-host',
+  'x-forwarded-proto',
+]);
+
+/** @param key a name in lower case @returns whether it may go on among the trailers */
+export function isTrailer(key: string): boolean {
+  return !NOT_IN_TRAILERS.has(key) && !XFCC.test(key) && !key.startsWith(':');
+}
 
 /** All values of a field, each alone, in order. */
 export function valuesOf(fields: readonly Field[], key: string): readonly string[] {

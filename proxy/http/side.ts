@@ -39,18 +39,22 @@ export interface HttpSide {
    * Calls back once, maybe at once.
    */
   reach(head: RequestHead, exchange: Exchange, fresh: boolean, done: DialDone): void;
-  /** Takes back an upstream that can serve another exchange. */
-  release(upstream: Upstream): void;
+  /**
+   * Takes back an upstream that can serve another exchange.
+   * @param keepAliveMs for how long it says it keeps an idle connection; 0: it does not say
+   */
+  release(upstream: Upstream, keepAliveMs: number): void;
   /** The upstream of an exchange will not serve another. */
   dropped(upstream: Upstream): void;
   /** An exchange is over, answered or not. */
   finished(exchange: Exchange): void;
   /** The stop is under way: answers say so, and the connection ends with the one at hand. */
   readonly draining: boolean;
-  /** What the connection waits for: a head that is half there, or a held body, has a shorter deadline than the rest. */
+  /** What the connection waits for: each has its own deadline. Cheap where the last one told was alike. */
   expect(what: Expected): void;
   /** Something of ours threw: the connection is aborted next. */
   broke(error: Error): void;
 }
 
-export type Expected = 'head' | 'held-body' | 'anything';
+/** `half-closed`: an answer for a downstream that ended its side, and may be gone. */
+export type Expected = 'head' | 'held-body' | 'exchange' | 'half-closed' | 'idle';

@@ -143,8 +143,6 @@ class Http1View extends Duplex implements Answered {
     this.#answered = true;
     if (this.#chunked) this.push(lastChunk(trailers));
     this.push(null);
-    // Answered before the request was complete: the rest of it has no reader.
-    if (!this.#requestEnded) this.#exchange?.cancel(constants.NGHTTP2_NO_ERROR);
     this.onRoom();
   }
 

@@ -142,6 +142,8 @@ export class Http2Exchange implements UpstreamExchange {
     // A stream that is reset ends, too.
     if (this.#over || !this.#answerBegun || !this.#complete) return;
     this.#over = true;
+    // Answered before the request was complete: the rest of it has no reader.
+    if (!this.#stream.writableEnded) this.#stream.close(NGHTTP2_NO_ERROR);
     this.#answered.onEnd(this.#trailers);
   }
 

@@ -91,7 +91,6 @@ class ServerSession implements Carrier, StreamOwner {
     const side = this.#makeSide();
     const serving = new ServerStream(this, stream, side);
     side.carrier = serving;
-    serving.movedAt = performance.now();
     this.#streams.add(serving);
     serving.start(flags, raw);
     if (this.#path.draining) this.drain();
@@ -117,12 +116,7 @@ class ServerSession implements Carrier, StreamOwner {
   #sweep(): void {
     const now = performance.now();
     const { limits } = this.#path;
-    for (const stream of this.#streams) {
-      if (stream.active) {
-        stream.active = false;
-        stream.movedAt = now;
-      } else if (now - stream.movedAt > stream.patience) stream.timedOut();
-    }
+    for (const stream of [...this.#streams]) stream.look(now);
     const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
     if (!this.#settled && now - this.connection.startedTick > limits.handshakeTimeout) this.abort();
     else if (idle > limits.idleTimeout) this.drain();

@@ -35,6 +35,8 @@ const NONE: readonly Field[] = [];
 const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
 /** Bytes of a request's body kept until its answer begins, so that an upstream that refused the stream can be passed by. */
 const MAX_REPLAY = 65_536;
+/** Turns of the event loop in which an answer that can leave has left; after that it is looked at now and then. */
+const MAX_TURNS = 4;
 
 /** Who has the stream: told when it is over. */
 export interface StreamOwner {
@@ -85,8 +87,10 @@ export class ServerStream implements RequestCarrier, Answered {
   #bodiless = false;
   #answerTrailers: readonly Field[] = NONE;
   /** Bytes moved since the last look, and when that was. */
-  active = true;
-  movedAt = 0;
+  #active = true;
+  #movedAt = 0;
+  /** Answered; the rest of the request is to be stopped once the answer has left. */
+  #stopping = false;
 
   constructor(owner: StreamOwner, stream: ServerHttp2Stream, side: HttpSideBase) {
     this.#owner = owner;
@@ -162,9 +166,16 @@ export class ServerStream implements RequestCarrier, Answered {
     }
   }
 
-  /** How long nothing may move now, ms. */
-  get patience(): number {
-    return this.#onHeld === null ? this.#limits.streamIdleTimeout : this.#limits.handshakeTimeout;
+  /** Looked at now and then: ends what has not moved for too long. */
+  look(now: number): void {
+    if (this.#stopping) this.#stop(0);
+    if (this.#active) {
+      this.#active = false;
+      this.#movedAt = now;
+      return;
+    }
+    const { streamIdleTimeout, handshakeTimeout } = this.#limits;
+    if (now - this.#movedAt > (this.#onHeld === null ? streamIdleTimeout : handshakeTimeout)) this.timedOut();
   }
 
   /** The connection is closed under it. */
@@ -224,7 +235,7 @@ export class ServerStream implements RequestCarrier, Answered {
   #begin(reached: Reached): void {
     this.#phase = 'exchange';
     this.#exchange.upstream = reached;
-    this.active = true;
+    this.#active = true;
   }
 
   /** What was held back or sent before goes first; the rest as it comes. */
@@ -250,7 +261,7 @@ export class ServerStream implements RequestCarrier, Answered {
   }
 
   readonly #onData = (data: Buffer): void => {
-    this.active = true;
+    this.#active = true;
     const { connection } = this.#owner;
     connection.active = true;
     connection.bytesReceived += data.length;
@@ -298,7 +309,7 @@ export class ServerStream implements RequestCarrier, Answered {
     // A stream that is reset ends, too: `aborted` came before.
     if (this.#phase === 'over' || this.#stream.aborted) return;
     this.#requestDone = true;
-    this.active = true;
+    this.#active = true;
     if (this.#onHeld !== null) {
       this.#heldData.done = true;
       this.#held?.feed(EMPTY, this.#heldData);
@@ -309,7 +320,7 @@ export class ServerStream implements RequestCarrier, Answered {
   // ---- Answered: the answer's way
 
   onInterim(answer: AnswerHead): void {
-    this.active = true;
+    this.#active = true;
     const stream = this.#stream;
     if (stream.closed || stream.destroyed) return;
     stream.additionalHeaders({ ':status': answer.status, ...toHeaders(answer.fields) });
@@ -318,7 +329,7 @@ export class ServerStream implements RequestCarrier, Answered {
   onAnswer(answer: AnswerHead, ended: boolean): void {
     const exchange = this.#exchange;
     const stream = this.#stream;
-    this.active = true;
+    this.#active = true;
     this.#answerBegun = true;
     this.#sent = null;
     exchange.upstreamFirstByte = performance.now();
@@ -337,7 +348,7 @@ export class ServerStream implements RequestCarrier, Answered {
   }
 
   onData(data: Buffer): void {
-    this.active = true;
+    this.#active = true;
     const { connection } = this.#owner;
     connection.active = true;
     if (this.#bodiless || this.#stream.writableEnded || this.#stream.destroyed) return;
@@ -347,7 +358,7 @@ export class ServerStream implements RequestCarrier, Answered {
   }
 
   onEnd(trailers: readonly Field[]): void {
-    this.active = true;
+    this.#active = true;
     const exchange = this.#exchange;
     const stream = this.#stream;
     if (exchange.grpc) exchange.grpcStatus ??= grpcStatusOf(trailers);
@@ -364,7 +375,7 @@ export class ServerStream implements RequestCarrier, Answered {
   }
 
   onRoom(): void {
-    this.active = true;
+    this.#active = true;
     this.#stream.resume();
   }
 
@@ -430,9 +441,22 @@ export class ServerStream implements RequestCarrier, Answered {
   #stopRequest(): void {
     const stream = this.#stream;
     stream.off('data', this.#onData);
-    if (!this.#requestDone) stream.close(NGHTTP2_NO_ERROR);
     // Unread data would keep the stream from being destroyed.
     stream.resume();
+    if (this.#requestDone) return;
+    this.#stopping = true;
+    setImmediate(() => this.#stop(MAX_TURNS));
+  }
+
+  /**
+   * RST_STREAM takes back what of the answer has not been sent: it waits for that. Nothing tells of it, but usually it
+   * is a turn or two.
+   */
+  #stop(turns: number): void {
+    const stream = this.#stream;
+    if (stream.destroyed || stream.closed) return;
+    if (stream.state.localClose === 1) stream.close(NGHTTP2_NO_ERROR);
+    else if (turns > 0) setImmediate(() => this.#stop(turns - 1));
   }
 
   /** Gives the exchange up after its answer began, or without any: the downstream sees a reset. */

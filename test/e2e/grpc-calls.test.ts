@@ -1,11 +1,13 @@
 /** gRPC through a pair of sidecars: all four kinds of call, statuses, metadata, cancelling, deadlines, denials. */
+import { readFile } from 'node:fs/promises';
+import { connect, constants } from 'node:http2';
 import { type Client, Metadata, status } from '@grpc/grpc-js';
 import t from 'tap';
 import { echo, tcpApp } from './harness/apps.ts';
 import { chat, type GrpcApp, grpcApp, grpcClient, serverStream, service, unary } from './harness/grpc-app.ts';
 import { Mesh, type Sidecar } from './harness/mesh.ts';
 import { HOST, policy, shop, shopPorts } from './harness/shop.ts';
-import { until, within } from './harness/wait.ts';
+import { stalled, until, within } from './harness/wait.ts';
 
 const bytes = (value: Buffer): Buffer => value;
 
@@ -14,6 +16,7 @@ let client: Client;
 let web: Sidecar;
 let orders: Sidecar;
 let mesh: Mesh;
+let port: number;
 
 t.before(async () => {
   const ports = await shopPorts();
@@ -24,7 +27,8 @@ t.before(async () => {
     shop(ports, { http: app.port, tcp: tcp.port }).replaceAll('protocol: HTTP}', 'protocol: GRPC}'),
   );
   [web, orders] = await Promise.all([mesh.sidecar('web'), mesh.sidecar('orders')]);
-  client = grpcClient(t, ports.http, HOST);
+  port = ports.http;
+  client = grpcClient(t, port, HOST);
 });
 
 t.test('a unary call with metadata both ways', async (t) => {
@@ -110,15 +114,22 @@ t.test('an unknown service is what the app says it is', async (t) => {
 });
 
 t.test('a cancelled call is cancelled at the app', async (t) => {
-  const [before, mark] = [app.seen.cancelled, orders.mark];
-  const call = chat(client);
-  call.on('error', () => {});
-  const said = new Promise((resolve) => call.once('data', resolve));
-  call.write(Buffer.from('m'));
-  await within('the first message', said);
+  const { calls, cancelled } = app.seen;
+  const { mark } = orders;
+  const metadata = new Metadata();
+  metadata.set('x-wait', '1');
+  const call = client.makeUnaryRequest(
+    service.Unary.path,
+    bytes,
+    bytes,
+    Buffer.from('x'),
+    metadata,
+    () => {},
+  );
+  await until('the app to be called', () => app.seen.calls === calls + 1);
   call.cancel();
-  await until('the app to see it', () => app.seen.cancelled === before + 1);
-  const line = await orders.accessed({ path: '/test.Echo/Chat', response_flags: 'DC' }, mark);
+  await until('the app to see it', () => app.seen.cancelled === cancelled + 1);
+  const line = await orders.accessed({ path: '/test.Echo/Unary', response_flags: 'DC' }, mark);
   t.match(line.response_code_details, /downstream_closed\{CANCEL\}/);
 });
 
@@ -139,21 +150,55 @@ t.test('8 MB both ways', async (t) => {
 });
 
 t.test('a slow reader holds the app back, and the sidecars keep little', async (t) => {
-  const before = app.seen.sent;
-  const [webBefore, ordersBefore] = [await resident(web), await resident(orders)];
+  const kept = await Promise.all([resident(web), resident(orders)]);
+  const session = connect(`http://127.0.0.1:${port}`);
+  t.teardown(() => session.destroy());
   // 256 MB if nobody held it back.
-  const stream = serverStream(client, '4096 65536');
-  stream.pause();
-  stream.on('error', () => {});
-  const stood = await until('the app to stand still', async () => {
-    const sent = app.seen.sent;
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    return sent > before && app.seen.sent === sent ? sent - before : null;
+  const stream = session.request({
+    ':method': 'POST',
+    ':path': service.Spread.path,
+    ':authority': HOST,
+    'content-type': 'application/grpc',
+    te: 'trailers',
   });
-  t.ok(stood < 100, `${stood} messages of 64 KiB went out`);
-  const grown = Math.max((await resident(web)) - webBefore, (await resident(orders)) - ordersBefore);
-  t.ok(grown < 64 << 20, `${grown} bytes more are kept`);
-  stream.cancel();
+  stream.on('error', () => {});
+  const before = app.seen.sent;
+  stream.end(framed('4096 65536'));
+  const sent = (await stalled('what the app sends', () => app.seen.sent - before)) * 65_536;
+  t.ok(sent < 16 << 20, `${sent} bytes went out`);
+  const now = await Promise.all([resident(web), resident(orders)]);
+  now.forEach((bytes, i) => {
+    const grown = bytes - (kept[i] ?? 0);
+    t.ok(grown < 32 << 20, `${grown} bytes more are kept`);
+  });
+  stream.close(constants.NGHTTP2_CANCEL);
+});
+
+t.test('an app that reads slowly holds the caller back', async (t) => {
+  const session = connect(`http://127.0.0.1:${port}`);
+  t.teardown(() => session.destroy());
+  const stream = session.request({
+    ':method': 'POST',
+    ':path': '/test.Echo/Sleep',
+    ':authority': HOST,
+    'content-type': 'application/grpc',
+    te: 'trailers',
+  });
+  stream.on('error', () => {});
+  let sent = 0;
+  const more = (): void => {
+    while (sent < 256 << 20) {
+      sent += 65_536;
+      if (!stream.write(framed(Buffer.alloc(65_536 - 5)))) {
+        stream.once('drain', more);
+        return;
+      }
+    }
+  };
+  more();
+  const stood = await stalled('what the caller sends', () => sent);
+  t.ok(stood < 16 << 20, `${stood} bytes went out`);
+  stream.close(constants.NGHTTP2_CANCEL);
 });
 
 t.test('500 calls at once on one connection', async (t) => {
@@ -196,9 +241,16 @@ t.test('an app that is gone is UNAVAILABLE', async (t) => {
   t.equal(code, status.UNAVAILABLE);
 });
 
+/** A message as gRPC frames it. */
+function framed(message: Buffer | string): Buffer {
+  const data = Buffer.from(message);
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(data.length, 1);
+  return Buffer.concat([head, data]);
+}
+
 /** Bytes a sidecar has in memory. */
 async function resident({ process }: Sidecar): Promise<number> {
-  const { readFile } = await import('node:fs/promises');
   const text = await readFile(`/proc/${process.pid}/status`, 'utf8');
   return Number(/VmRSS:\s+(\d+)/.exec(text)?.[1] ?? 0) * 1024;
 }

@@ -36,6 +36,8 @@ export const service = {
   Collect: method('Collect', true, false),
   /** `N SIZE`: N messages of that size. */
   Spread: method('Spread', false, true),
+  /** Reads nothing. */
+  Sleep: method('Sleep', true, false),
   /** Each message back. */
   Chat: method('Chat', true, true),
 };
@@ -85,6 +87,9 @@ export async function grpcApp(t: Test): Promise<GrpcApp> {
         length += message.length;
       });
       call.on('end', () => done(null, Buffer.from(`${messages} ${length}`)));
+    },
+    Sleep(call: ServerReadableStream<Ping, Ping>) {
+      note(call);
     },
     Spread(call: ServerWritableStream<Ping, Ping>) {
       note(call);
