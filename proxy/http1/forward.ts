@@ -213,7 +213,8 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     try {
       end = this.#scan.scan(bytes);
       if (end === 0) {
-        this.#awaitHead();
+        if (this.#downstreamEnded) this.#end(true);
+        else this.#awaitHead();
         return false;
       }
       const head = end === bytes.length ? bytes : bytes.subarray(0, end);
@@ -721,7 +722,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#side.finished(exchange);
     // Until here the request could still be read: a refusal explains itself by it.
     this.#scan.reset();
-    if (this.#closeAfter || this.#downstreamEnded) {
+    if (this.#closeAfter || (this.#downstreamEnded && this.#pending.length === 0)) {
       this.#closeGently();
       return;
     }
