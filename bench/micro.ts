@@ -1,14 +1,20 @@
 /** `micro`: nanoseconds a call of the hot path's small functions. */
 import { Duplex } from 'node:stream';
 import { connect } from 'node:tls';
+import { limitsWith } from '../mesh/limits.ts';
 import { normalizeTarget } from '../policy/path.ts';
 import { detect, looksLikeHttp } from '../proxy/detect.ts';
-import { parseRequest, parseResponse, writeRequest, writeResponse } from '../proxy/http1/head.ts';
+import { bodyReader } from '../proxy/http1/body.ts';
+import { Http1Request, LastRequest } from '../proxy/http1/request-head.ts';
+import { type AnswerOptions, Http1Response } from '../proxy/http1/response-head.ts';
+import { HeadScan } from '../proxy/http1/scan.ts';
 import type { Figures } from './figures.ts';
 import type { BenchOptions } from './options.ts';
 import { type Timed, timeAll } from './rounds.ts';
 
-const bounds = { maxFields: 100 };
+const limits = limitsWith({});
+const AS_IT_CAME: AnswerOptions = { close: false, plain: false, tunnel: false, changes: null };
+const PROTO = { name: 'x-forwarded-proto', key: 'x-forwarded-proto', value: 'http' };
 
 const small = ['GET /orders/7 HTTP/1.1', 'Host: orders.bench.svc.cluster.local', 'Accept: */*'].join('\r\n');
 
@@ -60,17 +66,35 @@ export async function benchMicro(options: BenchOptions, figures: Figures): Promi
   const hello = await clientHello();
   if (detect(hello).kind !== 'tls') throw new Error('that was no ClientHello');
   const plain = Buffer.from(`${small}\r\n\r\n`);
-  const request = parseRequest(small, bounds, normalize);
-  const response = parseResponse(answer, bounds, 'GET');
+  const page = Buffer.from(`${browser}\r\n\r\n`);
+  const told = Buffer.from(`${answer}\r\n\r\n`);
+  const chunks = Buffer.from(`400\r\n${'x'.repeat(1024)}\r\n`.repeat(15) + '0\r\n\r\n');
+  const scan = new HeadScan('request', limits);
+  const last = new LastRequest();
+  const read = (bytes: Buffer): Http1Request => {
+    scan.reset();
+    scan.scan(bytes);
+    return new Http1Request(bytes, scan, normalize, last);
+  };
+  const forward = (bytes: Buffer): Buffer => {
+    const request = read(bytes);
+    request.add(PROTO);
+    return request.write(null);
+  };
+  const answerScan = new HeadScan('response', limits);
+  const readAnswer = (): Http1Response => {
+    answerScan.reset();
+    answerScan.scan(told);
+    return new Http1Response(told, answerScan, 'GET');
+  };
   const functions: readonly Timed[] = [
-    { name: 'parseRequest, 2 fields', run: () => parseRequest(small, bounds, normalize) },
-    { name: 'parseRequest, 14 fields', run: () => parseRequest(browser, bounds, normalize) },
-    { name: 'parseResponse, 4 fields', run: () => parseResponse(answer, bounds, 'GET') },
-    {
-      name: 'writeRequest, 2 fields',
-      run: () => Buffer.from(writeRequest(request), 'latin1'),
-    },
-    { name: 'writeResponse, 3 fields', run: () => Buffer.from(writeResponse(response, false), 'latin1') },
+    { name: 'request head read, 2 fields', run: () => read(plain) },
+    { name: 'request head read, 14 fields', run: () => read(page) },
+    { name: 'request head read and written with a field more, 2 fields', run: () => forward(plain) },
+    { name: 'request head read and written with a field more, 14 fields', run: () => forward(page) },
+    { name: 'answer head read, 4 fields', run: readAnswer },
+    { name: 'answer head read and written, 4 fields', run: () => readAnswer().write(AS_IT_CAME, null) },
+    { name: 'chunked body of 15 KiB', run: () => bodyReader({ kind: 'chunked' }).feed(chunks, () => {}) },
     { name: `detect, ClientHello of ${hello.length} bytes`, run: () => detect(hello) },
     { name: 'looksLikeHttp', run: () => looksLikeHttp(plain) },
     { name: 'normalizeTarget, nothing to do', run: () => normalize('/catalogue/items?page=2&sort=price') },
