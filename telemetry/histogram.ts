@@ -13,17 +13,22 @@ export const defaultBuckets: readonly number[] = [
 export class HistogramRecord {
   readonly counts: Float64Array;
   sum: number;
+  /** Of the last observation: sizes and times of one kind of request seldom leave their bucket. */
+  #last: number;
 
   constructor() {
     this.counts = new Float64Array(defaultBuckets.length + 1);
     this.sum = 0;
+    this.#last = 0;
   }
 
   /** Counts one observation. What is negative or no number counts as 0: a clock that steps must not poison the sum. */
   observe(value: number): void {
     const observed = value > 0 ? value : 0;
-    let bucket = 0;
+    let bucket = this.#last;
     while (bucket < defaultBuckets.length && observed > (defaultBuckets[bucket] as number)) bucket++;
+    while (bucket > 0 && observed <= (defaultBuckets[bucket - 1] as number)) bucket--;
+    this.#last = bucket;
     this.counts[bucket] = (this.counts[bucket] as number) + 1;
     this.sum += observed;
   }

@@ -16,6 +16,8 @@ const SPACE = 0x20;
 const DEL = 0x7f;
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
+/** Up to here a loop over the text is quicker than a call into the engine. */
+const SHORT = 20;
 const NO_BYTES = Buffer.alloc(0);
 const NO_PIECE = new Uint8Array(0);
 
@@ -66,14 +68,20 @@ export class LineBytes {
     const { bytes, at } = this;
     const { length } = value;
     if (length <= limit) {
-      let i = 0;
-      for (; i < length; i++) {
-        const unit = value.charCodeAt(i);
-        if (unit < SPACE || unit >= DEL || unit === QUOTE || unit === BACKSLASH) break;
-        bytes[at + i] = unit;
+      const end = at + length;
+      let i = at;
+      if (length <= SHORT) {
+        for (; i < end; i++) {
+          const unit = value.charCodeAt(i - at);
+          if (!isPlain(unit)) break;
+          bytes[i] = unit;
+        }
+      } else if (bytes.write(value, at, 'utf8') === length) {
+        // A byte a unit: all of it is ASCII.
+        while (i < end && isPlain(bytes[i] as number)) i++;
       }
-      if (i === length) {
-        this.at = at + length;
+      if (i === end) {
+        this.at = end;
         return;
       }
     }
@@ -97,6 +105,11 @@ export class LineBytes {
     bytes[at + 3] = 0x5a;
     this.at = at + 4;
   }
+}
+
+/** Printable ASCII that ends no quoted field and escapes nothing. */
+function isPlain(unit: number): boolean {
+  return unit >= SPACE && unit < DEL && unit !== QUOTE && unit !== BACKSLASH;
 }
 
 /** JSON.stringify also escapes the half of a pair that a cut may leave. */
