@@ -55,12 +55,12 @@ export interface Expected {
   /**
    * What becomes of the downstream connection then. `open`: another request is served on it. `closed`: it ends
    * with a FIN and nothing more. `cut`: it ends within an answer, so that nobody takes it for whole.
-   * `gone`: it ends, in whatever way. `tunnel`: it is one.
+   * `gone`: it ends, in whatever way. `tunnel`: it is one. `any`: all the same.
    */
-  readonly then: 'open' | 'closed' | 'cut' | 'gone' | 'tunnel';
+  readonly end: 'open' | 'closed' | 'cut' | 'gone' | 'tunnel' | 'any';
   /** Whole requests the app gets, in order; a string is the request line. */
   readonly app: readonly (string | SeenRequest)[];
-  /** The app gets the head of one more request and then the end of the connection before the request's. */
+  /** One more request may have reached the app in part: then its connection is cut before the request ends. */
   readonly appCut?: boolean;
   /** Only with `open`: whether the next request may come over the connection of the last. */
   readonly upstream?: 'kept' | 'retired';
@@ -74,6 +74,8 @@ export interface Case {
   /** One a request, in order; absent: `200` with the body `ok`, each time. */
   readonly app?: string | readonly (string | Reply)[];
   readonly expect: Expected;
+  /** Just as good: the RFC, or what stands between, leaves it open. */
+  readonly or?: Expected;
   /** Absent: all of them. */
   readonly on?: readonly Setup[];
   /** Not sent in pieces as well: it is big, or tells by time. */
@@ -108,10 +110,10 @@ export const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
 
 /** Refused for good: an answer of ours, the connection closed, nothing at the app. */
 export function refused(status: number | readonly number[] = 400): Expected {
-  return { answers: [{ status }], then: 'closed', app: [] };
+  return { answers: [{ status }], end: 'closed', app: [] };
 }
 
 /** Passed on whole, answered, and the connection kept. */
 export function served(...app: readonly (string | SeenRequest)[]): Expected {
-  return { answers: app.map(() => 200), then: 'open', app };
+  return { answers: app.map(() => 200), end: 'open', app };
 }

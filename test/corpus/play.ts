@@ -236,7 +236,10 @@ async function exchange(row: Case, { stage, app, socket, splits }: Playing): Pro
     over = 'reset';
     stage.wake();
   });
-  socket.on('close', () => stage.wake());
+  socket.on('close', () => {
+    if (over === 'open') over = 'reset';
+    stage.wake();
+  });
   const settled = (): boolean => over !== 'open' || socket.destroyed || reader.fault !== null;
 
   const steps = typeof row.send === 'string' ? [row.send] : row.send;
@@ -245,7 +248,7 @@ async function exchange(row: Case, { stage, app, socket, splits }: Playing): Pro
   await stage.until(`${count} answers`, () => stage.counts.answers >= count || settled());
   await stage.until('the app to have said all', () => app.running === 0);
   let probe: number | null = null;
-  if (expect.then === 'open') {
+  if (expect.end === 'open') {
     if (!settled()) {
       // Whatever the app said behind its answer is on its way: let it arrive before.
       await new Promise((resolve) => setTimeout(resolve, row.app === undefined ? 0 : 5));
@@ -256,18 +259,16 @@ async function exchange(row: Case, { stage, app, socket, splits }: Playing): Pro
       );
       await stage.until('the end behind it', settled);
     }
-  } else if (expect.then === 'tunnel') {
+  } else if (expect.end === 'tunnel') {
     const { app: up = '', downstream: down = '' } = expect.tunnel ?? {};
     await stage.until('what the tunnel carries', () => {
       const got = app.readers.some(({ raw }) => raw.endsWith(up));
       return (got && (reader.tunnel ?? '').length >= down.length) || settled();
     });
-  } else await stage.until('the end of the connection', settled);
+  } else if (expect.end !== 'any') await stage.until('the end of the connection', settled);
   const answers = reader.messages.filter((message) => message.complete && !isInterim(message));
-  if (expect.then === 'open' && answers.length > count) probe = statusOf(answers.pop() as Message);
-  if (expect.appCut === true) {
-    await stage.until('the app to see its request cut', () => app.requests.some(({ cut }) => cut));
-  } else if (app.requests.some(({ message }) => !message.complete)) {
+  if (expect.end === 'open' && answers.length > count) probe = statusOf(answers.pop() as Message);
+  if (app.requests.some(({ message }) => !message.complete)) {
     await stage.until('the rest of a request', () =>
       app.requests.every((seen) => seen.message.complete || seen.cut),
     );

@@ -17,7 +17,6 @@ const FIELD =
   /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*$/;
 const REQUEST_LINE =
   /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?:\/|https?:\/\/)[\x21\x22\x24-\x7e]* HTTP\/1\.[01]$|^OPTIONS \* HTTP\/1\.1$/;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the bytes it is there to find
 const BARE = /(?:^|[^\r])\n|\r(?=[^\n])|\0/;
 const STATUS_LINE = /^HTTP\/1\.[01] [1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*$/;
 
