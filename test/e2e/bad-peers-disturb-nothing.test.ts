@@ -1,12 +1,12 @@
 /** Peers with wrong certificates, wrong bytes or no manners: each is refused for its reason, and nobody else notices. */
 import { randomBytes } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import t, { type Test } from 'tap';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { hasTool, open, run } from './harness/clients.ts';
 import { byteByByte, clientHello } from './harness/hello.ts';
 import { Mesh } from './harness/mesh.ts';
+import { procOf } from './harness/proc.ts';
 import { policy, shop, shopPorts } from './harness/shop.ts';
 import { type Leaf, type LeafOptions, spiffe, TestCa } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP } from './harness/tls-client.ts';
@@ -258,15 +258,4 @@ function visit(port: number, bytes: Buffer | null, leave: 'reset' | 'fin' | 'wai
       else if (leave === 'fin') socket.end();
     });
   });
-}
-
-/** What Linux tells of a process: megabytes resident and open descriptors; null elsewhere. */
-function procOf(pid: number): { rss(): number; fds(): number } | null {
-  const dir = `/proc/${pid}`;
-  if (!existsSync(`${dir}/fd`)) return null;
-  return {
-    rss: () =>
-      Math.round(Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`${dir}/status`, 'utf8'))?.[1]) / 1024),
-    fds: () => readdirSync(`${dir}/fd`).length,
-  };
 }

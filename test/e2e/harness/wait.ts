@@ -44,3 +44,22 @@ export function pause(ms: number): Promise<void> {
     setTimeout(resolve, ms);
   });
 }
+
+/** How long a count must stand still before whoever moves it counts as held back (ms). */
+const STILL = 400;
+
+/** Waits until a count has moved and stands still: its mover is held back, or through. */
+export async function stalled(what: string, count: () => number, ms = PATIENCE): Promise<number> {
+  let last = count();
+  let since = performance.now();
+  return until(
+    `${what} to stand still`,
+    () => {
+      const now = count();
+      if (now !== last || now === 0) since = performance.now();
+      last = now;
+      return performance.now() - since >= STILL ? now : null;
+    },
+    ms,
+  );
+}

@@ -1,0 +1,27 @@
+/** The shop with both its sidecars up: whoever calls `ports.http` or `ports.tcp` speaks to the apps through the two. */
+import type { Test } from 'tap';
+import { Mesh, type Sidecar } from './mesh.ts';
+import { type ShopApps, type ShopPorts, shop, shopPorts } from './shop.ts';
+
+export interface Pair {
+  readonly mesh: Mesh;
+  readonly ports: ShopPorts;
+  readonly web: Sidecar;
+  readonly orders: Sidecar;
+}
+
+export interface PairOptions {
+  /** YAML beside the shop's own. */
+  readonly resources?: string;
+  /** Of both sidecars. */
+  readonly flags?: readonly string[];
+}
+
+/** Starts both sidecars; they are gone when the test is over. */
+export async function startPair(t: Test, apps: ShopApps, options: PairOptions = {}): Promise<Pair> {
+  const { resources = '', flags = [] } = options;
+  const ports = await shopPorts();
+  const mesh = await Mesh.create(t, shop(ports, apps) + (resources === '' ? '' : `---\n${resources}`));
+  const [web, orders] = await Promise.all([mesh.sidecar('web', ...flags), mesh.sidecar('orders', ...flags)]);
+  return { mesh, ports, web, orders };
+}
