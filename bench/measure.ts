@@ -6,7 +6,7 @@ import type { Pair } from './peers/start.ts';
 import { connectionsTo, memoryOf } from './proc.ts';
 import type { HandshakeResult, HandshakeTask, HeldResult, HeldTask, LoadResult, LoadTask } from './task.ts';
 
-const WARM_UP_MS = 350;
+const WARM_UP_MS = 300;
 /** A quiet moment before memory is looked at. */
 const QUIET_MS = 500;
 /** Two keep-alive downloads at a time. */

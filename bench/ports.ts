@@ -1,18 +1,25 @@
-/** Ports of the loopback interface that are free. */
-import { createServer, type Server } from 'node:net';
+/** A port of the loopback interface for a process that must be told one. */
+import { createServer } from 'node:net';
 
-/** All different, and free now: somebody may take one before its process does. */
-export async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, () => {
-      const server = createServer();
-      return new Promise<Server>((resolve, reject) => {
-        server.once('error', reject);
-        server.listen(0, '127.0.0.1', () => resolve(server));
-      });
-    }),
-  );
-  const ports = servers.map((server) => (server.address() as { readonly port: number }).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
+/**
+ * Below what Linux and macOS hand out themselves: a port the kernel chose for us and that we gave back might be
+ * somebody else's by the time our process listens, and that somebody would be measured.
+ */
+const FIRST = 20_000;
+const LAST = 29_999;
+
+/** Chosen at random, and free now. */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = FIRST + Math.floor(Math.random() * (LAST - FIRST + 1));
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
 }

@@ -6,6 +6,17 @@ import { type ConnectionOptions, connect as connectTls } from 'node:tls';
 const REQUEST = 'GET /small HTTP/1.1\r\nHost: orders.bench.svc.cluster.local\r\nConnection: close\r\n\r\n';
 const WITHIN_MS = 5_000;
 
+/** @throws where nothing listens */
+export function connects(port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ port, host: '127.0.0.1' });
+    socket.on('error', reject).once('connect', () => {
+      resolve();
+      socket.destroy();
+    });
+  });
+}
+
 /** Asks in plaintext. @returns the answer's status; 0 where the connection came but no answer */
 export function askPlain(port: number): Promise<number> {
   return answerOn(connect({ port, host: '127.0.0.1', noDelay: true }));

@@ -2,7 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findProgram } from './find-program.ts';
-import { type Peer, SERVICE, type Side } from './peer.ts';
+import { type Credentials, type Peer, SERVICE, type Side } from './peer.ts';
 
 export const haproxy: Peer = {
   name: 'HAProxy',
@@ -13,12 +13,16 @@ export const haproxy: Peer = {
   command: (side) => {
     const file = join(side.dir, 'haproxy.cfg');
     const bundle = join(side.dir, 'bundle.pem');
-    const { certWithName, key } = side.credentials;
-    writeFileSync(bundle, Buffer.concat([readFileSync(certWithName), readFileSync(key)]), { mode: 0o600 });
+    if (side.role !== 'plain') writeBundle(bundle, side.credentials);
     writeFileSync(file, configuration(side, bundle));
     return { program: findProgram('haproxy') ?? 'haproxy', args: ['-db', '-f', file] };
   },
 };
+
+/** HAProxy takes certificate and key from one file. */
+function writeBundle(file: string, { certWithName, key }: Credentials): void {
+  writeFileSync(file, Buffer.concat([readFileSync(certWithName), readFileSync(key)]), { mode: 0o600 });
+}
 
 const LOG_FORMAT =
   `'{"method":"%HM","path":"%[capture.req.uri,json]","protocol":"%HV","response_code":%ST,"response_flags":"%tsc",` +

@@ -13,6 +13,7 @@ export interface Side {
   readonly dial: number;
   /** A folder of its own, for its configuration and logs. */
   readonly dir: string;
+  /** Of no use to `plain`. */
   readonly credentials: Credentials;
   /** HTTP/2 between the two sides. */
   readonly http2: boolean;
@@ -34,7 +35,7 @@ export interface Peer {
   readonly name: string;
   /** Decides who may call by the SPIFFE identity, not by the chain alone. */
   readonly judges: boolean;
-  /** Key exchange groups it can be reached with. */
+  /** Key exchange groups that its handshakes are measured with; none where another peer's are the same. */
   readonly groups: readonly string[];
   /** What its rows have and lack, for the notes below the tables. */
   readonly note: string;

@@ -1,16 +1,16 @@
-/** Starts a peer: both sides of it as a pair, or one side alone, on ports the kernel chose. */
+/** Starts a peer: both sides of it as a pair, or one side alone, on ports that were free. */
 import { closeSync, mkdirSync, openSync, readFileSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { Child } from '../children.ts';
-import { freePorts } from '../ports.ts';
-import { askPlain } from '../request.ts';
+import { freePort } from '../ports.ts';
+import { askPlain, connects } from '../request.ts';
 import type { AllCredentials } from './credentials.ts';
 import type { Peer, Side } from './peer.ts';
 
 /** Until the first request is answered. */
 const SERVED_MS = 15_000;
 const POLL_MS = 2;
-/** A chosen port is free for a moment, and somebody may take it before its process does. */
+/** A chosen port may be taken before its process listens there. */
 const ATTEMPTS = 3;
 
 /** What a pair is started with. */
@@ -107,13 +107,8 @@ export async function startPair(wanted: Wanted): Promise<Pair> {
   }
 }
 
-/** One process from plaintext to plaintext, before `wanted.app`: no identity, no policy. */
-export async function startPlain(wanted: Wanted): Promise<{ readonly port: number; stop(): Promise<void> }> {
-  const { port, child } = await startSide(wanted, 'plain', wanted.app, wanted.dir);
-  return { port, stop: () => child.stop() };
-}
-
-async function startSide(
+/** Starts one process. @returns when a caller's side answers, and when another listens */
+export async function startSide(
   wanted: Wanted,
   role: Side['role'],
   dial: number,
@@ -122,7 +117,7 @@ async function startSide(
 ): Promise<Process> {
   mkdirSync(dir, { recursive: true });
   for (let attempt = 1; ; attempt++) {
-    const [listen = 0] = await freePorts(1);
+    const listen = await freePort();
     const { peer, credentials, http2, accessLog, nodeFlags = [] } = wanted;
     const own = role === 'caller' ? credentials.web : credentials.orders;
     const command = peer.command({
@@ -142,10 +137,10 @@ async function startSide(
     const why = await until(
       child,
       withinMs,
-      role === 'callee' ? () => listens(listen) : () => serves(listen),
+      role === 'caller' ? () => serves(listen) : () => listens(listen),
     );
     if (why === null) {
-      return { child, port: listen, dir, servedMs: role === 'callee' ? null : performance.now() - began };
+      return { child, port: listen, dir, servedMs: role === 'caller' ? performance.now() - began : null };
     }
     const ended = child.gone;
     await child.stop();
@@ -171,7 +166,7 @@ async function until(
 }
 
 async function listens(port: number): Promise<string | null> {
-  await askPlain(port);
+  await connects(port);
   return null;
 }
 
