@@ -2,6 +2,7 @@
 import type { Logger } from 'pino';
 import { TlsFileCache } from '../ca-client/tls-files.ts';
 import type { SnapshotInput } from '../config/snapshot.ts';
+import type { MeshAccessLog } from '../mesh/access-format.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
@@ -13,7 +14,7 @@ import { connectProvider } from '../proxy/connect-provider.ts';
 import { DataPath } from '../proxy/data-path.ts';
 import { Listeners } from '../proxy/setup/listeners.ts';
 import { refuseConnection } from '../proxy/tcp.ts';
-import { type AccessLog, createAccessLog } from '../telemetry/access-log.ts';
+import { type AccessLogFlags, AccessLogKeeper } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 
 /** What `run` asks of the data path, however many threads it has. */
@@ -26,6 +27,8 @@ export interface DataPlane {
   apply(snapshot: Snapshot, input: SnapshotInput): Promise<void>;
   /** Puts credentials in force. @throws where OpenSSL cannot use them; the old ones stay then */
   useCredentials(credentials: Credentials): void;
+  /** Opens the access log's file anew: whoever rotates logs has moved it. */
+  reopenLogs(): void;
   /** Open listeners by name, for the ready line. */
   ports(): Record<string, number>;
   /** Accepts nothing new, lets what runs finish within the drain time, closes the rest. */
@@ -36,18 +39,19 @@ export interface DataPlane {
 export interface PlaneOptions {
   readonly limits: Limits;
   readonly bind: string;
-  /** A file's path, `stderr` or `off`. */
-  readonly accessLog: string;
+  readonly accessLog: AccessLogFlags;
   /** Several threads listen on the same port, and the kernel spreads connections over them. */
   readonly reusePort: boolean;
 }
+
+const NOT_SAID: MeshAccessLog = { file: null, encoding: null, format: null };
 
 /** The data path in the calling thread. */
 export class LocalPlane implements DataPlane {
   readonly #options: PlaneOptions;
   readonly #log: Logger;
   readonly #metrics: MeshMetrics;
-  readonly #accessLog: AccessLog | null;
+  readonly #accessLog: AccessLogKeeper;
   readonly #path: DataPath;
   readonly #listeners: Listeners;
   readonly #keys: JwksStore;
@@ -60,14 +64,14 @@ export class LocalPlane implements DataPlane {
     this.#options = options;
     this.#log = log;
     this.#metrics = metrics;
-    this.#accessLog =
-      accessLog === 'off' ? null : createAccessLog(accessLog === 'stderr' ? 'stderr' : { path: accessLog });
+    this.#accessLog = new AccessLogKeeper(accessLog);
     this.#keys = new JwksStore({ onChange: (status) => this.#keysChanged(status) });
     this.#extAuthz = createExtAuthz((service, port) => connectProvider(this.#path, service, port));
     this.#path = new DataPath({
       limits,
       log,
-      accessLog: this.#accessLog,
+      // A file that a flag names must be there to be opened, whatever mesh config says later.
+      accessLog: accessLog.accessLog === null ? null : this.#accessLog.use(NOT_SAID),
       metrics,
       readTlsFiles: (tls) => files.read(tls),
       names: new DnsCache({
@@ -83,7 +87,7 @@ export class LocalPlane implements DataPlane {
       name: 'oarlock_access_log_dropped_total',
       help: 'Access log lines lost because their destination was slow, full or gone.',
       type: 'counter',
-      read: () => this.#accessLog?.dropped ?? 0,
+      read: () => this.#accessLog.dropped,
     });
     metrics.watch({
       name: 'oarlock_key_sets',
@@ -94,6 +98,8 @@ export class LocalPlane implements DataPlane {
   }
 
   async apply(snapshot: Snapshot): Promise<void> {
+    // First: a file that cannot be opened keeps the set out of force, and one that can does no harm to the old set.
+    this.#path.accessLog = this.#accessLog.use(snapshot.accessLog);
     await this.#listeners.apply(snapshot);
     this.#keys.retain(snapshot.tokens.rules);
     this.#path.applySnapshot(snapshot);
@@ -103,6 +109,14 @@ export class LocalPlane implements DataPlane {
   useCredentials(credentials: Credentials): void {
     this.#path.applyCredentials(credentials);
     this.#listeners.release();
+  }
+
+  reopenLogs(): void {
+    try {
+      this.#accessLog.current?.reopen();
+    } catch (error) {
+      this.#log.error({ error: (error as Error).message }, 'the access log could not be opened anew');
+    }
   }
 
   ports(): Record<string, number> {
@@ -130,7 +144,7 @@ export class LocalPlane implements DataPlane {
     this.#path.stop();
     this.#keys.close();
     this.#extAuthz.close();
-    await this.#accessLog?.close();
+    await this.#accessLog.close();
   }
 
   #keysChanged({ place, uri, keys, failures, lastError }: KeySourceStatus): void {

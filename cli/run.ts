@@ -56,7 +56,7 @@ class Daemon {
   #applying: Promise<void> = Promise.resolve();
 
   constructor(options: RunOptions) {
-    const { limits, bind, accessLog, concurrency, logLevel, clusterId } = options;
+    const { limits, bind, concurrency, logLevel, clusterId } = options;
     this.#options = options;
     this.#log = createLogger(logLevel);
     this.#metrics = new MeshMetrics({
@@ -65,7 +65,8 @@ class Daemon {
       cluster: clusterId,
     });
     this.#metrics.collectProcess();
-    const plane = { limits, bind, accessLog, reusePort: concurrency > 1 };
+    const { accessLog, accessLogEncoding } = options;
+    const plane = { limits, bind, accessLog: { accessLog, accessLogEncoding }, reusePort: concurrency > 1 };
     const dead = (error: Error): void => this.#broken(error);
     this.#workers =
       concurrency > 1 ? new WorkerPlane(concurrency, { plane, logLevel, clusterId }, dead) : null;
@@ -83,6 +84,8 @@ class Daemon {
     process.on('SIGTERM', () => this.#signalled('SIGTERM'));
     process.on('SIGINT', () => this.#signalled('SIGINT'));
     process.on('SIGHUP', () => this.#signalled('SIGHUP'));
+    // Envoy's signal for it. Node would else open its debugger's port.
+    process.on('SIGUSR1', () => this.#plane.reopenLogs());
     process.on('uncaughtException', (error) => this.#broken(error));
     if (snapshot !== null) await this.#putInForce(snapshot, input);
     if (this.#waitingFor !== null) this.#log.warn({ waitingFor: this.#waitingFor }, 'waiting, not ready');

@@ -18,6 +18,7 @@ type PlainInput = Omit<SnapshotInput, 'resources'> & { readonly resources: reado
 export type Order =
   | { readonly kind: 'apply'; readonly input: PlainInput }
   | { readonly kind: 'credentials'; readonly credentials: Credentials }
+  | { readonly kind: 'reopen-logs' }
   | { readonly kind: 'metrics' }
   | { readonly kind: 'drain' };
 export type WorkerRequest = Order & { readonly id: number };

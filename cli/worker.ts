@@ -30,6 +30,9 @@ async function obey(request: WorkerRequest): Promise<unknown> {
     case 'credentials':
       plane.useCredentials(request.credentials);
       return null;
+    case 'reopen-logs':
+      plane.reopenLogs();
+      return null;
     case 'metrics':
       return metrics.registry.getMetricsAsJSON();
     case 'drain':

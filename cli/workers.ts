@@ -73,6 +73,10 @@ export class WorkerPlane implements DataPlane {
     this.#all({ kind: 'credentials', credentials }).catch(this.#onDeath);
   }
 
+  reopenLogs(): void {
+    this.#all({ kind: 'reopen-logs' }).catch(this.#onDeath);
+  }
+
   ports(): Record<string, number> {
     return this.#ports;
   }

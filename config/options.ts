@@ -38,8 +38,9 @@ export interface RunOptions {
   readonly healthPort: number | null;
   readonly limits: Limits;
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error';
-  /** A file's path, `stderr` or `off`. */
-  readonly accessLog: string;
+  /** A file's path, `stderr`, `stdout` or `off`; null: as mesh config says. */
+  readonly accessLog: string | null;
+  readonly accessLogEncoding: 'text' | 'json' | null;
   readonly clusterId: string;
   /** Data-path threads, at least 1. */
   readonly concurrency: number;
@@ -206,7 +207,18 @@ export function runCommandOptions(): Command {
         .default('info'),
     )
     .addOption(
-      option('--access-log <where>', 'stderr, off, or a file', 'OARLOCK_ACCESS_LOG').default('stderr'),
+      option(
+        '--access-log <where>',
+        'stderr, stdout, off, or a file (default: as mesh config says, else stderr)',
+        'OARLOCK_ACCESS_LOG',
+      ),
+    )
+    .addOption(
+      option(
+        '--access-log-encoding <encoding>',
+        "Istio's text or JSON lines (default: as mesh config says, else json)",
+        'OARLOCK_ACCESS_LOG_ENCODING',
+      ).choices(['text', 'json']),
     )
     .addOption(
       option(
@@ -283,7 +295,8 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     healthPort: portOf(parsed.healthPort),
     limits: limitsWith(overrides),
     logLevel: parsed.logLevel as RunOptions['logLevel'],
-    accessLog: text('accessLog') ?? 'stderr',
+    accessLog: text('accessLog'),
+    accessLogEncoding: (text('accessLogEncoding') as RunOptions['accessLogEncoding']) ?? null,
     clusterId: text('clusterId') ?? 'Kubernetes',
     concurrency: threads(parsed.concurrency as number),
   });

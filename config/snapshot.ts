@@ -237,6 +237,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   return {
     generation: input.generation,
     mesh,
+    accessLog: decoded.mesh.accessLog,
     workload: own,
     identity,
     ingress,

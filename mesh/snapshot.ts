@@ -1,4 +1,5 @@
 /** The compiled set of resources as one workload sees it: what config hands to the data path, swapped whole. */
+import type { MeshAccessLog } from './access-format.ts';
 import type { Authorization } from './decision.ts';
 import type { ExtAuthzProvider } from './ext-authz.ts';
 import type { Identity } from './identity.ts';
@@ -61,6 +62,7 @@ export interface Snapshot {
   /** Counts up with each swap. */
   readonly generation: number;
   readonly mesh: MeshSettings;
+  readonly accessLog: MeshAccessLog;
   readonly workload: Workload;
   readonly identity: Identity;
   readonly ingress: readonly IngressListener[];

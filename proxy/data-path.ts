@@ -12,6 +12,7 @@ import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import type { TokenRules, TokenVerifier } from '../mesh/tokens.ts';
+import { isSecretHeader } from '../policy/secret-header.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
@@ -71,7 +72,8 @@ export function remoteOf({
 export class DataPath implements DialContext {
   readonly limits: Limits;
   readonly log: Logger;
-  readonly accessLog: AccessLog | null;
+  /** Becomes another when mesh config asks for another. */
+  accessLog: AccessLog | null;
   readonly metrics: MeshMetrics;
   readonly connections: Connections;
   /** A flood of refusals gets few lines; counters stay exact. */
@@ -224,6 +226,11 @@ export class DataPath implements DialContext {
     this.metrics.refused(reason, 'outbound');
     if (this.refusalLines.admits(reason, detail))
       this.log.info({ reason, detail }, 'an endpoint failed, trying the next');
+  }
+
+  /** True for a request header whose value no log shows. */
+  hidesHeader(name: string): boolean {
+    return isSecretHeader(name) || this.#tokenHeaders.has(name);
   }
 
   loadOf(address: string): number {

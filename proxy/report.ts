@@ -11,6 +11,7 @@ import type { Connection } from './connections.ts';
 import { type DataPath, type Explainer, type RefusalFacts, remoteOf } from './data-path.ts';
 import type { Reached } from './dial.ts';
 import type { Exchange } from './http/exchange.ts';
+import type { RequestHead } from './http/head.ts';
 
 /** Reports a finished request. */
 export function reportExchange(
@@ -100,6 +101,16 @@ export function reportConnection(
   record.grpcStatus = null;
   record.requestHeaders = NO_HEADERS;
   path.accessLog.write(record);
+}
+
+/** Keeps what the access log's format asks for of a request's headers; most formats ask for none. */
+export function keepLoggedHeaders(path: DataPath, head: RequestHead, exchange: Exchange): void {
+  const names = path.accessLog?.requestHeaders;
+  if (names === undefined || names.length === 0) return;
+  exchange.loggedHeaders = names.map((name) => {
+    const value = head.headerValues(name)[0] ?? null;
+    return value !== null && path.hidesHeader(name) ? '[redacted]' : value;
+  });
 }
 
 /** The one record of this thread, filled anew for each line. */

@@ -1,4 +1,5 @@
 /** MeshConfig: Istio's mesh-wide settings; the few that hold here, the rest known by name. */
+import type { MeshAccessLog } from '../mesh/access-format.ts';
 import type { ExtAuthzProvider } from '../mesh/ext-authz.ts';
 import { parseIdentity } from '../mesh/identity.ts';
 import type { FieldPath, Problem, Resource } from '../mesh/resource.ts';
@@ -15,6 +16,7 @@ import {
   unsupported,
 } from '../mesh/schema.ts';
 import type { ForwardedClientCert, MeshSettings, PathNormalization } from '../mesh/snapshot.ts';
+import { accessLogFields, meshAccessLog, noMeshAccessLog } from './access-log.ts';
 import { isDnsLabel, stringThat } from './checks.ts';
 import { extensionProviders } from './extension-providers.ts';
 
@@ -33,6 +35,7 @@ export interface MeshConfig {
   readonly defaultDestinationRuleExportTo: readonly string[];
   /** `extensionProviders` of external authorization, by name; null where no mesh config was given. */
   readonly extAuthz: ReadonlyMap<string, ExtAuthzProvider> | null;
+  readonly accessLog: MeshAccessLog;
 }
 
 export const emptyMeshConfig: MeshConfig = {
@@ -46,6 +49,7 @@ export const emptyMeshConfig: MeshConfig = {
   defaultServiceExportTo: [],
   defaultDestinationRuleExportTo: [],
   extAuthz: null,
+  accessLog: noMeshAccessLog,
 };
 
 const trustDomain = stringThat(
@@ -137,6 +141,7 @@ const honoured = object({
   defaultServiceExportTo: listOf(string),
   defaultDestinationRuleExportTo: listOf(string),
   extensionProviders,
+  ...accessLogFields,
 });
 
 const HONOURED = new Set([
@@ -149,6 +154,7 @@ const HONOURED = new Set([
   'defaultServiceExportTo',
   'defaultDestinationRuleExportTo',
   'extensionProviders',
+  ...Object.keys(accessLogFields),
 ]);
 
 /** The other fields of istio.mesh.v1alpha1.MeshConfig. */
@@ -166,7 +172,7 @@ const others = object({
   ),
   ...named(
     'proxyListenPort proxyInboundListenPort proxyHttpPort connectTimeout hboneIdleTimeout ' +
-      'protocolDetectionTimeout tcpKeepalive enableTracing accessLogFile accessLogFormat accessLogEncoding ' +
+      'protocolDetectionTimeout tcpKeepalive enableTracing ' +
       'enableEnvoyAccessLogService disableEnvoyListenerLog dnsRefreshRate h2UpgradePolicy ' +
       'inboundClusterStatName outboundClusterStatName enablePrometheusMerge defaultProviders ' +
       'defaultHttpRetryPolicy defaultInboundHttpRetryPolicy defaultTrafficPolicy tlsDefaults',
@@ -209,6 +215,7 @@ export function decodeMeshConfig(resource: Resource, problems: Problem[]): MeshC
     defaultServiceExportTo: config?.defaultServiceExportTo ?? [],
     defaultDestinationRuleExportTo: config?.defaultDestinationRuleExportTo ?? [],
     extAuthz: config?.extensionProviders ?? new Map(),
+    accessLog: meshAccessLog(config ?? {}, reporter),
   };
 }
 

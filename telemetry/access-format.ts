@@ -81,6 +81,7 @@ function jsonSteps(fields: JsonTemplate, headers: string[]): Step[] {
     steps.push(literal(`${before}${JSON.stringify(name)}:`));
     before = ',';
     if (value instanceof Map) steps.push(...jsonSteps(value, headers));
+    else if ('json' in value) steps.push(literal(value.json));
     else steps.push(...jsonValue(value as readonly FormatPart[], headers));
   }
   steps.push(literal(before === '{' ? '{}' : '}'));

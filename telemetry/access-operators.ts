@@ -1,5 +1,5 @@
 /** What each command operator of an access log format stands for. */
-import type { Operator } from '../mesh/access-format.ts';
+import { type Operator, type PlainOperator, SERVICE_TIME_HEADER } from '../mesh/access-format.ts';
 import type { AccessRecord } from './access-record.ts';
 
 /**
@@ -40,49 +40,45 @@ const outbound: (get: Get<string>) => Get<string> = (get) => (record) =>
 const source: Get<string> = ({ connection }) => connection.sourcePrincipal;
 const destination: Get<string> = ({ upstream }) => upstream.destinationPrincipal;
 
-/** Envoy's operators without an argument, and ours. */
-const PLAIN: ReadonlyMap<string, LoggedValue> = new Map<string, LoggedValue>([
-  ['START_TIME', { kind: 'time' }],
-  ['PROTOCOL', text('repeated', (record) => record.protocol)],
-  ['RESPONSE_CODE', number('repeated', (record) => record.responseCode)],
-  ['RESPONSE_FLAGS', text('repeated', (record) => record.responseFlags)],
-  ['RESPONSE_CODE_DETAILS', text('repeated', (record) => record.responseCodeDetails)],
-  ['CONNECTION_TERMINATION_DETAILS', text('repeated', (record) => record.connectionTerminationDetails)],
-  ['UPSTREAM_TRANSPORT_FAILURE_REASON', text('repeated', (record) => record.upstreamTransportFailureReason)],
-  ['BYTES_RECEIVED', number('request', (record) => record.bytesReceived)],
-  ['BYTES_SENT', number('request', (record) => record.bytesSent)],
-  ['DURATION', number('request', (record) => record.durationMs)],
-  ['RESPONSE_DURATION', number('request', (record) => record.upstreamServiceTime)],
-  ['GRPC_STATUS', text('repeated', ({ grpcStatus }) => (grpcStatus === null ? null : grpcName(grpcStatus)))],
-  ['GRPC_STATUS_NUMBER', number('repeated', (record) => record.grpcStatus)],
-  ['UPSTREAM_HOST', text('upstream', upstreamHost)],
-  ['UPSTREAM_REMOTE_ADDRESS', text('upstream', upstreamHost)],
-  ['UPSTREAM_CLUSTER', text('upstream', ({ upstream }) => upstream.cluster)],
-  ['UPSTREAM_CLUSTER_RAW', text('upstream', ({ upstream }) => upstream.cluster)],
-  ['UPSTREAM_LOCAL_ADDRESS', text('upstream', ({ upstream }) => upstream.localAddress)],
-  ['UPSTREAM_PEER_URI_SAN', text('upstream', outbound(destination))],
-  ['DOWNSTREAM_LOCAL_ADDRESS', text('connection', localAddress)],
-  ['DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT', text('connection', hostOf(localAddress))],
-  ['DOWNSTREAM_LOCAL_PORT', text('connection', portOf(localAddress))],
-  ['DOWNSTREAM_REMOTE_ADDRESS', text('connection', remoteAddress)],
-  ['DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT', text('connection', hostOf(remoteAddress))],
-  ['DOWNSTREAM_REMOTE_PORT', text('connection', portOf(remoteAddress))],
-  ['DOWNSTREAM_DIRECT_REMOTE_ADDRESS', text('connection', remoteAddress)],
-  ['DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT', text('connection', hostOf(remoteAddress))],
-  ['DOWNSTREAM_PEER_URI_SAN', text('connection', inbound(source))],
-  ['DOWNSTREAM_LOCAL_URI_SAN', text('upstream', inbound(destination))],
-  ['REQUESTED_SERVER_NAME', text('connection', ({ connection }) => connection.requestedServerName)],
-  ['ROUTE_NAME', text('upstream', ({ upstream }) => upstream.routeName)],
-  ['OARLOCK_DIRECTION', text('connection', ({ connection }) => connection.direction)],
-  ['OARLOCK_SOURCE_PRINCIPAL', text('connection', source)],
-  ['OARLOCK_DESTINATION_PRINCIPAL', text('upstream', destination)],
-  [
-    'OARLOCK_CONNECTION_SECURITY_POLICY',
-    text('connection', ({ connection }) => connection.connectionSecurityPolicy),
-  ],
-  ['OARLOCK_POLICY', text('repeated', (record) => record.policy)],
-  ['OARLOCK_REASON', text('repeated', (record) => record.reason)],
-]);
+const PLAIN: Readonly<Record<PlainOperator, LoggedValue>> = {
+  PROTOCOL: text('repeated', (record) => record.protocol),
+  RESPONSE_CODE: number('repeated', (record) => record.responseCode),
+  RESPONSE_FLAGS: text('repeated', (record) => record.responseFlags),
+  RESPONSE_CODE_DETAILS: text('repeated', (record) => record.responseCodeDetails),
+  CONNECTION_TERMINATION_DETAILS: text('repeated', (record) => record.connectionTerminationDetails),
+  UPSTREAM_TRANSPORT_FAILURE_REASON: text('repeated', (record) => record.upstreamTransportFailureReason),
+  BYTES_RECEIVED: number('request', (record) => record.bytesReceived),
+  BYTES_SENT: number('request', (record) => record.bytesSent),
+  DURATION: number('request', (record) => record.durationMs),
+  RESPONSE_DURATION: number('request', (record) => record.upstreamServiceTime),
+  UPSTREAM_HOST: text('upstream', upstreamHost),
+  UPSTREAM_REMOTE_ADDRESS: text('upstream', upstreamHost),
+  UPSTREAM_CLUSTER: text('upstream', ({ upstream }) => upstream.cluster),
+  UPSTREAM_CLUSTER_RAW: text('upstream', ({ upstream }) => upstream.cluster),
+  UPSTREAM_LOCAL_ADDRESS: text('upstream', ({ upstream }) => upstream.localAddress),
+  UPSTREAM_PEER_URI_SAN: text('upstream', outbound(destination)),
+  DOWNSTREAM_LOCAL_ADDRESS: text('connection', localAddress),
+  DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT: text('connection', hostOf(localAddress)),
+  DOWNSTREAM_LOCAL_PORT: text('connection', portOf(localAddress)),
+  DOWNSTREAM_REMOTE_ADDRESS: text('connection', remoteAddress),
+  DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT: text('connection', hostOf(remoteAddress)),
+  DOWNSTREAM_REMOTE_PORT: text('connection', portOf(remoteAddress)),
+  DOWNSTREAM_DIRECT_REMOTE_ADDRESS: text('connection', remoteAddress),
+  DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT: text('connection', hostOf(remoteAddress)),
+  DOWNSTREAM_PEER_URI_SAN: text('connection', inbound(source)),
+  DOWNSTREAM_LOCAL_URI_SAN: text('upstream', inbound(destination)),
+  REQUESTED_SERVER_NAME: text('connection', ({ connection }) => connection.requestedServerName),
+  ROUTE_NAME: text('upstream', ({ upstream }) => upstream.routeName),
+  OARLOCK_DIRECTION: text('connection', ({ connection }) => connection.direction),
+  OARLOCK_SOURCE_PRINCIPAL: text('connection', source),
+  OARLOCK_DESTINATION_PRINCIPAL: text('upstream', destination),
+  OARLOCK_CONNECTION_SECURITY_POLICY: text(
+    'connection',
+    ({ connection }) => connection.connectionSecurityPolicy,
+  ),
+  OARLOCK_POLICY: text('repeated', (record) => record.policy),
+  OARLOCK_REASON: text('repeated', (record) => record.reason),
+};
 
 /** Request headers that every record has, by lower-case name. */
 const REQUEST: ReadonlyMap<string, LoggedValue> = new Map<string, LoggedValue>([
@@ -100,15 +96,42 @@ const REQUEST: ReadonlyMap<string, LoggedValue> = new Map<string, LoggedValue>([
  * @param headers names of request headers asked for so far; another one is added
  */
 export function operatorValue({ name, argument }: Operator, headers: string[]): LoggedValue {
-  if (name === 'REQ') return headerOf(argument ?? '', headers);
-  if (name === 'RESP' && argument?.toLowerCase() === 'x-envoy-upstream-service-time') return SERVICE_TIME;
-  return PLAIN.get(name) ?? absent;
+  switch (name) {
+    case 'START_TIME':
+      return { kind: 'time' };
+    case 'REQ':
+      return headerOf(argument ?? '', headers);
+    case 'REQ_WITHOUT_QUERY':
+      return withoutQuery(headerOf(argument ?? '', headers));
+    case 'RESP':
+      return argument?.toLowerCase() === SERVICE_TIME_HEADER ? serviceTime : absent;
+    case 'GRPC_STATUS':
+      return argument === 'NUMBER' ? grpcNumber : argument === 'SNAKE_STRING' ? grpcSnake : grpcCamel;
+    case 'GRPC_STATUS_NUMBER':
+      return grpcNumber;
+    default:
+      return Object.hasOwn(PLAIN, name) ? PLAIN[name as PlainOperator] : absent;
+  }
 }
 
 // A header's value in Envoy, so a string.
-const SERVICE_TIME = text('request', ({ upstreamServiceTime: time }) =>
+const serviceTime = text('request', ({ upstreamServiceTime: time }) =>
   time === null ? null : String(Math.floor(time)),
 );
+const grpcNumber = number('repeated', (record) => record.grpcStatus);
+const grpcCamel = text('repeated', ({ grpcStatus }) => (grpcStatus === null ? null : grpcName(grpcStatus)));
+const grpcSnake = text('repeated', ({ grpcStatus }) =>
+  grpcStatus === null
+    ? null
+    : grpcName(grpcStatus)
+        .replace(/([a-z])([A-Z])/g, '$1_$2')
+        .toUpperCase(),
+);
+
+function withoutQuery(value: LoggedValue): LoggedValue {
+  if (value.kind !== 'text') return value;
+  return text(value.lifetime, (record) => value.get(record)?.replace(/\?.*$/s, '') ?? null, value.limit);
+}
 
 /** `NAME?OTHER`: the second where the first is absent. */
 function headerOf(argument: string, headers: string[]): LoggedValue {

@@ -8,7 +8,7 @@ import { type DialDone, type DialTarget, dial, poolKey, type Reached, type Upstr
 import { viewAsHttp1 } from '../http2/http1-view.ts';
 import type { UpstreamSession } from '../http2/upstream-session.ts';
 import type { SessionDone } from '../http2/upstream-sessions.ts';
-import { reportExchange } from '../report.ts';
+import { keepLoggedHeaders, reportExchange } from '../report.ts';
 import { addFields } from './added-fields.ts';
 import type { Exchange } from './exchange.ts';
 import type { Field, RequestHead } from './head.ts';
@@ -87,6 +87,7 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
     addFields(head, this.connection.tls);
     if (own !== null) head.add(own);
     if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
+    keepLoggedHeaders(this.path, head, exchange);
   }
 
   protected entered(session: UpstreamSession, done: ReachDone): void {

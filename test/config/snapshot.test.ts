@@ -64,10 +64,10 @@ t.test('an Error anywhere: no snapshot', async (t) => {
 });
 
 t.test('a Warning is carried along', async (t) => {
-  const { snapshot } = compile(`${ENTRY}---\nkind: MeshConfig\naccessLogFile: /dev/stdout\n`, {
+  const { snapshot } = compile(`${ENTRY}---\nkind: MeshConfig\nenableTracing: true\n`, {
     entry: 'shop/web',
   });
-  t.match(snapshot?.warnings, [/^mesh\.yaml:7: MeshConfig\/default\/istio: accessLogFile: .*\(OLK0110\)$/]);
+  t.match(snapshot?.warnings, [/^mesh\.yaml:7: MeshConfig\/default\/istio: enableTracing: .*\(OLK0110\)$/]);
 });
 
 t.test('a route is chosen once and the memory does not grow', async (t) => {

@@ -162,7 +162,6 @@ trustDomain: cluster.local
 `);
   t.same(linesOf(problems, 'Error'), []);
   t.same(linesOf(problems, 'Warning'), [
-    '2 accessLogFile OLK0110',
     '3 defaultConfig OLK0110',
     '7 defaultProviders OLK0110',
     '8 enablePrometheusMerge OLK0110',

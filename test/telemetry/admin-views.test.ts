@@ -93,6 +93,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       pathNormalization: 'BASE',
       forwardedClientCert: 'SANITIZE_SET',
     },
+    accessLog: { file: null, encoding: null, format: null },
     workload: {
       name: 'orders',
       namespace: 'shop',
