@@ -76,7 +76,7 @@ async function main(): Promise<void> {
 
 try {
   await main();
-  process.exit(0);
+  process.exit();
 } catch (error) {
   const { message } = error as Error;
   const code = (error as NodeJS.ErrnoException).code ?? '';

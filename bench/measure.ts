@@ -13,7 +13,7 @@ const QUIET_MS = 500;
 const BULK_CONNECTIONS = 2;
 const FRESH_CONNECTIONS = 32;
 const HANDSHAKE_CONCURRENCY = 8;
-export const HELD_CONNECTIONS = 1_000;
+const HELD_CONNECTIONS = 1_000;
 const HELD_MS = 30_000;
 
 /** Table and column of what the aims are about. */
@@ -22,6 +22,12 @@ export const BULK_CPU = 'CPU ms/100 MB, both';
 export const HANDSHAKE_CPU = 'server CPU ms/handshake';
 
 export const BULK_TABLE = `10 MB answers, ${BULK_CONNECTIONS} connections`;
+
+export const HELD_TABLE = memoryTable(`${HELD_CONNECTIONS.toLocaleString('en')} requests open`);
+
+function memoryTable(when: string): string {
+  return `memory, ${when}`;
+}
 
 export function keepAliveTable(connections: number): string {
   return `1 KiB, full load, ${connections} connection${connections === 1 ? '' : 's'}`;
@@ -133,15 +139,19 @@ export async function handshakes(figures: Figures, what: Handshakes): Promise<vo
 }
 
 /** Memory of both sides now. */
-export async function memory(figures: Figures, row: string, pair: Pair, when: string): Promise<void> {
+export async function memoryIdle(figures: Figures, row: string, pair: Pair): Promise<void> {
   await quiet();
+  addMemory(figures, memoryTable('idle, after one request'), row, pair);
+}
+
+function addMemory(figures: Figures, table: string, row: string, pair: Pair): void {
   for (const [side, pid] of [
     ['caller', pair.callerPid],
     ['callee', pair.calleePid],
   ] as const) {
     const now = memoryOf(pid);
-    figures.add(`memory, ${when}`, row, `${side} RSS MB`, now?.rssMb ?? null);
-    figures.add(`memory, ${when}`, row, `${side} RssAnon MB`, now?.rssAnonMb ?? null);
+    figures.add(table, row, `${side} RSS MB`, now?.rssMb ?? null);
+    figures.add(table, row, `${side} RssAnon MB`, now?.rssAnonMb ?? null);
   }
 }
 
@@ -154,9 +164,9 @@ export async function memoryHeld(figures: Figures, row: string, pair: Pair, app:
     await child.stop();
     throw new Error(`${row}: of ${HELD_CONNECTIONS} requests at once ${held} reached the app`);
   }
-  const when = `${HELD_CONNECTIONS.toLocaleString('en')} requests open`;
-  await memory(figures, row, pair, when);
-  figures.add(`memory, ${when}`, row, 'connections between', connectionsTo(pair.ingress));
+  await quiet();
+  addMemory(figures, HELD_TABLE, row, pair);
+  figures.add(HELD_TABLE, row, 'connections between', connectionsTo(pair.ingress));
   await child.stop();
 }
 

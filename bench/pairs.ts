@@ -2,7 +2,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { aimsOf, ratiosOf } from './aims.ts';
 import { Child, nodeScript } from './children.ts';
 import type { Figures } from './figures.ts';
 import * as measure from './measure.ts';
@@ -10,6 +9,7 @@ import type { BenchOptions } from './options.ts';
 import { type AllCredentials, issueCredentials } from './peers/credentials.ts';
 import { type Pair, startPair } from './peers/start.ts';
 import { rows as allRows, NONE, OURS, type Row } from './rows.ts';
+import { aimsOf, ratiosOf, shortOf } from './summaries.ts';
 import { verify } from './verify.ts';
 
 const READY_MS = 15_000;
@@ -41,7 +41,7 @@ export async function startApp(): Promise<App> {
   return { child, ports };
 }
 
-/** Runs all rounds. @throws where our own row goes wrong; a peer that does is left out, and said so */
+/** Runs all rounds. @throws where our own row cannot start; a peer that cannot is left out, and said so */
 export async function benchPairs(options: BenchOptions, figures: Figures): Promise<void> {
   const dir = benchDir();
   const app = await startApp();
@@ -59,13 +59,8 @@ export async function benchPairs(options: BenchOptions, figures: Figures): Promi
   await bench.last();
   for (const { pair } of running) await pair.stop();
   await app.child.stop();
-  figures.after(
-    ratiosOf(
-      figures,
-      running.map(({ row }) => row),
-    ),
-    aimsOf(figures),
-  );
+  const measured = running.map(({ row }) => row);
+  figures.after(shortOf(figures, measured), ratiosOf(figures, measured), aimsOf(figures));
 }
 
 function wanted({ rows }: BenchOptions): readonly Row[] {
@@ -112,7 +107,7 @@ async function start(
       accessLog: options.accessLog,
     });
     await verify(row, pair, credentials);
-    await measure.memory(figures, row.name, pair, 'idle, after one request');
+    await measure.memoryIdle(figures, row.name, pair);
     figures.note(`${row.name}: ${peer.note}.`);
     say(`${row.name}: serves, mutual TLS checked`);
     return pair;
@@ -208,12 +203,12 @@ class Bench {
     for (const one of this.#running) await this.#attempt(one, () => of(one));
   }
 
-  /** A peer's fault costs a cell and is told; ours ends the bench. */
+  /** A fault costs a cell and is told; of ours, or of the app, it makes the bench fail once all is measured. */
   async #attempt(running: Running | null, run: () => Promise<void>): Promise<void> {
     try {
       await run();
     } catch (error) {
-      if (running === null || running.row.id === OURS) throw error;
+      if (running === null || running.row.id === OURS) process.exitCode = 1;
       const { message } = error as Error;
       say(`!!! ${message}`);
       this.#figures.note(`**failed once**: ${message}.`);
