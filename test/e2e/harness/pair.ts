@@ -13,15 +13,22 @@ export interface Pair {
 export interface PairOptions {
   /** YAML beside the shop's own. */
   readonly resources?: string;
+  /** Further egress listeners of `web`, HTTP, to hosts of `resources`. */
+  readonly egress?: readonly { readonly port: number; readonly host: string }[];
   /** Of both sidecars. */
   readonly flags?: readonly string[];
 }
 
 /** Starts both sidecars; they are gone when the test is over. */
 export async function startPair(t: Test, apps: ShopApps, options: PairOptions = {}): Promise<Pair> {
-  const { resources = '', flags = [] } = options;
+  const { resources = '', egress = [], flags = [] } = options;
   const ports = await shopPorts();
-  const mesh = await Mesh.create(t, shop(ports, apps) + (resources === '' ? '' : `---\n${resources}`));
+  const listeners = egress.map(
+    ({ port, host }) =>
+      `  - {port: {number: ${port}, name: http-${port}, protocol: HTTP}, captureMode: NONE, hosts: [./${host}]}\n`,
+  );
+  const base = shop(ports, apps).replace('  egress:\n', `  egress:\n${listeners.join('')}`);
+  const mesh = await Mesh.create(t, resources === '' ? base : `${base}---\n${resources}`);
   const [web, orders] = await Promise.all([mesh.sidecar('web', ...flags), mesh.sidecar('orders', ...flags)]);
   return { mesh, ports, web, orders };
 }
