@@ -17,7 +17,7 @@ import { serveOutbound } from '../../proxy/outbound.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import type { Setup } from './case.ts';
-import type { Enter, Entrance } from './play.ts';
+import { type Enter, type Entrance, LOOPBACK } from './play.ts';
 
 /** Denied: by path, by method, by a header, by host; everything else passes. */
 const RESOURCES = `
@@ -65,11 +65,7 @@ export async function sidecars(t: Test): Promise<Sidecars> {
 
   const enterInbound: Enter = (appPort) =>
     entrance((socket) =>
-      serveInbound(
-        inbound,
-        { port: 8080, protocol: 'http', app: { host: '127.0.0.1', port: appPort } },
-        socket,
-      ),
+      serveInbound(inbound, { port: 8080, protocol: 'http', app: { host: LOOPBACK, port: appPort } }, socket),
     );
   let hosts = 0;
   const enterOutbound = async (port: number, tls: boolean): Promise<Entrance> => {
@@ -116,13 +112,13 @@ function routed(route: Route, to: { port: number; tls: boolean } | null): Route 
     sni: 'outbound_.80_._.app.test',
     expectedIdentities: [spiffe('shop', 'orders')],
   } as const;
-  const endpoints = [{ address: '127.0.0.1', port: to.port, tls: mode, weight: 1, workload: null }] as const;
+  const endpoints = [{ address: LOOPBACK, port: to.port, tls: mode, weight: 1, workload: null }] as const;
   return { ...route, tls, endpoints };
 }
 
 async function entrance(serve: (socket: Socket) => void): Promise<Entrance> {
   const server = createServer({ allowHalfOpen: true, noDelay: true }, serve);
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => server.listen(0, LOOPBACK, resolve));
   return { port: (server.address() as AddressInfo).port, close: () => server.close() };
 }
 
