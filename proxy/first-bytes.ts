@@ -6,6 +6,7 @@ export class FirstBytes {
   readonly #enough: (bytes: Buffer) => boolean;
   readonly #ended: (bytes: Buffer) => void;
   #bytes: Buffer = Buffer.alloc(0);
+  #over = false;
   readonly #onData = (chunk: Buffer): void => this.#data(chunk);
   readonly #onEnd = (): void => {
     this.#leave();
@@ -38,8 +39,9 @@ export class FirstBytes {
     if (this.#stream.readableEnded) queueMicrotask(this.#onEnd);
   }
 
-  /** Ends the looking before it is decided: the bytes go back. @returns them */
+  /** Ends the looking before it is decided: the bytes go back. Safe to call when it is over. @returns them */
   giveUp(): Buffer {
+    if (this.#over) return this.#bytes;
     this.#leave();
     this.#stream.pause();
     if (!this.#stream.destroyed && this.#bytes.length > 0) this.#stream.unshift(this.#bytes);
@@ -52,6 +54,7 @@ export class FirstBytes {
   }
 
   #leave(): void {
+    this.#over = true;
     this.#stream.off('data', this.#onData);
     this.#stream.off('end', this.#onEnd);
     this.#stream.off('close', this.#onEnd);

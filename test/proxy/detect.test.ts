@@ -1,6 +1,14 @@
 /** What the first bytes say must not depend on how they are cut, and no bytes may make the reader throw. */
 import t from 'tap';
-import { detect, firstByteClass, looksLikeHttp, offersIstio } from '../../proxy/detect.ts';
+import {
+  detect,
+  firstByteClass,
+  httpVersion,
+  isGreeting,
+  looksLikeHttp,
+  offersIstio,
+  spokenIn,
+} from '../../proxy/detect.ts';
 import { helloOf, inRecords, record, seededRandom } from './client-hello.ts';
 
 const ALPN = ['istio-http/1.1', 'istio', 'http/1.1'];
@@ -108,6 +116,8 @@ t.test('random bytes never throw', async (t) => {
     if (random(2) === 0) bytes.set(Buffer.of(0x16, 3, 1).subarray(0, bytes.length));
     detect(bytes);
     looksLikeHttp(bytes);
+    spokenIn(bytes);
+    isGreeting(bytes);
     firstByteClass(bytes);
   }
   t.pass('5,000 rounds');
@@ -225,4 +235,57 @@ t.test('an answer once given stays, however the bytes are cut', async (t) => {
     }
     t.equal(early, whole, JSON.stringify(text));
   }
+});
+
+/** RFC 9113 §3.4, octet by octet as it is printed there. */
+const PREFACE = Buffer.from('505249202a20485454502f322e300d0a0d0a534d0d0a0d0a', 'hex');
+
+t.test("HTTP/2 is told by its preface, HTTP/1 by the first byte that is not the preface's", async (t) => {
+  for (let end = 0; end < PREFACE.length; end++) {
+    t.equal(httpVersion(PREFACE.subarray(0, end)), 'more', `${end} bytes`);
+    t.equal(spokenIn(PREFACE.subarray(0, end)), 'more', `${end} bytes, undeclared`);
+    const wrong = Buffer.from(PREFACE.subarray(0, end + 1));
+    wrong[end] = (wrong[end] ?? 0) ^ 0x20;
+    t.equal(httpVersion(wrong), 'http1', `byte ${end} is wrong`);
+  }
+  t.equal(httpVersion(PREFACE), 'http2');
+  t.equal(spokenIn(PREFACE), 'http2');
+  t.equal(httpVersion(Buffer.concat([PREFACE, Buffer.alloc(100)])), 'http2');
+  for (const text of ['G', 'PO', 'PRI /x HTTP/1.1', 'PRI * HTTP/1.1', 'pri * HTTP/2.0', 'PROPFIND /', '\r\n'])
+    t.equal(httpVersion(Buffer.from(text, 'latin1')), 'http1', text);
+});
+
+t.test('what departs from the preface is never TCP', async (t) => {
+  const rows = [
+    { text: 'PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n', is: 'http1' },
+    { text: 'PRI * HTTP/2.0\r\nHost: x\r\n\r\n', is: 'http1' },
+    { text: 'PRI * HTTP/2.1', is: 'http1' },
+    { text: 'PRI *\n', is: 'http1' },
+    { text: 'PRIVMSG a\r\n', is: 'tcp' },
+    { text: 'PRIV', is: 'more' },
+    { text: 'GET /', is: 'http1' },
+    { text: 'EHLO a\r\n', is: 'tcp' },
+  ];
+  for (const { text, is } of rows) t.equal(spokenIn(Buffer.from(text, 'latin1')), is, JSON.stringify(text));
+});
+
+t.test('what an app says unasked: a greeting, or HTTP', async (t) => {
+  const rows: readonly { title: string; bytes: Buffer; is: boolean | 'more' }[] = [
+    { title: 'SMTP', bytes: Buffer.from('220 mail ESMTP\r\n'), is: true },
+    { title: 'SSH', bytes: Buffer.from('SSH-2.0-x\r\n'), is: true },
+    { title: 'MySQL', bytes: Buffer.from('4a0000000a382e30', 'hex'), is: true },
+    { title: 'MySQL: too many connections', bytes: Buffer.from('17000000ff1004', 'hex'), is: true },
+    { title: 'VNC', bytes: Buffer.from('RFB 003.008\n'), is: true },
+    { title: 'a prompt', bytes: Buffer.from('>'), is: true },
+    { title: 'one that begins as HTTP', bytes: Buffer.from('HTTX'), is: true },
+    { title: 'an answer to silence', bytes: Buffer.from('HTTP/1.1 408 Request Timeout\r\n'), is: false },
+    { title: 'its beginning', bytes: Buffer.from('HTTP'), is: 'more' },
+    // RFC 9113 §6.5: length, type 4, no flags, stream 0.
+    { title: 'empty SETTINGS', bytes: Buffer.from('000000040000000000', 'hex'), is: false },
+    { title: 'SETTINGS', bytes: Buffer.from('0000120400000000000003000000640004', 'hex'), is: false },
+    { title: 'their beginning', bytes: Buffer.from('0000120400', 'hex'), is: 'more' },
+    { title: 'their acknowledgement', bytes: Buffer.from('000000040100000000', 'hex'), is: true },
+    { title: 'another frame', bytes: Buffer.from('0000080600000000000000000000000000', 'hex'), is: true },
+  ];
+  for (const { title, bytes, is } of rows) t.equal(isGreeting(bytes), is, title);
 });

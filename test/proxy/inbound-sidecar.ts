@@ -3,11 +3,14 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { pino } from 'pino';
 import type { Test } from 'tap';
+import { checkCredentials } from '../../ca-client/check.ts';
 import { parseDocuments } from '../../config/documents.ts';
 import { compileSnapshot } from '../../config/snapshot.ts';
+import type { Credentials } from '../../mesh/credentials.ts';
 import type { Ask, Decision } from '../../mesh/decision.ts';
 import type { CheckAnswer, CheckRequest, ExtAuthzProvider } from '../../mesh/ext-authz.ts';
 import { type LimitName, limitsWith } from '../../mesh/limits.ts';
+import type { NameResolver } from '../../mesh/name-resolver.ts';
 import { problemLine } from '../../mesh/resource.ts';
 import type { Snapshot } from '../../mesh/snapshot.ts';
 import type { JwtRule, TokenRequest, TokenVerdict } from '../../mesh/tokens.ts';
@@ -18,6 +21,7 @@ import { createAccessLog } from '../../telemetry/access-log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { listen } from '../e2e/harness/apps.ts';
 import { tempDir } from '../e2e/harness/mesh.ts';
+import type { Leaf } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
 
 /** A check under way. */
@@ -82,6 +86,10 @@ export interface SidecarOptions {
   readonly verify?: ((request: TokenRequest) => TokenVerdict | Promise<TokenVerdict>) | null;
   readonly protocol?: Protocol;
   readonly limits?: Partial<Record<LimitName, number>>;
+  /** Absent: TLS is refused for want of credentials. */
+  readonly leaf?: Leaf;
+  /** Absent: no name resolves. */
+  readonly names?: NameResolver;
 }
 
 const SERVICES = `
@@ -130,7 +138,11 @@ export async function inboundSidecar(
     readTlsFiles: () => {
       throw new Error('no files here');
     },
-    names: { version: 0, known: () => null, resolve: (_name, done) => done.unresolved('ENOTFOUND') },
+    names: options.names ?? {
+      version: 0,
+      known: () => null,
+      resolve: (_name, done) => done.unresolved('ENOTFOUND'),
+    },
     verifierOf: () => ({ verify: verify ?? (() => Promise.reject(new Error('nobody asks'))) }),
     extAuthz: {
       check: (_provider, request, signal) =>
@@ -138,6 +150,7 @@ export async function inboundSidecar(
     },
   });
   path.applySnapshot(snapshotOf(options));
+  if (options.leaf !== undefined) path.applyCredentials(credentialsOf(options.leaf));
   const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) =>
     serveInbound(path, { port: 8080, protocol, app: { host: '127.0.0.1', port: appPort } }, socket),
   );
@@ -158,6 +171,18 @@ export async function inboundSidecar(
     nextCheck: () => until('a check', () => checks.shift()),
     apply: (changed) => path.applySnapshot(snapshotOf(changed)),
   };
+}
+
+/** A test leaf as the data path takes it. */
+export function credentialsOf({ cert, key, ca }: Leaf): Credentials {
+  return checkCredentials({
+    chain: [cert],
+    keyPem: key,
+    roots: [ca],
+    origin: 'test',
+    expected: null,
+    now: Date.now(),
+  });
 }
 
 function snapshotOf(options: SidecarOptions): Snapshot {
