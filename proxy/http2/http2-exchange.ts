@@ -9,8 +9,6 @@ import type { UpstreamSession } from './upstream-session.ts';
 const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
 const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR } = constants;
 const NONE: readonly Field[] = [];
-/** Interim answers passed on for one request. */
-const MAX_INTERIM = 10;
 
 /** Begins an exchange on a session that promised a stream. The promise is kept or given back by it. */
 export class Http2Exchange implements UpstreamExchange {
@@ -104,7 +102,8 @@ export class Http2Exchange implements UpstreamExchange {
     try {
       const answer = readAnswer(raw, this.#limits);
       if (answer.status === 101) throw new HeadError(400, '101 without an upgrade');
-      if (++this.#interim > MAX_INTERIM) throw new HeadError(400, 'too many interim answers');
+      if (++this.#interim > this.#limits.maxInterimAnswers)
+        throw new HeadError(400, 'too many interim answers');
       this.#answered.onInterim(answer);
     } catch (error) {
       this.#bad(error);

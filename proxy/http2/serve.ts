@@ -38,6 +38,8 @@ class ServerSession implements Carrier, StreamOwner {
   #idleSince = performance.now();
   #opened = 0;
   #resets = 0;
+  /** It was told to calm down, and ends. */
+  #calmed = false;
 
   constructor(path: DataPath, connection: Connection, makeSide: () => HttpSideBase) {
     this.connection = connection;
@@ -103,10 +105,15 @@ class ServerSession implements Carrier, StreamOwner {
   #reset(): void {
     const { maxStreamResets } = this.#path.limits;
     if (++this.#resets <= maxStreamResets || 2 * this.#resets <= this.#opened) return;
+    if (this.#calmed) return;
+    this.#calmed = true;
     this.#path.refused(this.connection, 'too_many_resets', {
       detail: `${this.#resets} of ${this.#opened} streams`,
     });
-    this.#session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    // Destroying it with that code would say NO_ERROR.
+    this.#session.goaway(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    for (const stream of [...this.#streams]) stream.abort();
+    setImmediate(() => this.#session.destroy());
   }
 
   #arm(): void {
