@@ -74,7 +74,10 @@ export interface Case {
   /** One a request, in order; absent: `200` with the body `ok`, each time. */
   readonly app?: string | readonly (string | Reply)[];
   readonly expect: Expected;
-  /** Just as good: the RFC, or what stands between, leaves it open. */
+  /**
+   * Just as good: the RFC, or what stands between, leaves it open. Looked at second: what keeps the connection open
+   * stands first, for nobody waits long to see that it is closed.
+   */
   readonly or?: Expected;
   /** Absent: all of them. */
   readonly on?: readonly Setup[];

@@ -45,7 +45,7 @@ export interface Outcome {
 /** An address of our own where the kernel has them: a stray client of another test must not find our ports. */
 export const LOOPBACK = process.platform === 'linux' ? '127.0.53.1' : '127.0.0.1';
 
-const PATIENCE = 2_500;
+const PATIENCE = 6_000;
 const PROBE = 'GET /probe HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n';
 
 /** Everything both ends wait for. */

@@ -613,9 +613,9 @@ function broken(name: string, body: string): Case {
     name,
     send: get(),
     app: chunkedHead + body,
-    expect: { answers: [], end: 'cut', app: AT_APP },
     // A pair's outbound sidecar may see nothing of it but the end of its connection.
-    or: { answers: [{ status: [502, 503] }], end: 'any', app: AT_APP },
+    expect: { answers: [{ status: [502, 503] }], end: 'any', app: AT_APP },
+    or: { answers: [], end: 'cut', app: AT_APP },
   };
 }
 
