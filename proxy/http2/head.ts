@@ -1,5 +1,5 @@
 /** Strict reading of HTTP/2 heads (RFC 9113 §8), and writing them the way `node:http2` takes them. */
-import type { OutgoingHttpHeaders } from 'node:http2';
+import { type IncomingHttpHeaders, type OutgoingHttpHeaders, sensitiveHeaders } from 'node:http2';
 import type { Claims } from '../../mesh/tokens.ts';
 import {
   BAD_TARGET,
@@ -28,6 +28,7 @@ export class Http2Request implements RequestHead {
   fields: readonly Field[];
   readonly forwardedCert: string | null;
   readonly framing: Framing;
+  readonly sensitive: readonly string[];
   claims: Claims | null = null;
   remoteIp: string | null = null;
 
@@ -39,6 +40,7 @@ export class Http2Request implements RequestHead {
     fields: readonly Field[];
     forwardedCert: string | null;
     framing: Framing;
+    sensitive: readonly string[];
   }) {
     this.method = read.method;
     this.scheme = read.scheme;
@@ -47,6 +49,7 @@ export class Http2Request implements RequestHead {
     this.fields = read.fields;
     this.forwardedCert = read.forwardedCert;
     this.framing = read.framing;
+    this.sensitive = read.sensitive;
   }
 
   headerValues(name: string): readonly string[] {
@@ -62,6 +65,8 @@ export class Http2Request implements RequestHead {
 export interface AnswerHead {
   readonly status: number;
   readonly fields: readonly Field[];
+  /** See `RawFields`; absent: none. */
+  readonly sensitive?: readonly string[];
 }
 
 interface HeadBounds {
@@ -81,13 +86,26 @@ const OF_A_CONNECTION = new Set([
   'http2-settings',
 ]);
 
-/** What `node:http2` tells of a header block: names and values in turn, pseudo-fields among them. */
-export type RawFields = readonly string[];
+/** What `node:http2` tells of a header block. */
+export interface RawFields {
+  /** Names and values in turn, pseudo-fields among them. */
+  readonly flat: readonly string[];
+  /** Names of fields that no table may remember (RFC 7541 §7.1.3): they go on so. */
+  readonly sensitive: readonly string[];
+}
+
+const NO_NAMES: readonly string[] = [];
+
+/** @param headers the same block, where `node:http2` tells which of its fields are sensitive */
+export function asRaw(flat: readonly string[], headers: IncomingHttpHeaders): RawFields {
+  const sensitive: unknown = Reflect.get(headers, sensitiveHeaders);
+  return { flat, sensitive: Array.isArray(sensitive) && sensitive.length > 0 ? sensitive : NO_NAMES };
+}
 
 /** Bytes of a head, names and values alone. */
-export function headBytes(raw: RawFields): number {
+export function headBytes(flat: readonly string[]): number {
   let bytes = 0;
-  for (const text of raw) bytes += text.length;
+  for (const text of flat) bytes += text.length;
   return bytes;
 }
 
@@ -97,15 +115,15 @@ export function headBytes(raw: RawFields): number {
  * @throws HeadError naming what was wrong
  */
 export function readRequest(
-  raw: RawFields,
+  { flat, sensitive }: RawFields,
   ended: boolean,
   bounds: HeadBounds,
   normalize: NormalizeTarget,
 ): Http2Request {
   const pseudo = { ':method': '', ':scheme': '', ':authority': '', ':path': '' };
-  if (raw.length / 2 > bounds.maxHeadFields + 4) throw new HeadError(431, 'too many header fields');
-  if (headBytes(raw) > bounds.maxHeadBytes) throw new HeadError(431, 'request head too large');
-  const received = readFields(raw, pseudo);
+  if (flat.length / 2 > bounds.maxHeadFields + 4) throw new HeadError(431, 'too many header fields');
+  if (headBytes(flat) > bounds.maxHeadBytes) throw new HeadError(431, 'request head too large');
+  const received = readFields(flat, pseudo);
   const { ':method': method, ':scheme': scheme, ':path': target } = pseudo;
   if (!TOKEN.test(method)) throw new HeadError(400, 'malformed :method');
   if (method === 'CONNECT') throw new HeadError(405, 'CONNECT is not served here');
@@ -120,6 +138,7 @@ export function readRequest(
     fields,
     forwardedCert: joinedValues(received, FORWARDED_CERT),
     framing: framingOf(received, ended),
+    sensitive,
   });
 }
 
@@ -127,14 +146,14 @@ export function readRequest(
  * Reads an answer's header block, interim ones included.
  * @throws HeadError naming what was wrong
  */
-export function readAnswer(raw: RawFields, bounds: HeadBounds): AnswerHead {
+export function readAnswer({ flat, sensitive }: RawFields, bounds: HeadBounds): AnswerHead {
   const pseudo = { ':status': '' };
-  if (raw.length / 2 > bounds.maxHeadFields + 1) throw new HeadError(431, 'too many header fields');
-  if (headBytes(raw) > bounds.maxHeadBytes) throw new HeadError(431, 'answer head too large');
-  const fields = readFields(raw, pseudo);
+  if (flat.length / 2 > bounds.maxHeadFields + 1) throw new HeadError(431, 'too many header fields');
+  if (headBytes(flat) > bounds.maxHeadBytes) throw new HeadError(431, 'answer head too large');
+  const fields = readFields(flat, pseudo);
   // Beyond 599 `node:http2` could not pass it on.
   if (!STATUS.test(pseudo[':status'])) throw new HeadError(400, 'bad :status');
-  return { status: Number(pseudo[':status']), fields: fields.filter(({ key }) => goesOn(key)) };
+  return { status: Number(pseudo[':status']), fields: fields.filter(({ key }) => goesOn(key)), sensitive };
 }
 
 /**
@@ -142,18 +161,18 @@ export function readAnswer(raw: RawFields, bounds: HeadBounds): AnswerHead {
  * @returns those that may go on
  * @throws HeadError naming what was wrong
  */
-export function readTrailers(raw: RawFields, bounds: HeadBounds): readonly Field[] {
-  if (raw.length / 2 > bounds.maxHeadFields) throw new HeadError(431, 'too many trailer fields');
-  if (headBytes(raw) > bounds.maxHeadBytes) throw new HeadError(431, 'trailers too large');
-  return readFields(raw, {}).filter(({ key }) => isTrailer(key));
+export function readTrailers(flat: readonly string[], bounds: HeadBounds): readonly Field[] {
+  if (flat.length / 2 > bounds.maxHeadFields) throw new HeadError(431, 'too many trailer fields');
+  if (headBytes(flat) > bounds.maxHeadBytes) throw new HeadError(431, 'trailers too large');
+  return readFields(flat, {}).filter(({ key }) => isTrailer(key));
 }
 
 /** @param pseudo the pseudo-fields that may stand there, filled in */
-function readFields(raw: RawFields, pseudo: Record<string, string>): Field[] {
+function readFields(flat: readonly string[], pseudo: Record<string, string>): Field[] {
   const fields: Field[] = [];
-  for (let i = 0; i + 1 < raw.length; i += 2) {
-    const name = raw[i] ?? '';
-    const value = raw[i + 1] ?? '';
+  for (let i = 0; i + 1 < flat.length; i += 2) {
+    const name = flat[i] ?? '';
+    const value = flat[i + 1] ?? '';
     if (name.startsWith(':')) {
       if (pseudo[name] !== '')
         throw new HeadError(400, `bad pseudo-field ${JSON.stringify(name.slice(0, 64))}`);
@@ -248,13 +267,19 @@ export function writeRequest(head: RequestHead): string[] {
   const scheme = head instanceof Http2Request ? head.scheme : 'http';
   const raw = [':method', head.method, ':scheme', scheme, ':authority', head.host, ':path', head.path];
   pushFields(raw, head.fields);
-  return raw;
+  return head instanceof Http2Request ? marked(raw, head.sensitive) : raw;
 }
 
 /** An answer's header block for `ServerHttp2Stream.respond`. */
-export function writeAnswer({ status, fields }: AnswerHead): string[] {
+export function writeAnswer({ status, fields, sensitive = NO_NAMES }: AnswerHead): string[] {
   const raw = [':status', String(status)];
   pushFields(raw, fields);
+  return marked(raw, sensitive);
+}
+
+/** The way `node:http2` is told which fields are sensitive: by a property of the block. */
+function marked(raw: string[], sensitive: readonly string[]): string[] {
+  if (sensitive.length > 0) Reflect.set(raw, sensitiveHeaders, sensitive);
   return raw;
 }
 

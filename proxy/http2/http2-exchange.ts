@@ -2,7 +2,7 @@
 import { type ClientHttp2Stream, constants } from 'node:http2';
 import type { Limits } from '../../mesh/limits.ts';
 import { type Field, HeadError, type RequestHead } from '../http/head.ts';
-import { type RawFields, readAnswer, readTrailers, toHeaders, writeRequest } from './head.ts';
+import { asRaw, type RawFields, readAnswer, readTrailers, toHeaders, writeRequest } from './head.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 
@@ -41,9 +41,11 @@ export class Http2Exchange implements UpstreamExchange {
     const stream = session.request(writeRequest(head), ended);
     this.#stream = stream;
     this.#watchEnd();
-    stream.on('headers', (_headers, _flags, raw: RawFields) => this.#onInterim(raw));
-    stream.on('response', (_headers, flags, raw: RawFields) => this.#onAnswer(raw, flags));
-    stream.on('trailers', (_headers, _flags, raw: RawFields) => this.#onTrailers(raw));
+    stream.on('headers', (headers, _flags, raw: readonly string[]) => this.#onInterim(asRaw(raw, headers)));
+    stream.on('response', (headers, flags, raw: readonly string[]) =>
+      this.#onAnswer(asRaw(raw, headers), flags),
+    );
+    stream.on('trailers', (_headers, _flags, raw: readonly string[]) => this.#onTrailers(raw));
     stream.on('wantTrailers', () => this.#sendTrailers());
     stream.on('drain', () => {
       if (!this.#over) answered.onRoom();
@@ -128,7 +130,7 @@ export class Http2Exchange implements UpstreamExchange {
     if (!this.#over) this.#answered.onData(data);
   };
 
-  #onTrailers(raw: RawFields): void {
+  #onTrailers(raw: readonly string[]): void {
     if (this.#over) return;
     try {
       this.#trailers = readTrailers(raw, this.#limits);

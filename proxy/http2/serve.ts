@@ -8,9 +8,9 @@ import {
 import type { Carrier, Connection } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import type { HttpSideBase } from '../http/side-base.ts';
-import type { RawFields } from './head.ts';
+import { asRaw, type RawFields } from './head.ts';
 import { ServerStream, type StreamOwner } from './server-stream.ts';
-import { MAX_SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-session.ts';
+import { endWithPeer, MAX_SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-session.ts';
 
 /** How often streams that do not move are looked for, ms. */
 const SWEEP_MS = 500;
@@ -46,6 +46,7 @@ class ServerSession implements Carrier, StreamOwner {
     this.#path = path;
     this.#makeSide = makeSide;
     const { limits } = path;
+    endWithPeer(connection.stream, connection.socket);
     const session = performServerHandshake(connection.stream, {
       settings: {
         initialWindowSize: limits.streamWindow,
@@ -65,7 +66,7 @@ class ServerSession implements Carrier, StreamOwner {
     session.on('remoteSettings', () => {
       this.#settled = true;
     });
-    session.on('stream', (stream, _headers, flags, raw) => this.#onStream(stream, flags, raw));
+    session.on('stream', (stream, headers, flags, raw) => this.#onStream(stream, flags, asRaw(raw, headers)));
     session.on('close', () => connection.abort());
     this.#arm();
   }

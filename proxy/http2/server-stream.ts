@@ -101,7 +101,7 @@ export class ServerStream implements RequestCarrier, Answered {
     stream.on('aborted', () => this.#aborted());
     stream.on('close', () => this.#closed());
     stream.on('drain', () => this.#upstream?.resume());
-    stream.on('trailers', (_headers, _flags, raw: RawFields) => this.#onTrailers(raw));
+    stream.on('trailers', (_headers, _flags, raw: readonly string[]) => this.#onTrailers(raw));
     stream.on('wantTrailers', () => this.#sendTrailers());
   }
 
@@ -109,7 +109,7 @@ export class ServerStream implements RequestCarrier, Answered {
   start(flags: number, raw: RawFields): void {
     const exchange = this.#exchange;
     exchange.protocol = 'HTTP/2';
-    exchange.requestHeadBytes = headBytes(raw);
+    exchange.requestHeadBytes = headBytes(raw.flat);
     this.#requestDone = (flags & END_STREAM) !== 0;
     let head: Http2Request;
     try {
@@ -295,7 +295,7 @@ export class ServerStream implements RequestCarrier, Answered {
     done(held);
   }
 
-  #onTrailers(raw: RawFields): void {
+  #onTrailers(raw: readonly string[]): void {
     try {
       this.#trailers = readTrailers(raw, this.#limits);
     } catch (error) {
@@ -425,6 +425,7 @@ export class ServerStream implements RequestCarrier, Answered {
     const own = ownAnswer(answer, { method: exchange.method, changes, grpc: exchange.grpc });
     exchange.status = own.status;
     exchange.grpcStatus = own.grpcStatus;
+    exchange.ownAnswer = true;
     const raw = writeAnswer(own);
     exchange.responseHeadBytes = headBytes(raw);
     exchange.responseBodyBytes = own.body.length;

@@ -1,5 +1,7 @@
 /** One HTTP/2 connection to an upstream: how many streams run on it, and whether it takes more. */
 import { type ClientHttp2Session, type ClientHttp2Stream, connect } from 'node:http2';
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
 import type { Reached, Upstream } from '../dial.ts';
 import type { Told } from '../told.ts';
@@ -48,6 +50,7 @@ export class UpstreamSession implements Reached {
       maxSessionMemory: MAX_SESSION_MEMORY,
       strictSingleValueFields: false,
     };
+    endWithPeer(upstream.stream, upstream.socket);
     const session = connect('http://upstream', options);
     this.#session = session;
     session.on('error', ignore);
@@ -127,6 +130,12 @@ export class UpstreamSession implements Reached {
     this.#keeper.closed(this);
     if (this.#open === 0) this.#session.close();
   }
+}
+
+/** HTTP/2 knows no half-closed connection: one whose peer ended it is over. */
+export function endWithPeer(stream: Duplex, socket: Socket): void {
+  stream.allowHalfOpen = false;
+  socket.allowHalfOpen = false;
 }
 
 function ignore(): void {}
