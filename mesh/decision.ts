@@ -12,7 +12,7 @@ export interface Decision {
   readonly rule: number | null;
   /**
    * For log lines. Istio's words where there are any: `allowed-policy[ns/name]-rule[0]`,
-   * `rbac_access_denied_matched_policy[ns/name]-rule[0]`, `rbac_access_denied_matched_policy[none]`.
+   * `rbac_access_denied_matched_policy[ns[ns]-policy[name]-rule[0]]`, `rbac_access_denied_matched_policy[none]`.
    */
   readonly detail: string;
   /** Denials only: the ALLOW policies that selected the workload but did not match, as `NS/NAME`. */

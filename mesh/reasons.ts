@@ -23,7 +23,7 @@ const table = {
   },
   no_first_byte: {
     sentence: 'the peer connected and sent nothing in time',
-    flag: 'DT',
+    flag: '-',
     hint: 'a client of a server-first protocol needs a sidecar of its own, or a PERMISSIVE port; else the client is gone',
   },
   closed_unused: {
@@ -78,7 +78,7 @@ const table = {
   },
   too_many_connections: {
     sentence: 'the limit of open connections is reached',
-    flag: 'UO',
+    flag: 'OM',
     hint: 'raise --max-connections or look for a client that leaks them',
   },
   too_many_resets: {
@@ -124,7 +124,7 @@ const table = {
   },
   too_many_held_bodies: {
     sentence: 'the limit of request bodies held back for the external authorizer is reached',
-    flag: 'UO',
+    flag: 'OM',
     hint: 'raise --max-held-total, or look for clients that send large bodies slowly',
   },
   // requests
@@ -140,7 +140,7 @@ const table = {
   },
   request_timeout: {
     sentence: 'the request head, or a body held back for the external authorizer, did not arrive in time',
-    flag: 'DT',
+    flag: '-',
     hint: 'raise --request-head-timeout if the client is honest and slow, --handshake-timeout for a held body or a port that nobody declared',
   },
   downstream_closed: {

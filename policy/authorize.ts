@@ -280,8 +280,9 @@ function faultOf(name: string, providers: Providers): string | null {
 function decisionOf(policy: AuthorizationPolicy, index: number): Decision {
   const name = nameOf(policy);
   const allowed = policy.action === 'ALLOW';
-  const prefix = allowed ? 'allowed-policy' : 'rbac_access_denied_matched_policy';
-  const detail = `${prefix}[${name}]-rule[${index}]`;
+  const detail = allowed
+    ? `allowed-policy[${name}]-rule[${index}]`
+    : `rbac_access_denied_matched_policy[ns[${policy.namespace}]-policy[${policy.name}]-rule[${index}]]`;
   return Object.freeze({ allowed, policy: name, rule: index, detail, missed: NONE });
 }
 

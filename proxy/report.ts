@@ -12,6 +12,7 @@ import { type DataPath, type Explainer, type RefusalFacts, remoteOf } from './da
 import type { Reached } from './dial.ts';
 import type { Exchange } from './http/exchange.ts';
 import type { RequestHead } from './http/head.ts';
+import { hostNotReached, responseDetails, TRANSPORT, transportFailure } from './response-details.ts';
 
 /** Reports a finished request. */
 export function reportExchange(
@@ -43,23 +44,30 @@ export function reportExchange(
       explainer,
     });
   if (path.accessLog === null) return;
-  const record = recordOf(path, connection, exchange.upstream, exchange.cluster, true);
+  // A head that was refused took no route.
+  const routeName = exchange.method === '' ? null : routeNameOf(connection, exchange.cluster);
+  const failed = failedUpstream(connection, reason);
+  const host = failed ? hostNotReached(exchange.detail) : null;
+  const record = recordOf(path, connection);
+  record.upstream = loggedUpstreamOf(path, connection, exchange.upstream, exchange.cluster, routeName, host);
   record.startTime = exchange.startedAt;
   record.durationMs = durationMs;
   record.bytesReceived = exchange.requestBodyBytes;
   record.bytesSent = exchange.responseBodyBytes;
   record.responseFlags = flags;
   record.connectionTerminationDetails = null;
-  record.upstreamTransportFailureReason = transportFailure(reason, exchange.detail);
+  record.upstreamTransportFailureReason = failed ? transportFailure(reason, exchange.detail) : null;
   record.policy = decision?.allowed === true ? decision.policy : policy;
   record.reason = reason;
   record.method = exchange.method || null;
   record.path = exchange.path || null;
   record.protocol = exchange.protocol;
   record.responseCode = exchange.status;
-  record.responseCodeDetails = details(exchange, reason);
+  record.responseCodeDetails = responseDetails(exchange, reason);
   record.upstreamServiceTime =
-    exchange.upstreamFirstByte === 0 ? null : exchange.upstreamFirstByte - exchange.startedTick;
+    exchange.upstreamFirstByte === 0 || exchange.ownAnswer
+      ? null
+      : exchange.upstreamFirstByte - exchange.startedTick;
   record.xForwardedFor = exchange.forwardedFor || null;
   record.userAgent = exchange.userAgent || null;
   record.requestId = exchange.requestId || null;
@@ -78,15 +86,19 @@ export function reportConnection(
   facts: RefusalFacts,
 ): void {
   if (path.accessLog === null) return;
-  const record = recordOf(path, connection, upstream, connection.cluster, false);
+  const { detail = '', policy = null } = facts;
+  const failed = failedUpstream(connection, reason);
+  const host = failed ? hostNotReached(detail) : null;
+  const record = recordOf(path, connection);
+  record.upstream = loggedUpstreamOf(path, connection, upstream, connection.cluster, null, host);
   record.startTime = connection.startedAt;
   record.durationMs = performance.now() - connection.startedTick;
   record.bytesReceived = connection.bytesReceived;
   record.bytesSent = connection.bytesSent;
   record.responseFlags = flagsOf(connection, reason);
-  record.connectionTerminationDetails = reason === null ? null : (facts.detail ?? null) || reason;
-  record.upstreamTransportFailureReason = transportFailure(reason, facts.detail ?? '');
-  record.policy = facts.policy ?? null;
+  record.connectionTerminationDetails = reason === null ? null : detail || reason;
+  record.upstreamTransportFailureReason = failed ? transportFailure(reason, detail) : null;
+  record.policy = policy;
   record.reason = reason;
   record.method = null;
   record.path = null;
@@ -116,20 +128,20 @@ export function keepLoggedHeaders(path: DataPath, head: RequestHead, exchange: E
 /** The one record of this thread, filled anew for each line. */
 let shared: AccessRecord | null = null;
 
-function recordOf(
-  path: DataPath,
-  connection: Connection,
-  upstream: Reached | null,
-  cluster: string,
-  request: boolean,
-): AccessRecord {
-  const loggedConnection = loggedConnectionOf(path, connection);
-  const loggedUpstream = loggedUpstreamOf(path, connection, upstream, cluster, request);
-  shared ??= connectionRecord(loggedConnection, loggedUpstream);
-  shared.connection = loggedConnection;
-  shared.upstream = loggedUpstream;
+function recordOf(path: DataPath, connection: Connection): AccessRecord {
+  const logged = loggedConnectionOf(path, connection);
+  shared ??= connectionRecord(logged, NO_UPSTREAM);
+  shared.connection = logged;
   return shared;
 }
+
+const NO_UPSTREAM = new LoggedUpstream({
+  host: null,
+  localAddress: null,
+  cluster: null,
+  routeName: null,
+  destinationPrincipal: null,
+});
 
 /** What every line of a connection says; made anew when we become another. */
 function loggedConnectionOf(path: DataPath, connection: Connection): LoggedConnection {
@@ -149,16 +161,19 @@ function loggedConnectionOf(path: DataPath, connection: Connection): LoggedConne
   return logged;
 }
 
-/** What every line of one cluster over an upstream says. */
+/**
+ * What every line of one cluster over an upstream says.
+ * @param notReached who was dialled in vain, where nobody was reached
+ */
 function loggedUpstreamOf(
   path: DataPath,
   connection: Connection,
   upstream: Reached | null,
   cluster: string,
-  request: boolean,
+  routeName: string | null,
+  notReached: string | null,
 ): LoggedUpstream {
   const destinationPrincipal = destination(path, connection, upstream?.peer?.identity.uri ?? null);
-  const routeName = request ? routeNameOf(connection, cluster) : null;
   const known = upstream?.told.logged ?? null;
   if (
     known !== null &&
@@ -168,7 +183,7 @@ function loggedUpstreamOf(
   )
     return known;
   const logged = new LoggedUpstream({
-    host: upstream?.address ?? null,
+    host: upstream?.address ?? notReached,
     localAddress: upstream?.localAddress ?? null,
     cluster: cluster || null,
     routeName,
@@ -176,6 +191,11 @@ function loggedUpstreamOf(
   });
   if (upstream !== null) upstream.told.logged = logged;
   return logged;
+}
+
+/** True where the way to the upstream failed: inbound, TLS that fails is the downstream's. */
+function failedUpstream({ direction }: Connection, reason: ReasonCode | null): boolean {
+  return reason !== null && (direction === 'outbound' ? TRANSPORT.has(reason) : reason === 'app_unreachable');
 }
 
 /** Istio's names of the routes it makes by itself; none where there was no route. */
@@ -186,9 +206,9 @@ function routeNameOf({ direction }: Connection, cluster: string): string | null 
 }
 
 /** Envoy's flags. An upstream that could not be reached is UF whatever went wrong on the way, TLS included. */
-function flagsOf({ direction }: Connection, reason: ReasonCode | null): string {
+function flagsOf(connection: Connection, reason: ReasonCode | null): string {
   if (reason === null) return '-';
-  return direction === 'outbound' && TRANSPORT.has(reason) ? 'UF' : reasons[reason].flag;
+  return failedUpstream(connection, reason) ? 'UF' : reasons[reason].flag;
 }
 
 function destination(path: DataPath, connection: Connection, upstreamUri: string | null): string | null {
@@ -204,40 +224,4 @@ function requestOf({ method, path }: Exchange): string | null {
 /** The policy to name in a denial: the one that denied, else those that could have allowed it and did not. */
 export function deniedBy(policy: string | null, missed: readonly string[]): string | null {
   return policy ?? (missed.length === 0 ? null : missed.join(','));
-}
-
-/** Envoy's `%RESPONSE_CODE_DETAILS%`. */
-function details(exchange: Exchange, reason: ReasonCode | null): string | null {
-  const { decision, detail, status } = exchange;
-  if (decision !== null && !decision.allowed) return decision.detail;
-  if (reason === 'token_invalid') return `jwt_authn_access_denied{${detail.replaceAll(' ', '_')}}`;
-  const envoys = reason === null ? undefined : ENVOY_DETAILS.get(reason);
-  if (envoys !== undefined) return envoys;
-  if (reason !== null) return detail === '' ? reason : `${reason}{${detail}}`;
-  return status === 0 ? null : 'via_upstream';
-}
-
-const ENVOY_DETAILS: ReadonlyMap<ReasonCode, string> = new Map([
-  ['ext_authz_denied', 'ext_authz_denied'],
-  ['ext_authz_failed', 'ext_authz_error'],
-  ['body_too_large', 'request_payload_too_large'],
-]);
-
-const TRANSPORT: ReadonlySet<ReasonCode> = new Set([
-  'connect_failed',
-  'app_unreachable',
-  'identity_mismatch',
-  'untrusted_issuer',
-  'untrusted_trust_domain',
-  'expired',
-  'bad_spiffe_id',
-  'tls_handshake_failed',
-  'tls_handshake_timeout',
-  'resumption_refused',
-  'bad_tls_files',
-  'no_credentials',
-]);
-
-function transportFailure(reason: ReasonCode | null, detail: string): string | null {
-  return reason !== null && TRANSPORT.has(reason) ? detail || reason : null;
 }

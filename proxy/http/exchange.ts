@@ -24,6 +24,8 @@ export class Exchange {
   responseBodyBytes = 0;
   /** 0: no answer was sent (the downstream left first). */
   status = 0;
+  /** The answer is ours, not the upstream's. */
+  ownAnswer = false;
   /** Of a gRPC call: the status it ended with, as its trailers tell; null: none was told, or it is no gRPC call. */
   grpcStatus: number | null = null;
   /** A gRPC call, by its Content-Type: refused in gRPC's own words, counted as `grpc`. */

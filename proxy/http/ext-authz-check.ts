@@ -16,11 +16,12 @@ import type { HeldBody } from './held-body.ts';
 export function providerOf(snapshot: Snapshot, ask: Ask): ExtAuthzProvider | Decision {
   const provider = snapshot.extAuthz.get(ask.provider);
   if (provider !== undefined && provider.fault === null) return provider;
+  const [namespace = '', name = ''] = ask.policy.split('/');
   return {
     allowed: false,
     policy: ask.policy,
     rule: ask.rule,
-    detail: `rbac_access_denied_matched_policy[${ask.policy}]-rule[${ask.rule}]-deny-due-to-bad-CUSTOM-action`,
+    detail: `rbac_access_denied_matched_policy[ns[${namespace}]-policy[${name}]-rule[${ask.rule}]-deny-due-to-bad-CUSTOM-action]`,
     missed: [],
   };
 }

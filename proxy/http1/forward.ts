@@ -672,6 +672,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     const { head, body } = written;
     exchange.status = written.status;
     exchange.grpcStatus = written.grpcStatus;
+    exchange.ownAnswer = true;
     const text = typeof body === 'string';
     this.#stream.write(
       text ? Buffer.from(head + body, 'latin1') : Buffer.concat([Buffer.from(head, 'latin1'), body]),

@@ -322,7 +322,7 @@ t.test('order of actions, and what a decision says', async (t) => {
     allowed: false,
     policy: 'foo/deny-dev',
     rule: 0,
-    detail: 'rbac_access_denied_matched_policy[foo/deny-dev]-rule[0]',
+    detail: 'rbac_access_denied_matched_policy[ns[foo]-policy[deny-dev]-rule[0]]',
     missed: [],
   });
   t.same(decide([allowAll, denyDev], { principal: SLEEP }), {

@@ -369,7 +369,7 @@ t.test(
         [503, 'close'],
         `${name}: no room, and failOpen opens nothing`,
       );
-      t.match((await sidecar.accessed()).at(-1), { reason: 'too_many_held_bodies', response_flags: 'UO' });
+      t.match((await sidecar.accessed()).at(-1), { reason: 'too_many_held_bodies', response_flags: 'OM' });
       for (const peer of holders) await way(peer);
       await until(`${name}: all room to be free`, () => heldRoom.used === 0);
       for (const peer of holders) peer.abort();
