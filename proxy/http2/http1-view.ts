@@ -14,6 +14,8 @@ import type { Answered, Break } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 
 const HEAD_END = Buffer.from('\r\n\r\n');
+/** Fields that judging may have added to what the downstream sent. */
+const MAX_ADDED = 200;
 const EMPTY = Buffer.alloc(0);
 
 /** @param session that promised a stream */
@@ -106,7 +108,8 @@ class Http1View extends Duplex implements Answered {
 
   #begin(text: string): void {
     // Normalized and bounded it is already: as it was judged, so it goes.
-    const head = parseRequest(text, { maxFields: Number.POSITIVE_INFINITY }, (target) => target);
+    const maxFields = this.#limits.maxHeadFields + MAX_ADDED;
+    const head = parseRequest(text, { maxFields }, (target) => target);
     this.#head = head;
     this.#body = bodyReader(head.framing, true, this.#limits);
     this.#requestEnded = this.#body.done;

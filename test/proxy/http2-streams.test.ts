@@ -408,7 +408,7 @@ t.test('many streams share few connections to the app, and leave nothing behind'
   const client = http2Client(t, sidecar.port);
   const answers = await Promise.all(Array.from({ length: 500 }, (_, i) => ask(client, { ':path': `/${i}` })));
   t.equal(answers.filter(({ status, whole }) => status === 200 && whole).length, 500);
-  t.equal(app.sessions.length, 5);
+  t.ok(app.sessions.length <= 5, `${app.sessions.length} connections`);
   client.close();
   await until('the connection to be over', () => sidecar.path.connections.size === 0);
   t.equal(sidecar.path.loads.size, 0);
