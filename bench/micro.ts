@@ -68,7 +68,7 @@ export async function benchMicro(options: BenchOptions, figures: Figures): Promi
   const plain = Buffer.from(`${small}\r\n\r\n`);
   const page = Buffer.from(`${browser}\r\n\r\n`);
   const told = Buffer.from(`${answer}\r\n\r\n`);
-  const chunks = Buffer.from(`400\r\n${'x'.repeat(1024)}\r\n`.repeat(15) + '0\r\n\r\n');
+  const chunks = Buffer.from(`${`400\r\n${'x'.repeat(1024)}\r\n`.repeat(15)}0\r\n\r\n`);
   const scan = new HeadScan('request', limits);
   const last = new LastRequest();
   const read = (bytes: Buffer): Http1Request => {

@@ -9,11 +9,11 @@ import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
 import { parseCidr } from '../policy/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
-import { addedFields } from '../proxy/http/added-fields.ts';
+import { addFields } from '../proxy/http/added-fields.ts';
 import { forwardedCert, peersCert } from '../proxy/http/forwarded-cert.ts';
 import { forwardedFor } from '../proxy/http/forwarded-for.ts';
 import { HeadError, type RequestHead } from '../proxy/http/head.ts';
-import { parseRequest } from '../proxy/http1/head.ts';
+import { parseRequest } from '../proxy/http1/request-head.ts';
 
 /** What is wrong with a request, for its answer. */
 export class RequestError extends Error {}
@@ -74,8 +74,8 @@ export function readCheckRequest(given: JsonObject, { mesh, identity }: Sidecar)
     sent: request.forwardedCert,
     peers: peer === null ? null : peersCert(identity.uri, UNKNOWN_HASH, peer.uri),
   });
-  const added = addedFields(request.fields, peer !== null);
-  request.fields = request.fields.concat(added, cert ?? []);
+  addFields(request, peer !== null);
+  if (cert !== null) request.add(cert);
   return { connection, request };
 }
 

@@ -118,7 +118,8 @@ export class UpstreamPool implements UpstreamUser {
   #observe(upstream: Upstream): void {
     const list = this.#idle.get(upstream.key);
     const idle = performance.now() - upstream.idleSince;
-    if (list !== undefined && idle >= LEAST_KEEP_ALIVE_MS && idle < list.idleMs / SAFE_PART) this.#learn(list, idle);
+    if (list !== undefined && idle >= LEAST_KEEP_ALIVE_MS && idle < list.idleMs / SAFE_PART)
+      this.#learn(list, idle);
   }
 
   /** What is said or seen later holds, but a shorter time is not forgotten at once. */

@@ -1,6 +1,7 @@
 /** What both HTTP sides share: limits, deadlines, the pool, and the report of each exchange. */
 import type { Nearest } from '../../mesh/decision.ts';
 import type { Limits } from '../../mesh/limits.ts';
+import type { PathNormalization } from '../../mesh/snapshot.ts';
 import { normalizeTarget } from '../../policy/path.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath, Explainer } from '../data-path.ts';
@@ -11,8 +12,15 @@ import type { SessionDone } from '../http2/upstream-sessions.ts';
 import { keepLoggedHeaders, reportExchange } from '../report.ts';
 import { addFields } from './added-fields.ts';
 import type { Exchange } from './exchange.ts';
-import type { Field, RequestHead } from './head.ts';
+import type { Field, NormalizeTarget, RequestHead } from './head.ts';
 import type { Expected, HttpSide, Judged, RequestCarrier } from './side.ts';
+
+const NORMALIZERS: Readonly<Record<PathNormalization, NormalizeTarget>> = {
+  NONE: (target) => normalizeTarget(target, 'NONE'),
+  BASE: (target) => normalizeTarget(target, 'BASE'),
+  MERGE_SLASHES: (target) => normalizeTarget(target, 'MERGE_SLASHES'),
+  DECODE_AND_MERGE_SLASHES: (target) => normalizeTarget(target, 'DECODE_AND_MERGE_SLASHES'),
+};
 
 /**
  * Called once: with a connection of its own, or with a promised stream of a shared session. Who has no use for that,
@@ -43,8 +51,10 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
     return this.path.draining;
   }
 
-  readonly normalize = (target: string): string | null =>
-    normalizeTarget(target, this.path.snapshot?.mesh.pathNormalization ?? 'BASE');
+  /** Another function after a reload that changes how: what was normalized before is not taken for it. */
+  get normalize(): NormalizeTarget {
+    return NORMALIZERS[this.path.snapshot?.mesh.pathNormalization ?? 'BASE'];
+  }
 
   release(upstream: Upstream, keepAliveMs: number): void {
     if (this.path.draining) {

@@ -58,7 +58,6 @@ export class Http1Request implements RequestHead, Rewriter {
   readonly userAgent: string;
   readonly forwardedFor: string;
   requestId: string;
-  readonly hasForwardedProto: boolean;
   readonly contentType: string;
   readonly #certs: boolean;
 
@@ -84,13 +83,9 @@ export class Http1Request implements RequestHead, Rewriter {
     let requestId = -1;
     let forwardedFor = '';
     let contentType = -1;
-    let forwardedProto = false;
     let certs = false;
     for (let i = 0; i < count; i++) {
       switch (ids[i]) {
-        case FIELD.other:
-        case FIELD.authorization:
-          break;
         case FIELD.host:
           if (host >= 0) throw new HeadError(400, 'more than one Host field');
           host = i;
@@ -135,9 +130,6 @@ export class Http1Request implements RequestHead, Rewriter {
         case FIELD.forwardedFor:
           forwardedFor = forwardedFor === '' ? fields.value(i) : `${forwardedFor},${fields.value(i)}`;
           break;
-        case FIELD.forwardedProto:
-          forwardedProto = true;
-          break;
         case FIELD.contentType:
           contentType = i;
           break;
@@ -176,7 +168,6 @@ export class Http1Request implements RequestHead, Rewriter {
       // What was nominated is not there any more for whoever asks below.
       if (requestId >= 0 && fates[requestId] === DROP) requestId = -1;
       if (forwardedFor !== '') forwardedFor = fields.values('x-forwarded-for', this).join(',');
-      if (forwardedProto) forwardedProto = fields.values('x-forwarded-proto', this).length > 0;
       if (expect >= 0 && fates[expect] === DROP) expect = -1;
     }
     // RFC 9112 §9.3: a proxy keeps no persistent connection with an HTTP/1.0 client.
@@ -194,7 +185,8 @@ export class Http1Request implements RequestHead, Rewriter {
     this.requestId = requestId < 0 ? '' : fields.value(requestId);
     this.contentType = contentType < 0 ? '' : fields.value(contentType);
     this.forwardedFor = forwardedFor;
-    this.hasForwardedProto = forwardedProto;
+    // Policy sees them as the app will.
+    if (this.upgrade) this.#added = [...UPGRADE];
     this.#certs = certs;
   }
 
@@ -255,7 +247,6 @@ export class Http1Request implements RequestHead, Rewriter {
     if (!this.#replaced && this.#added !== null) {
       for (const { name, value } of this.#added) text += `${name}: ${value}\r\n`;
     }
-    if (this.upgrade) text += UPGRADE;
     text += '\r\n';
     const { bytes, scan } = this.#fields;
     const line =
@@ -277,7 +268,10 @@ export class Http1Request implements RequestHead, Rewriter {
   }
 }
 
-const UPGRADE = 'connection: Upgrade\r\nupgrade: websocket\r\n';
+const UPGRADE: readonly Field[] = [
+  { name: 'connection', key: 'connection', value: 'Upgrade' },
+  { name: 'upgrade', key: 'upgrade', value: 'websocket' },
+];
 
 /** Ends a head with `text`, puts `body` behind it, and cuts the buffer to what is in it. */
 export function finish(out: Buffer, offset: number, text: string, body: Buffer | null): Buffer {

@@ -36,7 +36,7 @@ export class Http1Response implements Rewriter {
   readonly keepAlive: boolean;
   /** `Keep-Alive: timeout=N`, in milliseconds; 0: it does not say. */
   readonly keepAliveMs: number;
-  /** `Upgrade: websocket`, named in Connection. */
+  /** It switches to WebSocket (RFC 9110 §7.8): in HTTP/1.1, named in Connection, with no body of its own. */
   readonly websocket: boolean;
   readonly #fields: ScannedFields;
   readonly #length: number | null;
@@ -97,7 +97,12 @@ export class Http1Response implements Rewriter {
     this.keepAlive = kept && options?.close !== true && this.framing.kind !== 'close';
     this.keepAliveMs = keepAliveMs;
     this.websocket =
-      upgrade >= 0 && options?.upgrade === true && fields.value(upgrade).toLowerCase() === 'websocket';
+      upgrade >= 0 &&
+      options?.upgrade === true &&
+      this.minor === 1 &&
+      !coded &&
+      length === null &&
+      fields.value(upgrade).toLowerCase() === 'websocket';
   }
 
   get phrase(): string {

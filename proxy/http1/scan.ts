@@ -32,9 +32,7 @@ export const FIELD = {
   userAgent: 11,
   requestId: 12,
   forwardedFor: 13,
-  forwardedProto: 14,
-  contentType: 15,
-  authorization: 16,
+  contentType: 14,
 } as const;
 export type FieldId = (typeof FIELD)[keyof typeof FIELD];
 
@@ -52,9 +50,7 @@ const NAMES: readonly (readonly [string, FieldId])[] = [
   ['user-agent', FIELD.userAgent],
   ['x-request-id', FIELD.requestId],
   ['x-forwarded-for', FIELD.forwardedFor],
-  ['x-forwarded-proto', FIELD.forwardedProto],
   ['content-type', FIELD.contentType],
-  ['authorization', FIELD.authorization],
 ];
 
 interface Known {

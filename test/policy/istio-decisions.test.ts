@@ -12,11 +12,11 @@ import type { Claims } from '../../mesh/tokens.ts';
 import { decodeAuthorizationPolicy } from '../../policy/authorization-policy.ts';
 import { compileAuthorization } from '../../policy/authorize.ts';
 import { normalizeTarget } from '../../policy/path.ts';
-import { addedFields } from '../../proxy/http/added-fields.ts';
+import { addFields } from '../../proxy/http/added-fields.ts';
 import { forwardedCert, peersCert } from '../../proxy/http/forwarded-cert.ts';
 import { forwardedFor } from '../../proxy/http/forwarded-for.ts';
 import { HeadError, type RequestHead } from '../../proxy/http/head.ts';
-import { parseRequest } from '../../proxy/http1/head.ts';
+import { parseRequest } from '../../proxy/http1/request-head.ts';
 import { decodeMeshConfig } from '../../registry/mesh-config.ts';
 import { mesh as defaults, resource } from './helper.ts';
 
@@ -131,7 +131,8 @@ function requestOf(row: Row, normalization: PathNormalization): RequestHead | nu
     const peers =
       row.principal == null ? null : peersCert('spiffe://td/own', 'hash', `spiffe://${row.principal}`);
     const cert = forwardedCert({ how: defaults.forwardedClientCert, sent: head.forwardedCert, peers });
-    head.fields = head.fields.concat(addedFields(head.fields, row.principal != null), cert ?? []);
+    addFields(head, row.principal != null);
+    if (cert !== null) head.add(cert);
     return head;
   } catch (error) {
     if (error instanceof HeadError) return null;
