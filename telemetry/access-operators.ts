@@ -120,13 +120,7 @@ const serviceTime = text('request', ({ upstreamServiceTime: time }) =>
 );
 const grpcNumber = number('repeated', (record) => record.grpcStatus);
 const grpcCamel = text('repeated', ({ grpcStatus }) => (grpcStatus === null ? null : grpcName(grpcStatus)));
-const grpcSnake = text('repeated', ({ grpcStatus }) =>
-  grpcStatus === null
-    ? null
-    : grpcName(grpcStatus)
-        .replace(/([a-z])([A-Z])/g, '$1_$2')
-        .toUpperCase(),
-);
+const grpcSnake = text('repeated', ({ grpcStatus }) => (grpcStatus === null ? null : snakeName(grpcStatus)));
 
 function withoutQuery(value: LoggedValue): LoggedValue {
   if (value.kind !== 'text') return value;
@@ -177,4 +171,12 @@ const GRPC_NAMES = [
 
 function grpcName(status: number): string {
   return GRPC_NAMES[status] ?? String(status);
+}
+
+/** gRPC's own spelling, which has two l in CANCELLED. */
+function snakeName(status: number): string {
+  if (status === 1) return 'CANCELLED';
+  return grpcName(status)
+    .replace(/([a-z])([A-Z])/g, '$1_$2')
+    .toUpperCase();
 }
