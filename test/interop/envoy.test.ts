@@ -1,16 +1,23 @@
-/** A real Envoy as the other sidecar, both ways, with the TLS settings Istio gives it. */
-import { spawn } from 'node:child_process';
-import { createWriteStream, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import t from 'tap';
-import { echo, httpApp, tcpApp } from '../e2e/harness/apps.ts';
+/** A real Envoy as the other sidecar, both ways, with the TLS settings Istio gives it: HTTP/1.1, HTTP/2, gRPC, WebSocket, TCP. */
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, request } from 'node:http';
+import { connect } from 'node:http2';
+import { buffer, text } from 'node:stream/consumers';
+import { Metadata, status } from '@grpc/grpc-js';
+import t, { type Test } from 'tap';
+import { WebSocket, WebSocketServer } from 'ws';
+import { echo, listen, type Told, tcpApp } from '../e2e/harness/apps.ts';
 import { call, open } from '../e2e/harness/clients.ts';
+import { chat, grpcApp, grpcClient, serverStream, unary } from '../e2e/harness/grpc-app.ts';
 import { Mesh } from '../e2e/harness/mesh.ts';
 import { freePorts } from '../e2e/harness/ports.ts';
-import { shop, shopPorts } from '../e2e/harness/shop.ts';
-import { until } from '../e2e/harness/wait.ts';
+import { peerAuthentication } from '../e2e/harness/shop.ts';
+import { spiffe } from '../e2e/harness/test-ca.ts';
+import { until, within } from '../e2e/harness/wait.ts';
+import { type Carried, startEnvoy } from './envoy-sidecar.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(120_000);
 
 const binary = process.env.OARLOCK_ENVOY;
 if (binary === undefined) {
@@ -18,13 +25,74 @@ if (binary === undefined) {
   process.exit(0);
 }
 
-const http = await httpApp(t);
-const tcp = await tcpApp(t, echo);
-const ports = await shopPorts();
-const [toEnvoy = 0, toImpostor = 0, toEnvoyTcp = 0, envoyIn = 0, envoyOut = 0, envoyOutTcp = 0] =
-  await freePorts(6);
+const MB = 1_048_576;
+const GREETING = '220 orders ESMTP\r\n';
 
-const service = (name: string, account: string, list: string, targets: string): string => `
+// ---- the apps
+
+const server = createServer(async (request, response) => {
+  const body = await buffer(request);
+  if (request.url === '/trailers') {
+    response.write(JSON.stringify(request.trailers));
+    response.addTrailers({ 'X-Sum': '42' });
+    response.end();
+  } else if (request.url === '/echo') response.end(body);
+  else {
+    const { method, url, headers, rawHeaders } = request;
+    response.end(JSON.stringify({ method, url, headers, rawHeaders, bodyBytes: body.length }));
+  }
+});
+server.keepAliveTimeout = 60_000;
+new WebSocketServer({ server }).on('connection', (ws) => {
+  ws.on('error', () => {});
+  ws.on('message', (data, binary) => ws.send(data, { binary }));
+});
+const http = await listen(t, server);
+const grpc = await grpcApp(t);
+const tcp = await tcpApp(t, echo);
+const greeter = await tcpApp(t, (socket) => {
+  socket.write(GREETING);
+  echo(socket);
+});
+
+// ---- the mesh: `web` calls `envoy` through Oarlock, `envoy` calls `orders` through Envoy
+
+interface PortRow {
+  readonly name: string;
+  readonly protocol: string;
+  readonly carried: Carried;
+  readonly app: number;
+}
+
+const rows: readonly PortRow[] = [
+  { name: 'http', protocol: 'HTTP', carried: 'http', app: http.port },
+  { name: 'grpc', protocol: 'GRPC', carried: 'grpc', app: grpc.port },
+  { name: 'tcp', protocol: 'TCP', carried: 'tcp', app: tcp.port },
+  { name: 'greet', protocol: 'TCP', carried: 'tcp', app: greeter.port },
+];
+
+/** One port of that purpose for each row. */
+async function portsOf(): Promise<ReadonlyMap<string, number>> {
+  const free = await freePorts(rows.length);
+  return new Map(rows.map(({ name }, i) => [name, free[i] ?? 0]));
+}
+
+const toEnvoy = await portsOf();
+const toImpostor = await portsOf();
+const envoyIn = await portsOf();
+const ordersIn = await portsOf();
+const envoyOut = await portsOf();
+const envoyWrong = await portsOf();
+/** HTTP/1.1 apps on both ends and HTTP/2 between, as `h2UpgradePolicy: UPGRADE` has it. */
+const [upgraded = 0] = await freePorts(1);
+const at = (ports: ReadonlyMap<string, number>, name: string): number => ports.get(name) ?? 0;
+
+const ORDERS = 'orders.shop.svc.cluster.local';
+const SERVICE_PORT = 9_080;
+const list = (make: (row: PortRow) => string): string => rows.map(make).join('\n');
+
+/** A host whose endpoint is Envoy, under an account that is or is not its own. */
+const service = (name: string, account: string, ports: ReadonlyMap<string, number>): string => `
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -33,151 +101,320 @@ spec:
   hosts: [${name}.shop.svc.cluster.local]
   location: MESH_INTERNAL
   resolution: STATIC
-  ports: [${list}]
-  endpoints: [{address: 127.0.0.1, serviceAccount: ${account}, ports: {${targets}}}]`;
-const egress = (port: number, protocol: string, name: string): string =>
-  `  - {port: {number: ${port}, name: p${port}, protocol: ${protocol}}, captureMode: NONE, hosts: [./${name}.shop.svc.cluster.local]}\n`;
+  ports:
+${list((row) => `  - {number: ${at(ports, row.name)}, name: ${row.name}, protocol: ${row.protocol}}`)}
+  endpoints:
+  - address: 127.0.0.1
+    serviceAccount: ${account}
+    ports: {${rows.map(({ name }) => `${name}: ${at(envoyIn, name)}`).join(', ')}}`;
 
-const resources = shop(ports, { http: http.port, tcp: tcp.port }).replace(
-  '  egress:\n',
-  `  egress:\n${egress(toEnvoy, 'HTTP', 'envoy')}${egress(toEnvoyTcp, 'TCP', 'envoy')}${egress(toImpostor, 'HTTP', 'impostor')}`,
-);
+const egress = (host: string, ports: ReadonlyMap<string, number>): string =>
+  list(
+    ({ name, protocol }) =>
+      `  - {port: {number: ${at(ports, name)}, name: ${host}-${name}, protocol: ${protocol}}, captureMode: NONE, hosts: [./${host}.shop.svc.cluster.local]}`,
+  );
+
 const mesh = await Mesh.create(
   t,
-  resources +
-    service(
-      'envoy',
-      'envoy',
-      `{number: ${toEnvoy}, name: http, protocol: HTTP}, {number: ${toEnvoyTcp}, name: tcp, protocol: TCP}`,
-      `http: ${envoyIn}, tcp: ${envoyIn}`,
-    ) +
-    service(
-      'impostor',
-      'somebody',
-      `{number: ${toImpostor}, name: http, protocol: HTTP}`,
-      `http: ${envoyIn}`,
-    ),
+  `${peerAuthentication('STRICT')}---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: orders, namespace: shop}
+spec:
+  hosts: [${ORDERS}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports:
+${list(({ name, protocol }) => `  - {number: ${at(ordersIn, name)}, name: ${name}, protocol: ${protocol}}`)}
+  workloadSelector: {labels: {app: orders}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: orders, namespace: shop}
+spec:
+  address: 127.0.0.1
+  labels: {app: orders}
+  serviceAccount: orders
+  ports: {${rows.map(({ name }) => `${name}: ${at(ordersIn, name)}`).join(', ')}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: web, namespace: shop}
+spec: {address: 127.0.0.1, labels: {app: web}, serviceAccount: web}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: web, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: web}}
+  egress:
+${egress('envoy', toEnvoy)}
+${egress('impostor', toImpostor)}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: orders, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: orders}}
+  ingress:
+${list(({ name, protocol, app }) => `  - {port: {number: ${at(ordersIn, name)}, name: ${name}, protocol: ${protocol}}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${app}"}`)}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: envoy-only, namespace: shop}
+spec:
+  selector: {matchLabels: {app: orders}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/envoy]}}]}]
+${service('envoy', 'envoy', toEnvoy)}${service('impostor', 'somebody', toImpostor)}`,
 );
-const { dir: certs } = await mesh.certDir('envoy');
-const ordersUri = 'spiffe://cluster.local/ns/shop/sa/orders';
-
-const certificate = `tls_certificates: [{certificate_chain: {filename: ${certs}/cert-chain.pem}, private_key: {filename: ${certs}/key.pem}}]`;
-const validation = (matcher: string): string =>
-  `validation_context: {trusted_ca: {filename: ${certs}/root-cert.pem}, match_typed_subject_alt_names: [{san_type: URI, matcher: {${matcher}}}]}`;
-const TYPE = 'type.googleapis.com/envoy.extensions';
-
-function downstreamTls(alpn: string): string {
-  return `{name: tls, typed_config: {"@type": ${TYPE}.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, common_tls_context: {alpn_protocols: [${alpn}], ${certificate}, ${validation('prefix: "spiffe://cluster.local/"')}}}}`;
-}
-
-function upstream(name: string, port: number, alpn: string, expected: string): string {
-  return `  - name: ${name}
-    type: STATIC
-    load_assignment: {cluster_name: ${name}, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: ${port}}}}}]}]}
-    transport_socket: {name: tls, typed_config: {"@type": ${TYPE}.transport_sockets.tls.v3.UpstreamTlsContext, sni: outbound_.80_._.orders.shop.svc.cluster.local, common_tls_context: {alpn_protocols: [${alpn}], tls_params: {tls_minimum_protocol_version: TLSv1_2, tls_maximum_protocol_version: TLSv1_3}, ${certificate}, ${validation(`exact: "${expected}"`)}}}}
-`;
-}
-
-function plain(name: string, port: number): string {
-  return `  - {name: ${name}, type: STATIC, load_assignment: {cluster_name: ${name}, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: ${port}}}}}]}]}}\n`;
-}
-
-const router = `http_filters: [{name: router, typed_config: {"@type": ${TYPE}.filters.http.router.v3.Router}}]`;
-const hcm = (routes: string, more = ''): string =>
-  `[{name: hcm, typed_config: {"@type": ${TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, ${more}route_config: {virtual_hosts: [{name: a, domains: ["*"], routes: [${routes}]}]}, ${router}}}]`;
-const tcpProxy = (cluster: string): string =>
-  `[{name: tcp, typed_config: {"@type": ${TYPE}.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: ${cluster}}}]`;
-const address = (port: number): string => `{socket_address: {address: 127.0.0.1, port_value: ${port}}}`;
-
-// The filter chains, ALPNs and name checks are those istiod generates for a sidecar.
-const config = `static_resources:
-  listeners:
-  - name: in
-    address: ${address(envoyIn)}
-    listener_filters: [{name: tls, typed_config: {"@type": ${TYPE}.filters.listener.tls_inspector.v3.TlsInspector}}]
-    filter_chains:
-    - filter_chain_match: {application_protocols: [istio-http/1.0, istio-http/1.1, istio-h2]}
-      transport_socket: ${downstreamTls('istio-h2, istio-http/1.1, istio')}
-      filters: ${hcm('{match: {prefix: "/"}, route: {cluster: app}}', 'forward_client_cert_details: SANITIZE_SET, set_current_client_cert_details: {uri: true}, ')}
-    - filter_chain_match: {application_protocols: [istio-peer-exchange, istio]}
-      transport_socket: ${downstreamTls('istio-peer-exchange, istio')}
-      filters: ${tcpProxy('echo')}
-  - name: out
-    address: ${address(envoyOut)}
-    filter_chains: [{filters: ${hcm('{match: {prefix: "/wrong"}, route: {cluster: wrong}}, {match: {prefix: "/"}, route: {cluster: orders}}')}}]
-  - name: outtcp
-    address: ${address(envoyOutTcp)}
-    filter_chains: [{filters: ${tcpProxy('orderstcp')}}]
-  clusters:
-${plain('app', http.port)}${plain('echo', tcp.port)}${upstream('orders', ports.ordersHttp, 'istio-http/1.1, istio, http/1.1', ordersUri)}${upstream('wrong', ports.ordersHttp, 'istio-http/1.1, istio, http/1.1', 'spiffe://cluster.local/ns/shop/sa/other')}${upstream('orderstcp', ports.ordersTcp, 'istio-peer-exchange, istio', ordersUri)}`;
-
-const file = join(mesh.dir, 'envoy.yaml');
-writeFileSync(file, config);
-const log = createWriteStream(join(mesh.dir, 'envoy.log'));
-const envoy = spawn(binary, ['-c', file, '--concurrency', '1', '--disable-hot-restart', '-l', 'warn'], {
-  stdio: ['ignore', 'pipe', 'pipe'],
+const { dir: certDir } = await mesh.certDir('envoy');
+const outbound = (row: PortRow, ports: ReadonlyMap<string, number>, account: string) => ({
+  port: at(ports, row.name),
+  carried: row.carried,
+  upstream: at(ordersIn, row.name),
+  host: ORDERS,
+  servicePort: SERVICE_PORT,
+  expected: spiffe('shop', account),
 });
-envoy.stderr.pipe(log);
-t.teardown(() => envoy.kill('SIGKILL'));
+const [web, orders] = await Promise.all([
+  mesh.sidecar('web', '--access-log', 'stderr'),
+  mesh.sidecar('orders', '--access-log', 'stderr'),
+  startEnvoy(t, {
+    binary,
+    dir: mesh.dir,
+    certDir,
+    inbound: rows.map((row) => ({ port: at(envoyIn, row.name), carried: row.carried, app: row.app })),
+    outbound: [
+      ...rows.map((row) => outbound(row, envoyOut, 'orders')),
+      ...rows.map((row) => outbound(row, envoyWrong, 'other')),
+      ...rows
+        .filter(({ name }) => name === 'http')
+        .map((row) => ({ ...outbound(row, envoyOut, 'orders'), port: upgraded, carried: 'grpc' as const })),
+    ],
+  }),
+]);
 
-const [web, orders] = await Promise.all([mesh.sidecar('web'), mesh.sidecar('orders')]);
-await until('Envoy to listen', async () => {
-  try {
-    return (await call(envoyOut, '/')).status > 0;
-  } catch {
-    return false;
+/** Both ways, each with the identity that the app is told. */
+const ways = [
+  { title: 'Oarlock calls Envoy', ports: toEnvoy, caller: 'web', host: 'envoy.shop.svc.cluster.local' },
+  { title: 'Envoy calls Oarlock', ports: envoyOut, caller: 'envoy', host: ORDERS },
+];
+
+function digest(bytes: Buffer): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+// ---- what passes
+
+for (const { title, ports, caller, host } of ways) {
+  t.test(title, async (t) => {
+    const port = at(ports, 'http');
+
+    await t.test('HTTP/1.1: the app is told who calls', async (t) => {
+      for (let i = 0; i < 3; i++) await knowsCaller(t, port, caller);
+    });
+    await t.test('HTTP/1.1: 10 MB and back', (t) => bigBody(t, port));
+    await t.test('HTTP/1.1: trailers', (t) => trailers(t, port));
+    await t.test('WebSocket', (t) => webSocket(t, port));
+
+    await t.test('gRPC: calls, metadata, statuses', async (t) => {
+      const client = grpcClient(t, at(ports, 'grpc'), host);
+      const metadata = new Metadata();
+      metadata.set('x-asked', 'yes');
+      const fine = await unary(client, 'hello', { metadata });
+      t.equal(fine.code, status.OK, fine.details);
+      t.equal(fine.answer?.toString(), 'hello');
+      t.same(fine.trailers?.get('x-tail'), ['t']);
+      t.same(grpc.seen.metadata?.get('x-asked'), ['yes']);
+      t.match(String(grpc.seen.metadata?.get('x-forwarded-client-cert')), `/sa/${caller}`);
+      metadata.set('x-fail', String(status.ABORTED));
+      const failed = await unary(client, 'x', { metadata });
+      t.equal(failed.code, status.ABORTED);
+      t.equal(failed.details, 'as you wish: ü %');
+    });
+
+    await t.test('gRPC: streams both ways, big messages, cancelling', async (t) => {
+      const client = grpcClient(t, at(ports, 'grpc'), host);
+      const spread: number[] = [];
+      const stream = serverStream(client, '20 500000');
+      stream.on('data', (message: Buffer) => spread.push(message.length));
+      const [{ code }] = await within('the end', once(stream, 'status'));
+      t.equal(code, status.OK);
+      t.same(spread, Array<number>(20).fill(500_000));
+      const both = chat(client);
+      for (const word of ['one', 'two', 'three']) {
+        const heard = once(both, 'data');
+        both.write(Buffer.from(word));
+        const [message] = await within('the echo', heard);
+        t.equal(String(message), word);
+      }
+      both.end();
+      await within('the end', once(both, 'status'));
+      const message = randomBytes(8 * MB);
+      const big = await unary(client, message);
+      t.equal(digest(big.answer ?? Buffer.alloc(0)), digest(message));
+      const before = grpc.seen.cancelled;
+      const cut = chat(client);
+      cut.on('error', () => {});
+      cut.write(Buffer.from('first'));
+      await within('the echo', once(cut, 'data'));
+      cut.cancel();
+      await until('the app to see it', () => grpc.seen.cancelled === before + 1);
+    });
+
+    await t.test('TCP: 10 MB and back, half-close kept', async (t) => {
+      const peer = await open(t, at(ports, 'tcp'));
+      const sent = randomBytes(10 * MB);
+      const back = buffer(peer.socket);
+      peer.socket.end(sent);
+      t.equal(digest(await within('the echo', back)), digest(sent));
+    });
+
+    await t.test('TCP: the server speaks first', async (t) => {
+      const peer = await open(t, at(ports, 'greet'));
+      await peer.until('the greeting', (all) => all === GREETING);
+      peer.write('EHLO');
+      await peer.until('the echo', (all) => all === `${GREETING}EHLO`);
+      peer.end();
+      t.equal(await peer.ended(), 'end');
+    });
+  });
+}
+
+t.test('HTTP/1.1 apps, HTTP/2 between: Envoy calls Oarlock', async (t) => {
+  await knowsCaller(t, upgraded, 'envoy');
+  await bigBody(t, upgraded);
+  const { mark } = orders;
+  const statuses = await Promise.all(
+    Array.from({ length: 50 }, async () => (await call(upgraded, '/hello')).status),
+  );
+  t.same(new Set(statuses), new Set([200]), 'fifty at once');
+  t.equal((await orders.accessed({ path: '/hello' }, mark)).protocol, 'HTTP/2');
+});
+
+t.test('HTTP/2 with prior knowledge from the app, gRPC or not', async (t) => {
+  for (const { title, ports, host } of ways) {
+    const session = connect(`http://127.0.0.1:${at(ports, 'grpc')}`);
+    t.teardown(() => session.destroy());
+    const stream = session.request({
+      ':path': '/nobody',
+      ':method': 'POST',
+      ':authority': host,
+      te: 'trailers',
+    });
+    stream.end('x');
+    const [headers] = await within('an answer', once(stream, 'response'));
+    // The app is gRPC's own: it wants `application/grpc`.
+    t.equal(headers[':status'], 415, title);
   }
 });
 
-const told = (body: Buffer): { headers: Record<string, string> } =>
-  JSON.parse(body.toString()) as { headers: Record<string, string> };
-
-t.test('Oarlock calls Envoy over HTTP: it knows the caller', async (t) => {
-  const { status, body } = await call(toEnvoy, '/hello');
+async function knowsCaller(t: Test, port: number, caller: string): Promise<void> {
+  const { status, body } = await call(port, '/hello');
   t.equal(status, 200);
-  t.match(told(body).headers['x-forwarded-client-cert'], /URI=spiffe:\/\/cluster\.local\/ns\/shop\/sa\/web/);
-});
+  const told = JSON.parse(body.toString()) as Told;
+  t.match(told.headers['x-forwarded-client-cert'], `URI=${spiffe('shop', caller)}`);
+}
+
+async function bigBody(t: Test, port: number): Promise<void> {
+  const sent = randomBytes(10 * MB);
+  for (const chunked of [false, true]) {
+    const { body } = await call(port, '/echo', { method: 'POST', body: sent, chunked });
+    t.equal(digest(body), digest(sent), chunked ? 'in chunks' : 'with a length');
+  }
+}
+
+async function trailers(t: Test, port: number): Promise<void> {
+  const outgoing = request({ host: '127.0.0.1', port, path: '/trailers', method: 'POST', agent: false });
+  outgoing.write('body');
+  outgoing.addTrailers({ 'X-Mine': '41' });
+  outgoing.end();
+  const [answer] = await within('an answer', once(outgoing, 'response'));
+  t.same(JSON.parse(await text(answer)), { 'x-mine': '41' }, 'to the app');
+  t.same(answer.trailers, { 'x-sum': '42' }, 'to the client');
+}
+
+async function webSocket(t: Test, port: number): Promise<void> {
+  const ws = new WebSocket(`ws://127.0.0.1:${port}/chat`);
+  t.teardown(() => ws.terminate());
+  await within('a WebSocket', once(ws, 'open'));
+  for (const size of [0, 125, 126, 65_535, 65_536, MB]) {
+    const sent = randomBytes(size);
+    ws.send(sent);
+    const [got] = await within('the echo', once(ws, 'message'));
+    t.ok(sent.equals(got as Buffer), `${size} bytes`);
+  }
+  ws.close(4001, 'done');
+  const [code] = await within('the close', once(ws, 'close'));
+  t.equal(code, 4001);
+}
+
+// ---- what is refused
 
 t.test('an Envoy of another identity is refused by secure naming', async (t) => {
-  const { mark } = web;
-  const { status, body } = await call(toImpostor, '/hello');
-  t.equal(status, 503);
+  const expected = /expected spiffe:\/\/cluster\.local\/ns\/shop\/sa\/somebody, got .*sa\/envoy/;
+  const marks = web.mark;
+  const { status: code, body } = await call(at(toImpostor, 'http'), '/hello');
+  t.equal(code, 503);
   t.match(body.toString(), 'identity_mismatch');
-  const line = await web.logged({ reason: 'identity_mismatch' }, mark);
-  t.match(
-    JSON.stringify(line),
-    /expected spiffe:\/\/cluster\.local\/ns\/shop\/sa\/somebody, got .*sa\/envoy/,
-  );
-});
-
-t.test('Envoy calls Oarlock over HTTP: it knows the caller', async (t) => {
-  for (let i = 0; i < 3; i++) {
-    const { status, body } = await call(envoyOut, '/hello');
-    t.equal(status, 200);
-    t.match(
-      told(body).headers['x-forwarded-client-cert'],
-      /URI=spiffe:\/\/cluster\.local\/ns\/shop\/sa\/envoy/,
-    );
+  const client = grpcClient(t, at(toImpostor, 'grpc'), 'impostor.shop.svc.cluster.local');
+  t.equal((await unary(client, 'x')).code, status.UNAVAILABLE, 'gRPC');
+  const ws = new WebSocket(`ws://127.0.0.1:${at(toImpostor, 'http')}/chat`);
+  ws.on('error', () => {});
+  const [, response] = await within('the refusal', once(ws, 'unexpected-response'));
+  t.equal(response.statusCode, 503, 'WebSocket');
+  ws.terminate();
+  for (const name of ['tcp', 'greet']) {
+    const peer = await open(t, at(toImpostor, name));
+    peer.write('x');
+    t.equal(await peer.ended(), 'ECONNRESET', name);
+    t.equal(peer.text, '', 'not a byte of the impostor came through');
   }
-  t.ok(
-    (await orders.metric('istio_requests_total', {
-      source_principal: 'spiffe://cluster.local/ns/shop/sa/envoy',
-    })) >= 3,
-  );
+  t.match(JSON.stringify(await web.logged({ reason: 'identity_mismatch' }, marks)), expected);
 });
 
 t.test('Envoy refuses an Oarlock of another identity', async (t) => {
-  t.equal((await call(envoyOut, '/wrong')).status, 503);
+  t.equal((await call(at(envoyWrong, 'http'), '/hello')).status, 503);
+  const client = grpcClient(t, at(envoyWrong, 'grpc'), ORDERS);
+  t.equal((await unary(client, 'x')).code, status.UNAVAILABLE, 'gRPC');
+  for (const name of ['tcp', 'greet']) {
+    const peer = await open(t, at(envoyWrong, name));
+    peer.write('x');
+    await peer.ended();
+    t.equal(peer.text, '', name);
+  }
 });
 
-for (const [name, port] of [
-  ['Oarlock calls Envoy', toEnvoyTcp],
-  ['Envoy calls Oarlock', envoyOutTcp],
-] as const) {
-  t.test(`${name} over TCP, half-close kept`, async (t) => {
-    const peer = await open(t, port);
-    peer.socket.end('over TCP');
-    t.match(await peer.ended(), /end/i);
-    t.equal(peer.text, 'over TCP');
-  });
+t.test('Oarlock lets policy judge Envoy by its identity', async (t) => {
+  await mesh.change('deny.yaml', deny('cluster.local/ns/shop/sa/envoy'), [orders]);
+  t.equal((await call(at(envoyOut, 'http'), '/hello')).status, 403);
+  t.equal((await call(upgraded, '/hello')).status, 403, 'over HTTP/2');
+  const client = grpcClient(t, at(envoyOut, 'grpc'), ORDERS);
+  t.equal((await unary(client, 'x')).code, status.PERMISSION_DENIED, 'gRPC');
+  const peer = await open(t, at(envoyOut, 'tcp'));
+  peer.write('x');
+  await peer.ended();
+  t.equal(peer.text, '', 'TCP');
+  await mesh.change('deny.yaml', deny('cluster.local/ns/shop/sa/another'), [orders]);
+  t.equal((await call(at(envoyOut, 'http'), '/hello')).status, 200);
+});
+
+function deny(principal: string): string {
+  return `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny, namespace: shop}
+spec:
+  selector: {matchLabels: {app: orders}}
+  action: DENY
+  rules: [{from: [{source: {principals: [${principal}]}}]}]
+`;
 }
+
+t.test('the metrics name Envoy as the caller', async (t) => {
+  const labels = { source_principal: spiffe('shop', 'envoy') };
+  for (const protocol of ['http', 'grpc']) {
+    const count = await orders.metric('istio_requests_total', { ...labels, request_protocol: protocol });
+    t.ok(count > 0, `${count} by ${protocol}`);
+  }
+  t.ok((await orders.metric('istio_tcp_connections_opened_total', labels)) >= 2);
+});
