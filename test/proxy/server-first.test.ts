@@ -366,11 +366,14 @@ t.test('a half-close', async (t) => {
 
 t.test('an app that resets what it greeted', async (t) => {
   const app = await tcpApp(t, (socket) => {
-    socket.write(GREETING, () => setTimeout(() => socket.resetAndDestroy(), 50));
+    socket.write(GREETING);
+    setTimeout(() => socket.resetAndDestroy(), 50);
   });
   const sidecar = await sidecarFor(t, app, { limits: { serverFirstHold: 500 } });
   const peer = await open(t, sidecar.port);
   t.equal(await peer.ended(), 'ECONNRESET', 'no clean end');
+  await until('the connection to be forgotten', () => sidecar.path.connections.size === 0);
+  t.match((await sidecar.accessed()).at(-1), { response_flags: 'UC' });
 });
 
 t.test('an app that speaks HTTP unasked greets nobody', async (t) => {

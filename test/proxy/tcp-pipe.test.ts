@@ -32,8 +32,7 @@ async function ends(t: Test, inTls: boolean): Promise<Ends> {
     : await open(t, sidecar.port);
   // Node's own clients answer an end with theirs; this one may go on.
   client.socket.allowHalfOpen = true;
-  const under: unknown = Reflect.get(client.socket, '_parent');
-  if (inTls) (under as Socket).allowHalfOpen = true;
+  socketOf(client).allowHalfOpen = true;
   client.write('hello');
   const other = await until('the app to be reached', () => accepted[0]);
   await other.until('what the client says', (text) => text === 'hello');
@@ -73,7 +72,7 @@ for (const inTls of [false, true]) {
             other.end();
             await one.ended();
           }
-          reset(one);
+          socketOf(one).resetAndDestroy();
           const how = await until('the other to learn it', () => (other.over === 'end' ? null : other.over));
           t.equal(how, 'ECONNRESET', `${first}${halfClosed ? ', half-closed' : ''}`);
           t.match(await line(both), { response_flags: first === 'client' ? 'DC' : 'UC' });
@@ -107,22 +106,26 @@ for (const inTls of [false, true]) {
     });
 
     t.test('a client that closes for good is no reader: the app is not sent for ever', async (t) => {
-      const both = await ends(t, inTls);
-      // A FIN at once on both sides of it, and then nobody: what a process leaves that exits.
-      both.client.socket.destroy();
-      const timer = setInterval(() => both.app.socket.write(Buffer.alloc(65_536)), 5);
-      try {
-        await until('the app to be told', () => both.app.socket.destroyed, 5_000);
-      } finally {
-        clearInterval(timer);
+      for (const politely of [false, true]) {
+        const both = await ends(t, inTls);
+        const under = socketOf(both.client);
+        // A FIN on both sides of it, and then nobody: what a process leaves that exits.
+        if (politely) both.client.socket.end(() => under.destroy());
+        else under.destroy();
+        const timer = setInterval(() => both.app.socket.write(Buffer.alloc(65_536)), 5);
+        try {
+          await until('the app to be told', () => both.app.socket.destroyed, 5_000);
+        } finally {
+          clearInterval(timer);
+        }
+        t.ok(await line(both));
       }
-      t.ok(await line(both));
     });
   });
 }
 
-function reset(peer: Peer): void {
+/** The TCP socket, under TLS where there is any. */
+function socketOf(peer: Peer): Socket {
   const { tls } = peer as Partial<TlsPeer>;
-  const socket = tls === undefined ? peer.socket : (Reflect.get(tls, '_parent') as Socket);
-  socket.resetAndDestroy();
+  return tls === undefined ? peer.socket : (Reflect.get(tls, '_parent') as Socket);
 }
