@@ -1,7 +1,7 @@
 /** One exchange with an upstream that speaks HTTP/2: a stream of a shared session. */
 import { type ClientHttp2Stream, constants } from 'node:http2';
 import type { Limits } from '../../mesh/limits.ts';
-import { type Field, HeadError, type RequestHead } from '../http/head.ts';
+import { type Field, HeadError, joinedValues, type RequestHead } from '../http/head.ts';
 import { asRaw, type RawFields, readAnswer, readTrailers, toHeaders, writeRequest } from './head.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
@@ -20,8 +20,10 @@ export class Http2Exchange implements UpstreamExchange {
   #requestTrailers: readonly Field[] = NONE;
   #trailers: readonly Field[] = NONE;
   #answerBegun = false;
-  /** END_STREAM came: only then is the answer all there. */
+  /** END_STREAM came: then the answer is all there. */
   #complete = false;
+  /** Bytes of the answer that are still to come, by its Content-Length; NaN: it tells none. */
+  #left = Number.NaN;
   #interim = 0;
   /** Nothing is told any more: all was, or nobody waits. */
   #over = false;
@@ -57,13 +59,16 @@ export class Http2Exchange implements UpstreamExchange {
 
   /**
    * RST_STREAM with NO_ERROR ends the stream for its reader just as END_STREAM does, and nothing in `node:http2` tells
-   * which it was. But the stream counts as closed before the one ends it, and not yet when the other does.
+   * which it was. But a reset closes the stream before it ends it, and then has it destroyed at its end: a listener
+   * that END_STREAM does without.
    */
   #watchEnd(): void {
     const stream = this.#stream;
     const { push } = stream;
     stream.push = (chunk: unknown, encoding?: BufferEncoding): boolean => {
-      if (chunk === null && !stream.closed) this.#complete = true;
+      if (chunk === null && !stream.destroyed) {
+        this.#complete ||= !stream.closed || !stream.listeners('end').includes(stream.destroy);
+      }
       return push.call(stream, chunk, encoding);
     };
   }
@@ -118,6 +123,7 @@ export class Http2Exchange implements UpstreamExchange {
       const answer = readAnswer(raw, this.#limits);
       if (answer.status < 200) throw new HeadError(400, 'an interim answer that ends the stream');
       this.#answerBegun = true;
+      this.#left = Number(joinedValues(answer.fields, 'content-length') ?? Number.NaN);
       const ended = (flags & END_STREAM) !== 0;
       this.#answered.onAnswer(answer, ended);
       if (!this.#over) this.#stream.on('data', this.#onData);
@@ -127,6 +133,7 @@ export class Http2Exchange implements UpstreamExchange {
   }
 
   readonly #onData = (data: Buffer): void => {
+    this.#left -= data.length;
     if (!this.#over) this.#answered.onData(data);
   };
 
@@ -141,7 +148,8 @@ export class Http2Exchange implements UpstreamExchange {
 
   #onEnd(): void {
     // A stream that is reset ends, too.
-    if (this.#over || !this.#answerBegun || !this.#complete) return;
+    // `node:http2` servers may reset with NO_ERROR what they ended, before they said so; the length proves it then.
+    if (this.#over || !this.#answerBegun || !(this.#complete || this.#left === 0)) return;
     this.#over = true;
     // Answered before the request was complete: the rest of it has no reader.
     if (!this.#stream.writableEnded) this.#stream.close(NGHTTP2_NO_ERROR);

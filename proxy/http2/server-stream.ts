@@ -340,6 +340,8 @@ export class ServerStream implements RequestCarrier, Answered {
     const told = changes === null ? answer : { ...answer, fields: changeAnswer(answer.fields, changes) };
     const raw = writeAnswer(told);
     exchange.responseHeadBytes = headBytes(raw);
+    // Node resets a stream whose request nobody reads as soon as its answer is ended, even before that was said.
+    if (this.#requestDone) stream.resume();
     const { status } = answer;
     this.#bodiless =
       ended || exchange.method === 'HEAD' || status === 204 || status === 205 || status === 304;
