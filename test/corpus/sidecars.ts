@@ -14,6 +14,7 @@ import type { Snapshot } from '../../mesh/snapshot.ts';
 import { DataPath } from '../../proxy/data-path.ts';
 import { serveInbound } from '../../proxy/inbound.ts';
 import { serveOutbound } from '../../proxy/outbound.ts';
+import type { AccessLog } from '../../telemetry/access-log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import type { Setup } from './case.ts';
@@ -50,13 +51,13 @@ export interface Sidecars {
   readonly errors: readonly string[];
 }
 
-/** Starts them; they end with the test. */
-export async function sidecars(t: Test): Promise<Sidecars> {
+/** Starts them; they end with the test. @param accessLog of the inbound one */
+export async function sidecars(t: Test, accessLog: AccessLog | null = null): Promise<Sidecars> {
   const errors: string[] = [];
   const ca = await TestCa.create();
-  const inbound = dataPath(t, await credentials(ca, 'orders'), errors);
+  const inbound = dataPath(t, await credentials(ca, 'orders'), { errors, accessLog });
   inbound.applySnapshot(snapshotOf('orders'));
-  const outbound = dataPath(t, await credentials(ca, 'web'), errors);
+  const outbound = dataPath(t, await credentials(ca, 'web'), { errors, accessLog: null });
   const ports = new Map<string, { port: number; tls: boolean }>();
   const snapshot = snapshotOf('web');
   const known = snapshot.route('app.test', 80);
@@ -134,7 +135,12 @@ async function credentials(ca: TestCa, account: string): Promise<Credentials> {
   });
 }
 
-function dataPath(t: Test, own: Credentials, errors: string[]): DataPath {
+interface Told {
+  readonly errors: string[];
+  readonly accessLog: AccessLog | null;
+}
+
+function dataPath(t: Test, own: Credentials, { errors, accessLog }: Told): DataPath {
   const log = pino(
     { level: 'error' },
     { write: (line: string) => void errors.push(String((JSON.parse(line) as { error: unknown }).error)) },
@@ -143,7 +149,7 @@ function dataPath(t: Test, own: Credentials, errors: string[]): DataPath {
     limits: limitsWith({ idleTimeout: 20_000 }),
     log,
     metrics: new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' }),
-    accessLog: null,
+    accessLog,
     readTlsFiles: () => {
       throw new Error('no files here');
     },
