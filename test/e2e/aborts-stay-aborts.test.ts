@@ -221,7 +221,8 @@ const clientRows: readonly ClientRow[] = [
     flag: 'DC',
     hows: ['rst'],
   },
-  { title: 'waiting for the answer', says: GET, hows: ['rst'], seen: 'left', flag: 'DC' },
+  // A FIN alone may be a half-close: it counts as gone when nothing of an answer comes for a while.
+  { title: 'waiting for the answer', says: GET, seen: 'left', flag: 'DC' },
   {
     title: "in the answer's body",
     says: GET,

@@ -22,7 +22,7 @@ import { pause, stalled, until, within } from './harness/wait.ts';
 t.setTimeout(120_000);
 
 const MB = 1_048_576;
-/** More than the kernels' buffers on the way can take. */
+/** More than most kernels' buffers on the way can take. */
 const TOTAL = 32 * MB;
 /** Of one write: also how far a count of bytes written may be off. */
 const BLOCK = 65_536;
@@ -198,8 +198,9 @@ for (const [title, start] of rows) {
   t.test(title, async (t) => {
     const flow = await start();
     const stoodAt = await stalled('the sender', () => written(flow.sender));
-    t.ok(stoodAt < TOTAL, `the sender is held back at ${stoodAt} of ${TOTAL} bytes`);
-    if (hasTcpTable) {
+    if (!hasTcpTable) t.ok(stoodAt < TOTAL, `the sender is held back at ${stoodAt} of ${TOTAL} bytes`);
+    // A kernel with large buffers may take it all: what counts is what is in neither kernel nor reader.
+    else {
       const held =
         stoodAt -
         bytesInKernel([ports.http, ports.tcp, ports.ordersHttp, ports.ordersTcp, http.port, tcp.port]);

@@ -241,8 +241,9 @@ t.test('a reader that stops holds the app back, and gets every byte in the end',
   }
   const socket = await until("the app's socket", () => tunnels.get(path));
   await stalled('the app', () => written(socket));
-  t.ok(written(socket) < total, `the app could not write all: ${written(socket)} of ${total} bytes`);
-  if (hasTcpTable) {
+  if (!hasTcpTable) t.ok(written(socket) < total, `the app wrote ${written(socket)} of ${total} bytes`);
+  // A kernel with large buffers may take it all: what counts is what is in neither kernel nor reader.
+  else {
     const held = written(socket) - bytesInKernel([ports.http, ports.ordersHttp, http.port]);
     t.ok(held < MB, `${held} bytes are in the two sidecars`);
   }
@@ -334,15 +335,11 @@ t.test('policy judges upgrades', async (t) => {
   t.notOk(requests.includes('UPGRADE /ws/denied'), 'the app heard nothing of it');
 });
 
-t.test(
-  'policy sees the Upgrade field that the app will see',
-  { todo: 'Upgrade among the fields judged' },
-  async (t) => {
-    await refused(t, '/ws/header');
-    t.notOk(requests.includes('UPGRADE /ws/header'), 'the app heard nothing of it');
-    t.equal(await statusOf(t, '/ws/header'), 200, 'without the upgrade it is no such request');
-  },
-);
+t.test('policy sees the Upgrade field that the app will see', async (t) => {
+  await refused(t, '/ws/header');
+  t.notOk(requests.includes('UPGRADE /ws/header'), 'the app heard nothing of it');
+  t.equal(await statusOf(t, '/ws/header'), 200, 'without the upgrade it is no such request');
+});
 
 async function refused(t: Test, path: string): Promise<void> {
   const { mark } = orders;
