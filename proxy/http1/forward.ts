@@ -204,7 +204,11 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   /** @returns false when it needs more bytes or the connection is over */
   #readHead(): boolean {
     if (this.#phase === 'idle') {
-      if (!this.#skipEmptyLine()) return false;
+      if (!this.#skipEmptyLine()) {
+        // It ended its side behind an empty line: no request begins here any more.
+        if (this.#downstreamEnded) this.#end(false);
+        return false;
+      }
       this.#phase = 'head';
     }
     const bytes = this.#pending;

@@ -249,6 +249,16 @@ const cuts: readonly Case[] = [
     expect: { answers: [200], end: 'closed', app: ['GET / HTTP/1.1'] },
   },
   {
+    name: 'behind a whole request and an empty line: that is no other request',
+    send: [`${get()}\r\n`, 'FIN'],
+    expect: { answers: [200], end: 'closed', app: ['GET / HTTP/1.1'] },
+  },
+  {
+    name: 'behind a whole request and half an empty line',
+    send: [`${get()}\r`, 'FIN'],
+    expect: { answers: [200], end: 'gone', app: ['GET / HTTP/1.1'] },
+  },
+  {
     name: 'behind a whole body: it still gets its answer',
     send: [chunked('5\r\nhello\r\n0\r\n\r\n'), 'FIN'],
     expect: { answers: [200], end: 'closed', app: [{ body: 'hello' }] },
