@@ -332,12 +332,12 @@ const trailers: readonly Case[] = [
   {
     name: 'one',
     send: trailing('X-Sum: abc\r\n') + get('', '/b'),
-    expect: served({ body: 'hello' }, 'GET /b HTTP/1.1'),
+    expect: served({ body: 'hello', trailers: ['X-Sum: abc'] }, 'GET /b HTTP/1.1'),
   },
   {
     name: 'several',
     send: trailing('A: 1\r\nB: 2\r\nA: 3\r\n') + get('', '/b'),
-    expect: served({ body: 'hello' }, 'GET /b HTTP/1.1'),
+    expect: served({ body: 'hello', trailers: ['A: 1', 'B: 2', 'A: 3'] }, 'GET /b HTTP/1.1'),
   },
   {
     name: 'announced',

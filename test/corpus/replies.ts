@@ -678,6 +678,7 @@ const chunks: readonly Case[] = [
     status: 200,
     body: 'hello',
     lacks: ['x-sum'],
+    trailers: ['X-Sum: 1'],
   }),
   ...[
     'Content-Length: 50',
