@@ -6,6 +6,9 @@ import { LOOPBACK } from '../corpus/play.ts';
 import { type ReadAnswer, readAnswer, readBody } from './adapter.ts';
 import { answers, chance, mutated } from './mutate.ts';
 
+/** So many failures are told; more say no more. */
+const MOST = 10;
+
 interface Theirs {
   readonly status: number;
   readonly phrase: string;
@@ -146,6 +149,10 @@ const STRICTER: readonly (readonly [rule: string, holds: (text: Text) => boolean
     ({ all }) => lengthsOf(all).some((value) => !/^[0-9]{1,16}$/.test(value) || Number(value) >= 2 ** 53),
   ],
   ['RFC 9112 §2.1: no empty line before a status line', ({ all }) => /(?:^|\n)[\r\n]+HTTP/.test(all)],
+  [
+    'RFC 9112 §5.1: undici keeps white space behind a value, and misses the coding',
+    ({ all }) => /transfer-encoding:.*[ \t]\r\n/i.test(all),
+  ],
   ['100 fields', ({ all }) => all.split('\r\n').length > 100],
 ];
 
@@ -212,12 +219,15 @@ t.test('we read every answer as undici does, or refuse it by a rule', { timeout:
   const app = new App();
   const origin = await app.listen(t);
   let count = 0;
+  let failed = 0;
   for (; count < answers.length || performance.now() < until; count++) {
     const text = answers[count] ?? mutated(answers, next);
     const method = next() < 0.2 ? 'HEAD' : 'GET';
     const found = await faults(app, origin, method, text);
-    if (found.length > 0) t.same(found, [], `OARLOCK_FUZZ_SEED=${seed}: ${method} ${JSON.stringify(text)}`);
+    if (found.length > 0 && ++failed <= MOST)
+      t.same(found, [], `OARLOCK_FUZZ_SEED=${seed}: ${method} ${JSON.stringify(text)}`);
   }
   t.comment(`${count} answers, OARLOCK_FUZZ_SEED=${seed}`);
+  t.equal(failed, 0, `failures, OARLOCK_FUZZ_SEED=${seed}`);
   t.ok(count > 1_000, 'enough of them');
 });

@@ -15,6 +15,9 @@ interface Theirs {
   readonly raw: readonly string[];
 }
 
+/** So many failures are told; more say no more. */
+const MOST = 10;
+
 /** A connection in memory. */
 class Wire extends Duplex {
   override _read(): void {}
@@ -160,6 +163,13 @@ function expectedFraming(theirs: Theirs): string {
   return length === 0 ? 'none' : `length ${length}`;
 }
 
+/** Ours, but what policy sees of a WebSocket handshake's Connection and Upgrade: they go on in a form of their own. */
+function linesOf({ fields, upgrade }: ReadRequest): string[] {
+  return fields
+    .filter(({ key }) => !(upgrade && (key === 'upgrade' || key === 'connection')))
+    .map(({ name, value }) => `${name}: ${value}`);
+}
+
 /** What of a head is not read alike; empty: nothing. */
 function differences(ours: ReadRequest, theirs: Theirs): string[] {
   const rest = absolute(theirs.url)?.rest ?? theirs.url;
@@ -174,11 +184,7 @@ function differences(ours: ReadRequest, theirs: Theirs): string[] {
       framing.kind === 'length' ? `length ${framing.length}` : framing.kind,
       expectedFraming(theirs),
     ],
-    [
-      'fields',
-      ours.fields.map(({ name, value }) => `${name}: ${value}`).join('\n'),
-      expectedFields(theirs).join('\n'),
-    ],
+    ['fields', linesOf(ours).join('\n'), expectedFields(theirs).join('\n')],
   ];
   return rows.filter(([, a, b]) => a !== b).map((row) => row.join(' | '));
 }
@@ -190,7 +196,7 @@ function writtenFaults(ours: ReadRequest): string[] {
   const [message] = reader.messages;
   if (reader.fault !== null || message === undefined) return [`what goes on: ${reader.fault}`];
   const lines = message.fields.map(([name, value]) => `${name}: ${value}`);
-  const wanted = ours.fields.map(({ name, value }) => `${name}: ${value}`);
+  const wanted = linesOf(ours);
   if (ours.upgrade) wanted.push('connection: Upgrade', 'upgrade: websocket');
   const line = `${ours.method} ${ours.path} HTTP/1.1`;
   return [
@@ -221,12 +227,15 @@ t.test(
   async (t) => {
     const { seed, next, until } = chance();
     let count = 0;
+    let failed = 0;
     for (; count < requests.length || performance.now() < until; count++) {
       const text = requests[count] ?? mutated(requests, next);
       const found = await faults(text);
-      if (found.length > 0) t.same(found, [], `OARLOCK_FUZZ_SEED=${seed}: ${JSON.stringify(text)}`);
+      if (found.length > 0 && ++failed <= MOST)
+        t.same(found, [], `OARLOCK_FUZZ_SEED=${seed}: ${JSON.stringify(text)}`);
     }
     t.comment(`${count} heads, OARLOCK_FUZZ_SEED=${seed}`);
+    t.equal(failed, 0, `failures, OARLOCK_FUZZ_SEED=${seed}`);
     t.ok(count > 1_000, 'enough of them');
   },
 );
