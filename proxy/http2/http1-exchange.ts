@@ -5,7 +5,6 @@ import type { Upstream, UpstreamUser } from '../dial.ts';
 import { type Field, HOP_BY_HOP, isTrailer, type RequestHead } from '../http/head.ts';
 import { AnswerReader, type AnswerSink } from '../http1/answer-reader.ts';
 import { frameChunk, lastChunk } from '../http1/body.ts';
-import type { Http1Request } from '../http1/request-head.ts';
 import type { Http1Response } from '../http1/response-head.ts';
 import type { AnswerHead } from './head.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
@@ -48,7 +47,7 @@ export class Http1Exchange implements UpstreamExchange, UpstreamUser, AnswerSink
     this.#requestDone = head.framing.kind === 'none';
     this.#reader = new AnswerReader(limits, this);
     // `minor` 0: the body's data alone, without its chunks.
-    this.#reader.begin({ method: head.method, minor: 0, upgrade: false } as Http1Request);
+    this.#reader.begin({ method: head.method, minor: 0, upgrade: false });
     upstream.use(this);
     upstream.stream.resume();
     upstream.stream.write(writeHead(head, this.#chunked), 'latin1');
