@@ -3,7 +3,7 @@
 import type { AddressInfo } from 'node:net';
 import { connect, createServer, type Socket } from 'node:net';
 import { type Case, type Milestone, OK, type Reply, type SeenAnswer, type Step } from './case.ts';
-import { type Message, statusOf, WireReader } from './wire.ts';
+import { type Message, type Reading, statusOf, WireReader } from './wire.ts';
 
 /** How the pieces are written: whole, or in pieces that end where this says (offsets, ascending). */
 export type Splits = (length: number) => readonly number[];
@@ -45,8 +45,25 @@ export interface Outcome {
 /** An address of our own where the kernel has them: a stray client of another test must not find our ports. */
 export const LOOPBACK = process.platform === 'linux' ? '127.0.53.1' : '127.0.0.1';
 
-const PATIENCE = 6_000;
+/** Where a case is played, and how. */
+export interface Stand {
+  /** Of the app and of the entrance. */
+  readonly host: string;
+  /** Of the app; 0: any that is free. */
+  readonly appPort: number;
+  /** Milliseconds for anything that must come. */
+  readonly patience: number;
+  /** How both ends read, see {@link WireReader}. */
+  readonly reading: Reading;
+}
+
+const OURS: Stand = { host: LOOPBACK, appPort: 0, patience: 6_000, reading: 'strict' };
+/** For who stands between to close its connections behind a case. */
+const DRAIN = 1_000;
+
 const PROBE = 'GET /probe HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n';
+/** Told from every other answer: an answer to something else must not pass for it. */
+const PROBED = 'HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nprobed';
 
 /** Everything both ends wait for. */
 class Stage {
@@ -54,6 +71,11 @@ class Stage {
   readonly faults: string[] = [];
   over = false;
   readonly #waiting = new Set<() => void>();
+  readonly #patience: number;
+
+  constructor(patience: number) {
+    this.#patience = patience;
+  }
 
   reach(milestone: Milestone): void {
     this.counts[milestone]++;
@@ -65,7 +87,7 @@ class Stage {
   }
 
   /** Resolves when it holds, or when it is too late: then that is a fault. */
-  until(what: string, holds: () => boolean, ms = PATIENCE): Promise<void> {
+  until(what: string, holds: () => boolean): Promise<void> {
     if (holds()) return Promise.resolve();
     return new Promise((resolve) => {
       const done = (): void => {
@@ -79,7 +101,7 @@ class Stage {
       const timer = setTimeout(() => {
         this.faults.push(`waited for ${what}`);
         done();
-      }, ms);
+      }, this.#patience);
       this.#waiting.add(wake);
     });
   }
@@ -120,16 +142,22 @@ class ScriptedApp {
   readonly #stage: Stage;
   readonly #replies: readonly (string | Reply)[];
   readonly #splits: Splits;
+  readonly #reading: Reading;
   readonly #server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#serve(socket));
 
-  constructor(stage: Stage, replies: readonly (string | Reply)[], splits: Splits) {
+  constructor(
+    stage: Stage,
+    replies: readonly (string | Reply)[],
+    { splits, reading }: { splits: Splits; reading: Reading },
+  ) {
     this.#stage = stage;
     this.#replies = replies;
     this.#splits = splits;
+    this.#reading = reading;
   }
 
-  async listen(): Promise<number> {
-    await new Promise<void>((resolve) => this.#server.listen(0, LOOPBACK, resolve));
+  async listen({ host, appPort }: Stand): Promise<number> {
+    await new Promise<void>((resolve) => this.#server.listen(appPort, host, resolve));
     return (this.#server.address() as AddressInfo).port;
   }
 
@@ -138,12 +166,25 @@ class ScriptedApp {
     for (const socket of this.sockets) socket.destroy();
   }
 
+  /** Ends its connections and waits for the other side to do so: none is left to the next case. */
+  async drain(): Promise<void> {
+    const closed = [...this.sockets].map((socket) => new Promise((resolve) => socket.once('close', resolve)));
+    for (const socket of this.sockets) socket.end();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise((resolve) => {
+      timer = setTimeout(resolve, DRAIN);
+    });
+    await Promise.race([Promise.all(closed), late]);
+    clearTimeout(timer);
+  }
+
   #serve(socket: Socket): void {
     const connection = this.readers.length;
     this.sockets.add(socket);
     let current: AppSaw | null = null;
     let reply: Reply = { steps: [] };
     const reader = new WireReader('request', {
+      reading: this.#reading,
       onHead: (message) => {
         current = { message, connection, cut: false };
         reply = this.#replyTo(message);
@@ -178,7 +219,7 @@ class ScriptedApp {
   }
 
   #replyTo(message: Message): Reply {
-    if (message.start.startsWith('GET /probe ')) return { steps: [OK] };
+    if (message.start.startsWith('GET /probe ')) return { steps: [PROBED] };
     const reply = this.#replies[this.requests.length] ?? OK;
     return typeof reply === 'string' ? { steps: [reply] } : reply;
   }
@@ -191,18 +232,25 @@ class ScriptedApp {
   }
 }
 
-/** Plays a case through a sidecar. */
-export async function play(row: Case, enter: Enter, splits: Splits = WHOLE): Promise<Outcome> {
-  const stage = new Stage();
+/** Plays a case through a sidecar, or through what another stand has. */
+export async function play(
+  row: Case,
+  enter: Enter,
+  splits: Splits = WHOLE,
+  stand: Stand = OURS,
+): Promise<Outcome> {
+  const { host, patience, reading } = stand;
+  const stage = new Stage(patience);
   const replies = row.app === undefined ? [] : typeof row.app === 'string' ? [row.app] : row.app;
-  const app = new ScriptedApp(stage, replies, splits);
-  const entrance = await enter(await app.listen());
-  const socket = connect({ port: entrance.port, host: LOOPBACK, allowHalfOpen: true, noDelay: true });
+  const app = new ScriptedApp(stage, replies, { splits, reading });
+  const entrance = await enter(await app.listen(stand));
+  const socket = connect({ port: entrance.port, host, allowHalfOpen: true, noDelay: true });
   try {
-    return await exchange(row, { stage, app, socket, splits });
+    return await exchange(row, { stage, app, socket, splits, reading });
   } finally {
     socket.destroy();
     entrance.close();
+    if (stand !== OURS) await app.drain();
     app.close();
   }
 }
@@ -212,9 +260,10 @@ interface Playing {
   readonly app: ScriptedApp;
   readonly socket: Socket;
   readonly splits: Splits;
+  readonly reading: Reading;
 }
 
-async function exchange(row: Case, { stage, app, socket, splits }: Playing): Promise<Outcome> {
+async function exchange(row: Case, { stage, app, socket, splits, reading }: Playing): Promise<Outcome> {
   const { expect } = row;
   let over: 'open' | 'fin' | 'reset' = 'open';
   const wanted = (final: number): SeenAnswer | null => {
@@ -223,6 +272,7 @@ async function exchange(row: Case, { stage, app, socket, splits }: Playing): Pro
   };
   const isInterim = (message: Message): boolean => /^HTTP\/1\.[01] 1(?!01)/.test(message.start);
   const reader = new WireReader('answer', {
+    reading,
     toHead: (final) => wanted(final)?.toHead === true,
     onComplete: (message) => stage.reach(isInterim(message) ? 'interims' : 'answers'),
   });
@@ -271,7 +321,7 @@ async function exchange(row: Case, { stage, app, socket, splits }: Playing): Pro
     });
   } else if (expect.end !== 'any') await stage.until('the end of the connection', settled);
   const answers = reader.messages.filter((message) => message.complete && !isInterim(message));
-  if (expect.end === 'open' && answers.length > count) probe = statusOf(answers.pop() as Message);
+  if (expect.end === 'open' && answers.at(-1)?.body === 'probed') probe = statusOf(answers.pop() as Message);
   // What was written before the connection ended is in the app's socket by now: one more look at it.
   await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
   await stage.until('the rest of a request', () =>

@@ -1,7 +1,6 @@
 /** The sidecars of the corpus, in this process: an inbound one, an outbound one, and the two behind each other. */
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { pino } from 'pino';
-import type { Test } from 'tap';
 import { checkCredentials } from '../../ca-client/check.ts';
 import { splitCertificates } from '../../ca-client/pem.ts';
 import { parseDocuments } from '../../config/documents.ts';
@@ -45,14 +44,19 @@ spec:
   - when: [{key: "request.headers[x-denied]", values: ["yes"]}]
 `;
 
+/** What they end with: a test. */
+export interface Owner {
+  teardown(end: () => void): unknown;
+}
+
 export interface Sidecars {
   readonly enter: Readonly<Record<Setup, Enter>>;
   /** Faults of the data path's own, logged as errors. */
   readonly errors: readonly string[];
 }
 
-/** Starts them; they end with the test. @param accessLog of the inbound one */
-export async function sidecars(t: Test, accessLog: AccessLog | null = null): Promise<Sidecars> {
+/** Starts them; they end with their owner. @param accessLog of the inbound one */
+export async function sidecars(t: Owner, accessLog: AccessLog | null = null): Promise<Sidecars> {
   const errors: string[] = [];
   const ca = await TestCa.create();
   const inbound = dataPath(t, await credentials(ca, 'orders'), { errors, accessLog });
@@ -140,7 +144,7 @@ interface Told {
   readonly accessLog: AccessLog | null;
 }
 
-function dataPath(t: Test, own: Credentials, { errors, accessLog }: Told): DataPath {
+function dataPath(t: Owner, own: Credentials, { errors, accessLog }: Told): DataPath {
   const log = pino(
     { level: 'error' },
     { write: (line: string) => void errors.push(String((JSON.parse(line) as { error: unknown }).error)) },

@@ -13,10 +13,19 @@ export interface Message {
   complete: boolean;
 }
 
+/**
+ * `strict`: as our sidecars write. `lenient`: also what RFC 9110 §5.5 and RFC 9112 §3 let another pass on as it came:
+ * control bytes in a value, bytes beyond ASCII in a target, leading zeros in a length, its own version.
+ */
+export type Reading = 'strict' | 'lenient';
+
 const FIELD =
   /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*$/;
 const REQUEST_LINE =
   /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?:\/|https?:\/\/)[\x21\x22\x24-\x7e]* HTTP\/1\.[01]$|^OPTIONS \* HTTP\/1\.1$/;
+const LENIENT_FIELD = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*$/;
+const LENIENT_REQUEST_LINE =
+  /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?:\/|[hH][tT][tT][pP][sS]?:\/\/)[\x21\x22\x24-\x7e\x80-\xff]* HTTP\/1\.[01]$|^OPTIONS \* HTTP\/1\.[01]$/;
 const BARE = /(?:^|[^\r])\n|\r(?=[^\n])|\0/;
 const STATUS_LINE = /^HTTP\/1\.[01] [1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*$/;
 
@@ -40,6 +49,7 @@ export class WireReader {
   tunnel: string | null = null;
   raw = '';
   readonly #kind: 'request' | 'answer';
+  readonly #lenient: boolean;
   /** Says of the nth final answer that it belongs to a HEAD. */
   readonly #toHead: (final: number) => boolean;
   #text = '';
@@ -51,9 +61,15 @@ export class WireReader {
 
   constructor(
     kind: 'request' | 'answer',
-    { toHead = () => false, onHead = () => {}, onComplete = () => {} }: Partial<ReaderOptions> = {},
+    {
+      toHead = () => false,
+      onHead = () => {},
+      onComplete = () => {},
+      reading = 'strict',
+    }: Partial<ReaderOptions> = {},
   ) {
     this.#kind = kind;
+    this.#lenient = reading === 'lenient';
     this.#toHead = toHead;
     this.onHead = onHead;
     this.onComplete = onComplete;
@@ -114,9 +130,10 @@ export class WireReader {
     if (end < 0) return false;
     const [start = '', ...lines] = this.#text.slice(0, end).split('\r\n');
     this.#text = this.#text.slice(end + 4);
-    const pattern = this.#kind === 'request' ? REQUEST_LINE : STATUS_LINE;
+    const requestLine = this.#lenient ? LENIENT_REQUEST_LINE : REQUEST_LINE;
+    const pattern = this.#kind === 'request' ? requestLine : STATUS_LINE;
     if (!pattern.test(start)) throw new Fault(`start line: ${JSON.stringify(start)}`);
-    const fields = lines.map(readField);
+    const fields = lines.map((line) => readField(line, this.#lenient));
     const message: Message = { start, fields, framing: 'none', body: '', trailers: [], complete: false };
     const framing = this.#framing(message);
     this.messages.push({ ...message, framing });
@@ -138,8 +155,8 @@ export class WireReader {
     if (lengths.length + codings.length > 1) throw new Fault(`framed twice: ${message.start}`);
     const [length = null] = lengths;
     const [coding = null] = codings;
-    if (length !== null && !/^(?:0|[1-9][0-9]{0,15})$/.test(length))
-      throw new Fault(`Content-Length: ${length}`);
+    const canonical = this.#lenient ? /^[0-9]{1,19}$/ : /^(?:0|[1-9][0-9]{0,15})$/;
+    if (length !== null && !canonical.test(length)) throw new Fault(`Content-Length: ${length}`);
     if (coding !== null && coding.toLowerCase() !== 'chunked')
       throw new Fault(`Transfer-Encoding: ${coding}`);
     this.#left = Number(length ?? 0);
@@ -186,7 +203,7 @@ export class WireReader {
       this.#complete(message);
       return true;
     }
-    readField(line);
+    readField(line, this.#lenient);
     message.trailers = [...message.trailers, line];
     return true;
   }
@@ -213,12 +230,13 @@ interface ReaderOptions {
   readonly toHead: (final: number) => boolean;
   readonly onHead: (message: Message) => void;
   readonly onComplete: (message: Message) => void;
+  readonly reading: Reading;
 }
 
 class Fault extends Error {}
 
-function readField(line: string): readonly [string, string] {
-  const match = FIELD.exec(line);
+function readField(line: string, lenient: boolean): readonly [string, string] {
+  const match = (lenient ? LENIENT_FIELD : FIELD).exec(line);
   if (match === null) throw new Fault(`field line: ${JSON.stringify(line)}`);
   return [match[1] ?? '', match[2] ?? ''];
 }

@@ -1,22 +1,12 @@
 /** Messages of the corpus, and what becomes of them by chance: the same for the same seed. */
 import type { Case, Step } from '../corpus/case.ts';
-import { chunks } from '../corpus/chunks.ts';
-import { early } from '../corpus/early.ts';
-import { fields } from '../corpus/fields.ts';
-import { framing } from '../corpus/framing.ts';
-import { heads } from '../corpus/heads.ts';
-import { policy } from '../corpus/policy.ts';
-import { replies } from '../corpus/replies.ts';
-import { reuse } from '../corpus/reuse.ts';
+import { groups } from '../corpus/groups.ts';
 import { random } from '../corpus/run.ts';
-import { targets } from '../corpus/targets.ts';
-import { tunnels } from '../corpus/tunnels.ts';
 
 /** Longer ones tell nothing more and take their time. */
 const LONGEST = 4_000;
 
-const groups = [heads, targets, framing, chunks, policy, early, fields, tunnels, replies, reuse];
-const cases: readonly Case[] = groups.flatMap((tables) => Object.values(tables).flat());
+const cases: readonly Case[] = Object.values(groups).flatMap((tables) => Object.values(tables).flat());
 
 /** What the corpus's downstreams send. */
 export const requests = texts(cases.map(({ send }) => send));
