@@ -4,15 +4,15 @@ import type { Upstream } from './dial.ts';
 import { FirstBytes } from './first-bytes.ts';
 
 export interface WaitingEvents {
-  /** It greeted its client, or ended without a word. What it said is kept. */
+  /** It greeted its client, ended without a word, or is gone: nobody is to wait for it. What it said is kept. */
   spoke(): void;
-  /** It is gone, or what it said makes no greeting: it is closed. */
+  /** What it said makes no greeting: it is closed. */
   lost(): void;
 }
 
 export class WaitingUpstream {
   readonly upstream: Upstream;
-  /** All it said before it ended its side; null: it has not ended. */
+  /** All it said before it ended its side; null: it has not ended, or was reset. */
   said: Buffer | null = null;
   readonly #events: WaitingEvents;
   readonly #hearing: FirstBytes;
@@ -58,10 +58,8 @@ export class WaitingUpstream {
 
   #ended(bytes: Buffer): void {
     if (this.#over) return;
-    if (this.upstream.stream.readableEnded) {
-      this.said = bytes;
-      this.#events.spoke();
-    } else this.#lose();
+    if (this.upstream.stream.readableEnded) this.said = bytes;
+    this.#events.spoke();
   }
 
   #lose(): void {

@@ -376,6 +376,22 @@ t.test('an app that resets what it greeted', async (t) => {
   t.match((await sidecar.accessed()).at(-1), { response_flags: 'UC' });
 });
 
+t.test('an app that resets without a word: its client is not left waiting', async (t) => {
+  const rows = [
+    { title: 'in plaintext', inside: false },
+    { title: 'inside TLS', inside: true },
+  ];
+  for (const { title, inside } of rows) {
+    const app = await mailApp(t, '');
+    const sidecar = await sidecarFor(t, app, { resources: mode(inside ? 'STRICT' : 'PERMISSIVE') });
+    const peer = inside ? await openTls(t, sidecar.port, { leaf: web }) : await open(t, sidecar.port);
+    await reached(app);
+    app.all[0]?.resetAndDestroy();
+    t.equal(await peer.ended(), 'ECONNRESET', title);
+    t.match((await sidecar.accessed()).at(-1), { response_flags: 'UC', reason: 'upstream_closed' });
+  }
+});
+
 t.test('an app that speaks HTTP unasked greets nobody', async (t) => {
   const rows = [
     { title: 'HTTP/2', greeting: Buffer.from('000000040000000000', 'hex') },
@@ -529,6 +545,22 @@ spec:
     await peer.until('both', (text) => text === `${GREETING}\0`);
     await pause(150);
     t.equal(app.seen.count, 1);
+  });
+  t.test('an upstream that resets without a word, sooner or later', async (t) => {
+    const app = await mailApp(t, '');
+    const limits = { serverFirstHold: 20, handshakeTimeout: 100 };
+    const { egress: port, lines } = await egress(t, app, { limits });
+    const soon = await open(t, port);
+    await reached(app);
+    app.all[0]?.resetAndDestroy();
+    t.equal(await soon.ended(), 'ECONNRESET');
+    t.match(lines.at(-1), { reason: 'upstream_closed' });
+    const later = await open(t, port);
+    await reached(app, 2);
+    // The sweep of deadlines runs twice a second: the client's time to speak is over.
+    await pause(1_300);
+    app.all[1]?.resetAndDestroy();
+    t.equal(await later.ended(), 'ECONNRESET');
   });
   t.test('nobody there is told in time', async (t) => {
     const app = await mailApp(t);
