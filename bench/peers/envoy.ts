@@ -75,6 +75,7 @@ function connectionManager({ role, dir, http2, accessLog }: Side): unknown {
     stat_prefix: callee ? 'inbound' : 'outbound',
     codec_type: callee && http2 ? 'HTTP2' : 'HTTP1',
     normalize_path: true,
+    ...(role === 'plain' ? { upgrade_configs: [{ upgrade_type: 'websocket' }] } : {}),
     ...(callee
       ? {
           forward_client_cert_details: 'SANITIZE_SET',

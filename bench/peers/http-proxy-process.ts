@@ -20,4 +20,5 @@ proxy.on('error', (error: Error, _request: unknown, response: unknown) => {
   if (!answer.headersSent) answer.writeHead(502);
   answer.end();
 });
-serve(side, (request, response) => proxy.web(request, response));
+const server = serve(side, (request, response) => proxy.web(request, response));
+server.on('upgrade', (request, socket, head) => proxy.ws(request, socket, head));

@@ -22,9 +22,9 @@ function identity({ credentials }: Side): {
 }
 
 /** Listens where the side is told to, in TLS where it is the callee. */
-export function serve(side: Side, listener: RequestListener): void {
+export function serve(side: Side, listener: RequestListener): Server {
   const server: Server = side.role === 'callee' ? tlsServer(side, listener) : createServer(listener);
-  server.listen(side.listen, '127.0.0.1');
+  return server.listen(side.listen, '127.0.0.1');
 }
 
 /** Only the one allowed caller comes in, decided once a connection. */
