@@ -51,10 +51,8 @@ export class OutboundHttp extends HttpSideBase {
           this.#reached(route, endpoint, upstream, exchange);
           done.connected(upstream);
         },
-        entered: (session, endpoint) => {
-          this.#reached(route, endpoint, session, exchange);
-          this.entered(session, done);
-        },
+        entered: (session, endpoint) =>
+          this.entered(session, done, (upstream) => this.#reached(route, endpoint, upstream, exchange)),
         failed: (reason, detail) => done.failed(reason, detail),
       },
     );

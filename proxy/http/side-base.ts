@@ -100,9 +100,16 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
     keepLoggedHeaders(this.path, head, exchange);
   }
 
-  protected entered(session: UpstreamSession, done: ReachDone): void {
-    if (done.entered !== undefined) done.entered(session);
-    else done.connected(viewAsHttp1(session, this.path.limits));
+  /** @param reached told first, as what the carrier will give back */
+  protected entered(session: UpstreamSession, done: ReachDone, reached?: (upstream: Reached) => void): void {
+    if (done.entered !== undefined) {
+      reached?.(session);
+      done.entered(session);
+      return;
+    }
+    const view = viewAsHttp1(session, this.path.sessions, this.path.limits);
+    reached?.(view);
+    done.connected(view);
   }
 
   /** An idle connection to the same place, else a new one; a stream of a session where that is what is spoken there. */

@@ -8,29 +8,38 @@ import { Upstream } from '../dial.ts';
 import { type Field, HeadError } from '../http/head.ts';
 import { BodyError, type BodyReader, bodyReader, frameChunk, lastChunk } from '../http1/body.ts';
 import { type Http1Request, parseRequest } from '../http1/request-head.ts';
+import type { Told } from '../told.ts';
 import type { AnswerHead } from './head.ts';
 import { Http2Exchange } from './http2-exchange.ts';
+import { SentBody } from './sent-body.ts';
 import type { Answered, Break } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
+import type { UpstreamSessions } from './upstream-sessions.ts';
 
 const HEAD_END = Buffer.from('\r\n\r\n');
 /** Fields that judging may have added to what the downstream sent. */
 const MAX_ADDED = 200;
 const EMPTY = Buffer.alloc(0);
 
-/** @param session that promised a stream */
-export function viewAsHttp1(session: UpstreamSession, limits: Limits): Upstream {
-  return new ViewedUpstream(session, new Http1View(session, limits));
+/**
+ * @param session that promised a stream
+ * @param sessions where another is found if it refuses the request
+ */
+export function viewAsHttp1(session: UpstreamSession, sessions: UpstreamSessions, limits: Limits): Upstream {
+  return new ViewedUpstream(session, new Http1View(session, sessions, limits));
 }
 
 /** Serves one exchange: its answers say `close`. */
 class ViewedUpstream extends Upstream {
+  /** Of the session: what is worked out for its peer once holds for all its streams. */
+  override readonly told: Told;
   readonly #view: Http1View;
 
   constructor(session: UpstreamSession, view: Http1View) {
     const { socket, key, peer, address } = session.upstream;
     // Of no generation: a pool would keep the stream's place for nothing.
     super({ stream: view, socket, key, peer, address, generation: -1 });
+    this.told = session.told;
     this.#view = view;
     this.uses = session.uses;
   }
@@ -43,21 +52,28 @@ class ViewedUpstream extends Upstream {
 
 /** What is written to it is read as an HTTP/1 request, strictly; what is read from it is the answer, in HTTP/1. */
 class Http1View extends Duplex implements Answered {
-  readonly #session: UpstreamSession;
+  #session: UpstreamSession;
+  readonly #sessions: UpstreamSessions;
   readonly #limits: Limits;
+  /** Null before the request, and while another session is looked for. */
   #exchange: Http2Exchange | null = null;
   #head: Http1Request | null = null;
   #body: BodyReader = bodyReader({ kind: 'none' });
   #pending: Buffer = EMPTY;
+  /** The request has a body. */
+  #hasBody = false;
   #requestEnded = false;
+  readonly #sent = new SentBody();
+  #replayed = false;
   /** Goes on with writing once the stream has room. */
   #onRoom: (() => void) | null = null;
   #chunked = false;
   #answered = false;
 
-  constructor(session: UpstreamSession, limits: Limits) {
+  constructor(session: UpstreamSession, sessions: UpstreamSessions, limits: Limits) {
     super({ allowHalfOpen: true });
     this.#session = session;
+    this.#sessions = sessions;
     this.#limits = limits;
   }
 
@@ -76,15 +92,15 @@ class Http1View extends Duplex implements Answered {
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    if (this.#exchange === null) this.#session.leave();
-    else if (!this.#answered) this.#exchange.cancel(constants.NGHTTP2_CANCEL);
+    if (this.#head === null) this.#session.leave();
+    else if (!this.#answered) this.#exchange?.cancel(constants.NGHTTP2_CANCEL);
     done(error);
   }
 
   /** @returns false: no more until there is room */
   #readRequest(chunk: Buffer): boolean {
     let bytes = chunk;
-    if (this.#exchange === null) {
+    if (this.#head === null) {
       bytes = this.#pending.length === 0 ? chunk : Buffer.concat([this.#pending, chunk]);
       const end = bytes.indexOf(HEAD_END);
       if (end < 0) {
@@ -97,7 +113,8 @@ class Http1View extends Duplex implements Answered {
     }
     let room = true;
     this.#body.feed(bytes, (data) => {
-      room = this.#exchange?.write(data) ?? true;
+      this.#sent.keep(data);
+      room = this.#exchange?.write(data) ?? false;
     });
     if (this.#body.done && !this.#requestEnded) {
       this.#requestEnded = true;
@@ -113,16 +130,35 @@ class Http1View extends Duplex implements Answered {
     this.#head = head;
     this.#body = bodyReader(head.framing, true, this.#limits);
     this.#requestEnded = this.#body.done;
+    this.#hasBody = !this.#requestEnded;
     this.#exchange = new Http2Exchange(this.#session, head, this.#requestEnded, this, this.#limits);
+  }
+
+  /** Says again what another session refused (RFC 9113 §8.7). */
+  #again(session: UpstreamSession): void {
+    const pieces = this.#sent.pieces;
+    if (this.destroyed || this.#head === null || pieces === null) {
+      session.leave();
+      this.destroy(new Error('refused, and too long to be sent again'));
+      return;
+    }
+    this.#session = session;
+    const exchange = new Http2Exchange(session, this.#head, !this.#hasBody, this, this.#limits);
+    this.#exchange = exchange;
+    for (const piece of pieces) exchange.write(piece);
+    if (this.#hasBody && this.#requestEnded) exchange.end(this.#body.trailers);
+    this.onRoom();
   }
 
   // ---- the answer
 
   onInterim(answer: AnswerHead): void {
+    this.#sent.forget();
     this.push(textOf(answer, answer.fields), 'latin1');
   }
 
   onAnswer(answer: AnswerHead, ended: boolean): void {
+    this.#sent.forget();
     const { status, fields } = answer;
     const bodiless = this.#head?.method === 'HEAD' || status === 204 || status === 304;
     const length = fields.some(({ key }) => key === 'content-length');
@@ -156,7 +192,16 @@ class Http1View extends Duplex implements Answered {
   }
 
   /** A cut stays a cut. */
-  onBreak({ detail }: Break): void {
+  onBreak({ detail, how }: Break): void {
+    if (how === 'refused' && !this.#replayed && this.#sent.pieces !== null) {
+      this.#replayed = true;
+      this.#exchange = null;
+      this.#sessions.enterAnother(this.#session, {
+        entered: (session) => this.#again(session),
+        failed: (reason, detail) => this.destroy(new Error(`${reason}: ${detail}`)),
+      });
+      return;
+    }
     this.#answered = true;
     this.destroy(new Error(detail));
   }

@@ -2,13 +2,23 @@
 import { type ClientHttp2Stream, constants } from 'node:http2';
 import type { Limits } from '../../mesh/limits.ts';
 import { type Field, HeadError, joinedValues, type RequestHead } from '../http/head.ts';
-import { asRaw, type RawFields, readAnswer, readTrailers, toHeaders, writeRequest } from './head.ts';
+import {
+  type AnswerHead,
+  asRaw,
+  type RawFields,
+  readAnswer,
+  readTrailers,
+  toHeaders,
+  writeRequest,
+} from './head.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 
 const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
 const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR } = constants;
 const NONE: readonly Field[] = [];
+/** For END_STREAM behind the last byte of an answer, ms: usually it comes with it. */
+const END_GRACE = 1_000;
 
 /** Begins an exchange on a session that promised a stream. The promise is kept or given back by it. */
 export class Http2Exchange implements UpstreamExchange {
@@ -22,6 +32,8 @@ export class Http2Exchange implements UpstreamExchange {
   #answerBegun = false;
   /** END_STREAM came: then the answer is all there. */
   #complete = false;
+  /** The answer has no body, whatever its fields say. */
+  readonly #headAlone: boolean;
   /** Bytes of the answer that are still to come, by its Content-Length; NaN: it tells none. */
   #left = Number.NaN;
   #interim = 0;
@@ -40,6 +52,7 @@ export class Http2Exchange implements UpstreamExchange {
     this.#answered = answered;
     this.#limits = limits;
     this.#kept = session.uses > 0;
+    this.#headAlone = head.method === 'HEAD';
     const stream = session.request(writeRequest(head), ended);
     this.#stream = stream;
     this.#watchEnd();
@@ -94,9 +107,19 @@ export class Http2Exchange implements UpstreamExchange {
 
   cancel(code: number): void {
     this.#over = true;
-    this.#stream.close(code);
+    const stream = this.#stream;
+    // All is there but END_STREAM, if that. A reset would tell the peer of a failure, and peers count those.
+    if (this.#left === 0 && stream.writableEnded) this.#awaitEnd(code);
+    else stream.close(code);
     // Unread data would keep the stream from being destroyed.
-    this.#stream.resume();
+    stream.resume();
+  }
+
+  #awaitEnd(code: number): void {
+    const stream = this.#stream;
+    if (stream.destroyed) return;
+    const timer = setTimeout(() => stream.close(code), END_GRACE);
+    stream.once('close', () => clearTimeout(timer));
   }
 
   #sendTrailers(): void {
@@ -123,8 +146,8 @@ export class Http2Exchange implements UpstreamExchange {
       const answer = readAnswer(raw, this.#limits);
       if (answer.status < 200) throw new HeadError(400, 'an interim answer that ends the stream');
       this.#answerBegun = true;
-      this.#left = Number(joinedValues(answer.fields, 'content-length') ?? Number.NaN);
       const ended = (flags & END_STREAM) !== 0;
+      this.#left = ended || this.#headAlone ? 0 : bodyLength(answer);
       this.#answered.onAnswer(answer, ended);
       if (!this.#over) this.#stream.on('data', this.#onData);
     } catch (error) {
@@ -167,8 +190,8 @@ export class Http2Exchange implements UpstreamExchange {
     const { rstCode } = this.#stream;
     const { gone } = this.#session;
     const detail = gone ? 'its connection closed' : nameOf(rstCode);
-    if (rstCode === NGHTTP2_REFUSED_STREAM) {
-      return { code: rstCode, reason: 'upstream_reset', detail, how: 'refused' };
+    if (rstCode === NGHTTP2_REFUSED_STREAM || this.#session.passedOver(this.#stream)) {
+      return { code: NGHTTP2_REFUSED_STREAM, reason: 'upstream_reset', detail, how: 'refused' };
     }
     if (gone) {
       const how = this.#kept ? 'kept' : 'failed';
@@ -189,6 +212,12 @@ export class Http2Exchange implements UpstreamExchange {
       how: 'failed',
     });
   }
+}
+
+/** NaN: it does not tell. */
+function bodyLength({ status, fields }: AnswerHead): number {
+  if (status === 204 || status === 304) return 0;
+  return Number(joinedValues(fields, 'content-length') ?? Number.NaN);
 }
 
 /** RFC 9113 §7, by code. */

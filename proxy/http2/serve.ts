@@ -16,6 +16,8 @@ import { endWithPeer, MAX_SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-s
 const SWEEP_MS = 500;
 /** Frames that are wrong, and streams beyond their bound, before the session is ended. */
 const MAX_INVALID_FRAMES = 100;
+/** `node:http2` ends a session, and all on it, at 1,000 resets and then 33 a second, whatever they were of. `#reset` judges them. */
+const UNCOUNTED = 2 ** 31;
 
 /**
  * Serves all streams of a connection whose `stream` speaks HTTP/2 from its first byte on. Sets its carrier and its
@@ -57,6 +59,8 @@ class ServerSession implements Carrier, StreamOwner {
       maxHeaderListPairs: 2 * limits.maxHeadFields,
       maxSessionInvalidFrames: MAX_INVALID_FRAMES,
       maxSessionRejectedStreams: MAX_INVALID_FRAMES,
+      streamResetBurst: UNCOUNTED,
+      streamResetRate: UNCOUNTED,
       maxSessionMemory: MAX_SESSION_MEMORY,
       strictSingleValueFields: false,
     });

@@ -25,16 +25,15 @@ import {
 } from './head.ts';
 import { Http1Exchange } from './http1-exchange.ts';
 import { Http2Exchange, nameOf } from './http2-exchange.ts';
+import { SentBody } from './sent-body.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 
-const { NGHTTP2_NO_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_CANCEL } = constants;
+const { NGHTTP2_NO_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_CANCEL } = constants;
 const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
 const NONE: readonly Field[] = [];
 /** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
 const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
-/** Bytes of a request's body kept until its answer begins, so that an upstream that refused the stream can be passed by. */
-const MAX_REPLAY = 65_536;
 /** Turns of the event loop in which an answer that can leave has left; after that it is looked at now and then. */
 const MAX_TURNS = 4;
 
@@ -78,9 +77,8 @@ export class ServerStream implements RequestCarrier, Answered {
   #onHeld: ((body: HeldBody) => void) | null = null;
   #upstream: UpstreamExchange | null = null;
   #reached: Reached | null = null;
-  /** What went upstream before the answer began; null: too much, or nobody will ask for it. */
-  #sent: Buffer[] | null = [];
-  #sentBytes = 0;
+  /** What went upstream before the answer began. */
+  readonly #sent = new SentBody();
   #replayed = false;
   #answerBegun = false;
   /** The answer has no body, whatever the upstream says. */
@@ -213,7 +211,7 @@ export class ServerStream implements RequestCarrier, Answered {
       return;
     }
     // What it refuses it has read: only the head could be sent again.
-    this.#sent = null;
+    this.#sent.forget();
     this.#begin(upstream);
     this.#upstream = new Http1Exchange(upstream, head, this, this.#side, this.#limits);
     this.#sendBody();
@@ -243,7 +241,8 @@ export class ServerStream implements RequestCarrier, Answered {
     const upstream = this.#upstream;
     const held = this.#held;
     if (upstream === null) return;
-    if (this.#replayed && this.#sent !== null) for (const piece of this.#sent) upstream.write(piece);
+    const sent = this.#replayed ? this.#sent.pieces : null;
+    if (sent !== null) for (const piece of sent) upstream.write(piece);
     else if (held !== null) for (const piece of held.framed(this.#heldData)) this.#pass(piece);
     held?.release();
     if (this.#head?.framing.kind === 'none') return;
@@ -271,14 +270,8 @@ export class ServerStream implements RequestCarrier, Answered {
   };
 
   #pass(data: Buffer): void {
-    if (this.#sent !== null) this.#keep(this.#sent, data);
+    this.#sent.keep(data);
     if (this.#upstream?.write(data) === false) this.#stream.pause();
-  }
-
-  #keep(sent: Buffer[], data: Buffer): void {
-    this.#sentBytes += data.length;
-    if (this.#sentBytes > MAX_REPLAY) this.#sent = null;
-    else sent.push(data);
   }
 
   #hold(data: Buffer): void {
@@ -331,7 +324,7 @@ export class ServerStream implements RequestCarrier, Answered {
     const stream = this.#stream;
     this.#active = true;
     this.#answerBegun = true;
-    this.#sent = null;
+    this.#sent.forget();
     exchange.upstreamFirstByte = performance.now();
     exchange.status = answer.status;
     if (exchange.grpc) exchange.grpcStatus = grpcStatusOf(answer.fields);
@@ -406,7 +399,7 @@ export class ServerStream implements RequestCarrier, Answered {
   /** RFC 9113 §8.7: what was refused was not looked at; what a dead connection took may have been. */
   #mayReplay(how: Break['how'], head: Http2Request): boolean {
     if (this.#replayed) return false;
-    if (how === 'refused') return this.#sent !== null;
+    if (how === 'refused') return this.#sent.pieces !== null;
     return how === 'kept' && head.framing.kind === 'none' && REPLAYABLE.has(head.method);
   }
 
@@ -480,7 +473,9 @@ export class ServerStream implements RequestCarrier, Answered {
   #aborted(): void {
     if (this.#phase === 'over' || this.#phase === 'answered') return;
     const { rstCode } = this.#stream;
-    this.#fail(rstCode === NGHTTP2_NO_ERROR ? NGHTTP2_CANCEL : rstCode, 'downstream_closed', nameOf(rstCode));
+    // Neither is for a client to say of its own request.
+    const vague = rstCode === NGHTTP2_NO_ERROR || rstCode === NGHTTP2_REFUSED_STREAM;
+    this.#fail(vague ? NGHTTP2_CANCEL : rstCode, 'downstream_closed', nameOf(rstCode));
   }
 
   #closed(): void {
@@ -519,7 +514,7 @@ export class ServerStream implements RequestCarrier, Answered {
     this.#held?.release();
     this.#held = null;
     this.#onHeld = null;
-    this.#sent = null;
+    this.#sent.forget();
   }
 
   /** A fault of ours in one stream ends that stream, not the process. */

@@ -3,7 +3,7 @@ import { type ClientHttp2Session, type ClientHttp2Stream, connect } from 'node:h
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
-import type { Reached, Upstream } from '../dial.ts';
+import type { DialTarget, Reached, Upstream } from '../dial.ts';
 import type { Told } from '../told.ts';
 import type { VerifiedPeer } from '../verify-peer.ts';
 
@@ -11,6 +11,9 @@ import type { VerifiedPeer } from '../verify-peer.ts';
 export const WINDOWS_A_SESSION = 16;
 /** MB that one session may hold of what waits to be sent, beyond which it takes no new streams. */
 export const MAX_SESSION_MEMORY = 64;
+
+/** Half of the 2^30 that there are ids for. */
+const MAX_STREAMS_EVER = 2 ** 29;
 
 /** What a session tells whoever keeps it. */
 export interface SessionKeeper {
@@ -21,6 +24,7 @@ export interface SessionKeeper {
 
 export class UpstreamSession implements Reached {
   readonly key: string;
+  readonly target: DialTarget;
   readonly upstream: Upstream;
   readonly generation: number;
   readonly #session: ClientHttp2Session;
@@ -31,10 +35,13 @@ export class UpstreamSession implements Reached {
   #open = 0;
   #entered = 0;
   #retired = false;
+  /** What the peer's GOAWAY says of the streams that it has looked at, or will. */
+  #lastStream = Number.POSITIVE_INFINITY;
   idleSince: number = performance.now();
 
-  constructor(upstream: Upstream, limits: Limits, keeper: SessionKeeper) {
+  constructor(upstream: Upstream, target: DialTarget, limits: Limits, keeper: SessionKeeper) {
     this.key = upstream.key;
+    this.target = target;
     this.upstream = upstream;
     this.generation = upstream.generation;
     this.#keeper = keeper;
@@ -59,7 +66,10 @@ export class UpstreamSession implements Reached {
       keeper.roomChanged(this);
     });
     session.on('connect', () => session.setLocalWindowSize(WINDOWS_A_SESSION * limits.streamWindow));
-    session.on('goaway', () => this.retire());
+    session.on('goaway', (_code, lastStream) => {
+      this.#lastStream = lastStream;
+      this.retire();
+    });
     session.on('close', () => {
       this.#retired = true;
       keeper.closed(this);
@@ -105,10 +115,16 @@ export class UpstreamSession implements Reached {
     return this.#session.destroyed;
   }
 
+  /** Its peer has not looked at this stream, nor will (RFC 9113 §6.8): the same request may be sent elsewhere. */
+  passedOver({ id }: ClientHttp2Stream): boolean {
+    return id !== undefined && id > this.#lastStream;
+  }
+
   /** Promises a stream. Each is given back by `leave`, once. */
   enter(): void {
     this.#open++;
-    this.#entered++;
+    // Stream ids run out (RFC 9113 §5.1.1).
+    if (++this.#entered >= MAX_STREAMS_EVER) this.retire();
   }
 
   leave(): void {

@@ -67,6 +67,11 @@ export class UpstreamSessions implements SessionKeeper {
     this.#dial(place);
   }
 
+  /** Enters another session to where one goes that refused a stream. */
+  enterAnother(session: UpstreamSession, done: SessionDone): void {
+    this.enter(session.target, session.usable, done);
+  }
+
   roomChanged(session: UpstreamSession): void {
     const place = this.#places.get(session.key);
     if (place !== undefined) serve(place, session, false);
@@ -99,7 +104,7 @@ export class UpstreamSessions implements SessionKeeper {
     dial(this.#context, place.target, {
       connected: (upstream) => {
         place.dialling = false;
-        const session = new UpstreamSession(upstream, this.#limits, this);
+        const session = new UpstreamSession(upstream, place.target, this.#limits, this);
         place.sessions.push(session);
         serve(place, session, true);
         // It was made before credentials or routes changed: it serves those that waited for it, and no more.

@@ -8,6 +8,7 @@ import {
   type OutgoingHttpHeaders,
   type ServerHttp2Session,
   type ServerHttp2Stream,
+  type ServerOptions,
 } from 'node:http2';
 import type { Test } from 'tap';
 import { listen } from '../e2e/harness/apps.ts';
@@ -22,8 +23,9 @@ export interface Http2App {
 export async function http2App(
   t: Test,
   serve: (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void,
+  options: ServerOptions = {},
 ): Promise<Http2App> {
-  const server = createServer();
+  const server = createServer(options);
   const sessions: ServerHttp2Session[] = [];
   server.on('session', (session) => {
     sessions.push(session);
