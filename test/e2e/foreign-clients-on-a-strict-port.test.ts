@@ -1,13 +1,16 @@
-/** What openssl, curl and a plain TLS client meet at a STRICT port: TLS 1.3, a request for a certificate, or a reset. */
+/** What openssl, curl, gRPC and a plain TLS client meet at a STRICT port: TLS 1.3, a request for a certificate, or a reset. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import { credentials, status } from '@grpc/grpc-js';
+import t, { type Test } from 'tap';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { hasTool, open, run } from './harness/clients.ts';
+import { chat, grpcApp, grpcClient, unary } from './harness/grpc-app.ts';
 import { Mesh } from './harness/mesh.ts';
 import { HOST, policy, shop, shopPorts } from './harness/shop.ts';
-import { spiffe } from './harness/test-ca.ts';
+import { type Leaf, spiffe } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP, openTls } from './harness/tls-client.ts';
+import { until, within } from './harness/wait.ts';
 
 t.setTimeout(180_000);
 
@@ -73,6 +76,70 @@ t.test('the key exchange is hybrid post-quantum where the client can', async (t)
 t.test('who is not allowed is told so over TLS', async (t) => {
   t.equal(await attempt(t, ports.ordersHttp, { leaf, ALPNProtocols: ISTIO_HTTP }), 200);
   t.equal(await attempt(t, ports.ordersHttp, { leaf: stranger, ALPNProtocols: ISTIO_HTTP }), 403);
+});
+
+t.test('a gRPC client with credentials of the mesh and no sidecar', async (t) => {
+  const called = await grpcApp(t);
+  const grpcPorts = await shopPorts();
+  const only = policy('web-only', '[{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]');
+  const grpcMesh = await Mesh.create(
+    t,
+    `${shop(grpcPorts, { http: called.port, tcp: tcp.port }).replaceAll('protocol: HTTP}', 'protocol: GRPC}')}---
+${only}`,
+  );
+  const sidecar = await grpcMesh.sidecar('orders');
+  const { dir: _, leaf: ours } = await grpcMesh.certDir('web');
+  const client = (t: Test, who: Leaf | null) => {
+    const [key, cert] = who === null ? [null, null] : [Buffer.from(who.key), Buffer.from(who.cert)];
+    const secure = credentials.createSsl(Buffer.from(grpcMesh.ca.rootPem), key, cert, {
+      // An identity of the mesh is no host name.
+      checkServerIdentity: (_host, { subjectaltname }) =>
+        subjectaltname === `URI:${sidecar.identity}` ? undefined : new Error(`it is ${subjectaltname}`),
+    });
+    return grpcClient(t, grpcPorts.ordersHttp, HOST, { 'grpc.ssl_target_name_override': HOST }, secure);
+  };
+  t.test('is served by its ALPN h2, and the app learns who calls', async (t) => {
+    const { mark } = sidecar;
+    const grpc = client(t, ours);
+    const { answer, code, details } = await unary(grpc, 'hello');
+    t.equal(code, status.OK, details);
+    t.equal(answer?.toString(), 'hello');
+    t.match(called.seen.metadata?.get('x-forwarded-client-cert')[0], /URI=spiffe:\/\/.*\/sa\/web$/);
+    t.match(await sidecar.accessed({ path: '/test.Echo/Unary' }, mark), {
+      protocol: 'HTTP/2',
+      grpc_response_status: '0',
+      connection_security_policy: 'mutual_tls',
+      source_principal: spiffe('shop', 'web'),
+    });
+    const both = chat(grpc);
+    const over = new Promise<number>((resolve) => both.on('status', (end) => resolve(end.code)));
+    both.on('data', () => both.end());
+    both.write(Buffer.from('m'));
+    t.equal(await within('a stream both ways', over), status.OK);
+  });
+  t.test('is told over the same TLS that policy denies it', async (t) => {
+    const { calls } = called.seen;
+    const { code, details } = await unary(client(t, await grpcMesh.ca.leaf(spiffe('shop', 'stranger'))), 'x');
+    t.equal(code, status.PERMISSION_DENIED);
+    t.equal(details, 'RBAC: access denied');
+    t.equal(called.seen.calls, calls);
+  });
+  t.test('gets nowhere without a certificate, or with one of another mesh', async (t) => {
+    const elsewhere = await mesh.ca.leaf(spiffe('shop', 'web'));
+    for (const [who, reason] of [
+      [null, 'no_peer_certificate'],
+      [elsewhere, 'untrusted_issuer'],
+    ] as const) {
+      const { calls } = called.seen;
+      const { mark } = sidecar;
+      t.equal((await unary(client(t, who), 'x')).code, status.UNAVAILABLE, reason);
+      await sidecar.logged({ reason }, mark);
+      t.equal(called.seen.calls, calls);
+    }
+  });
+  await until('its connections to be over', () =>
+    sidecar.metric('oarlock_connections_open').then((n) => n === 0),
+  );
 });
 
 t.test('plaintext is reset, and log and metric say why', async (t) => {

@@ -1,5 +1,6 @@
 /** A gRPC app and its client over plain bytes, real `@grpc/grpc-js` on both ends. */
 import {
+  type ChannelCredentials,
   Client,
   type ClientOptions,
   credentials,
@@ -122,9 +123,15 @@ export async function grpcApp(t: Test): Promise<GrpcApp> {
   return { port, seen, server };
 }
 
-/** A client of its own connection; calls are made with `Client`'s own methods or by `unary`. */
-export function grpcClient(t: Test, port: number, authority: string, options: ClientOptions = {}): Client {
-  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure(), {
+/** A client of its own connection, in plaintext unless told; calls are made with `Client`'s own methods or by `unary`. */
+export function grpcClient(
+  t: Test,
+  port: number,
+  authority: string,
+  options: ClientOptions = {},
+  security: ChannelCredentials = credentials.createInsecure(),
+): Client {
+  const client = new Client(`127.0.0.1:${port}`, security, {
     'grpc.default_authority': authority,
     'grpc.use_local_subchannel_pool': 1,
     'grpc.max_receive_message_length': 64 << 20,
