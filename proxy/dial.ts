@@ -7,6 +7,7 @@ import type { Endpoint, RouteTls } from '../mesh/route.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { abortStream } from './connections.ts';
+import { hear } from './hear.ts';
 import {
   type OriginateDone,
   type OutboundTls,
@@ -85,7 +86,7 @@ export class Upstream implements Reached {
     if (this.#heard || user === null) return;
     this.#heard = true;
     const { stream } = this;
-    stream.on('data', (chunk: Buffer) => this.#user?.upstreamData(this, chunk));
+    hear(stream, (piece) => this.#user?.upstreamData(this, piece));
     stream.on('end', () => this.#user?.upstreamEnd(this));
     stream.on('error', (error: Error) => this.#user?.upstreamClosed(this, error));
     stream.on('close', () => this.#user?.upstreamClosed(this, null));

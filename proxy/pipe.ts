@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { abortStream, type Carrier } from './connections.ts';
+import { hear } from './hear.ts';
 
 /** One end: the stream that carries plaintext and the socket under it. */
 export interface PipeEnd {
@@ -55,7 +56,7 @@ export class Pipe implements Carrier {
   }
 
   #join(from: PipeEnd, to: PipeEnd, fromDownstream: boolean): void {
-    from.stream.on('data', (chunk: Buffer) => {
+    hear(from.stream, (chunk) => {
       this.#observer.moved(fromDownstream, chunk.length);
       if (!to.stream.write(chunk)) from.stream.pause();
     });

@@ -4,6 +4,7 @@ import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
 import type { DialDone, Upstream, UpstreamUser } from '../dial.ts';
+import { hear } from '../hear.ts';
 import { Exchange } from '../http/exchange.ts';
 import { grpcStatusOf, isGrpcType } from '../http/grpc.ts';
 import { HeadError } from '../http/head.ts';
@@ -92,7 +93,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#limits = side.limits;
     this.#scan = new HeadScan('request', side.limits);
     this.#reader = new AnswerReader(side.limits, this);
-    stream.on('data', this.#onData);
+    hear(stream, this.#onData);
     stream.on('end', this.#onEnd);
     stream.on('error', this.#onGone);
     stream.on('close', this.#onGone);
