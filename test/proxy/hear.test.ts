@@ -35,8 +35,8 @@ t.test('pieces stay as they were, however much is read after them', async (t) =>
   a.far.end(sent[0]);
   b.far.end(sent[1]);
   await Promise.all([once(a.near, 'end'), once(b.near, 'end')]);
-  t.ok(Buffer.concat(heard[0] ?? []).equals(sent[0] as Buffer));
-  t.ok(Buffer.concat(heard[1] ?? []).equals(sent[1] as Buffer));
+  t.ok(Buffer.concat(heard[0] ?? []).equals(sent[0]));
+  t.ok(Buffer.concat(heard[1] ?? []).equals(sent[1]));
 });
 
 t.test('a small piece does not hold a block of its own', async (t) => {
