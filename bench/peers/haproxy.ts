@@ -53,6 +53,7 @@ frontend in
   declare capture request len 256
   http-request capture req.hdr(host) id 0
   ${role === 'callee' ? 'http-request set-header X-Forwarded-Client-Cert "Hash=%[ssl_c_sha1,hex]"' : 'http-request del-header X-Forwarded-Client-Cert'}
+  ${role === 'plain' ? 'http-request del-header Upgrade unless { req.hdr(Upgrade) -m str -i websocket }' : ''}
   default_backend out
 backend out
   server next 127.0.0.1:${dial} ${server}

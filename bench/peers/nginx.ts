@@ -50,14 +50,14 @@ http {
   client_body_temp_path ${dir}/body; proxy_temp_path ${dir}/proxy; fastcgi_temp_path ${dir}/fastcgi;
   uwsgi_temp_path ${dir}/uwsgi; scgi_temp_path ${dir}/scgi;
   keepalive_requests 1000000000; keepalive_timeout 1h;
-  ${upgrades ? 'map $http_upgrade $upgrade { default ""; ~*^websocket$ websocket; } map $upgrade $connection { default ""; websocket upgrade; }' : ''}
+  ${upgrades ? 'map $http_upgrade $asked { default ""; ~*^websocket$ websocket; } map $asked $switches { default ""; websocket upgrade; }' : ''}
   upstream next { server 127.0.0.1:${dial}; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 1h; }
   server {
     listen 127.0.0.1:${listen} ${role === 'callee' ? 'ssl' : ''} backlog=4096;
     ${server}
     location / {
       proxy_pass ${role === 'caller' ? 'https' : 'http'}://next;
-      proxy_http_version 1.1; proxy_set_header Connection ${upgrades ? '$connection; proxy_set_header Upgrade $upgrade' : '""'}; proxy_set_header Host $http_host;
+      proxy_http_version 1.1; proxy_set_header Connection ${upgrades ? '$switches; proxy_set_header Upgrade $asked' : '""'}; proxy_set_header Host $http_host;
       proxy_set_header X-Forwarded-Client-Cert ${identity};
       proxy_max_temp_file_size 0; proxy_read_timeout 1h;
       ${upstream}

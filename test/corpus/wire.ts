@@ -27,6 +27,8 @@ const LENIENT_FIELD = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*
 const LENIENT_REQUEST_LINE =
   /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?:\/|[hH][tT][tT][pP][sS]?:\/\/)[\x21\x22\x24-\x7e\x80-\xff]* HTTP\/1\.[01]$|^OPTIONS \* HTTP\/1\.[01]$/;
 const BARE = /(?:^|[^\r])\n|\r(?=[^\n])|\0/;
+/** RFC 9112 §4: a phrase may be missing, and with it the space that a server must send. */
+const LENIENT_STATUS_LINE = /^HTTP\/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?$/;
 const STATUS_LINE = /^HTTP\/1\.[01] [1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*$/;
 
 /** All values of a field. */
@@ -130,8 +132,10 @@ export class WireReader {
     if (end < 0) return false;
     const [start = '', ...lines] = this.#text.slice(0, end).split('\r\n');
     this.#text = this.#text.slice(end + 4);
-    const requestLine = this.#lenient ? LENIENT_REQUEST_LINE : REQUEST_LINE;
-    const pattern = this.#kind === 'request' ? requestLine : STATUS_LINE;
+    const [request, status] = this.#lenient
+      ? [LENIENT_REQUEST_LINE, LENIENT_STATUS_LINE]
+      : [REQUEST_LINE, STATUS_LINE];
+    const pattern = this.#kind === 'request' ? request : status;
     if (!pattern.test(start)) throw new Fault(`start line: ${JSON.stringify(start)}`);
     const fields = lines.map((line) => readField(line, this.#lenient));
     const message: Message = { start, fields, framing: 'none', body: '', trailers: [], complete: false };
@@ -161,7 +165,10 @@ export class WireReader {
       throw new Fault(`Transfer-Encoding: ${coding}`);
     this.#left = Number(length ?? 0);
     if (this.#kind === 'request') {
-      if (values(message, 'host').length !== 1) throw new Fault(`no or two Hosts: ${message.start}`);
+      const hosts = values(message, 'host').length;
+      // RFC 9112 §3.2: 1.0 asks for none.
+      const none = this.#lenient && hosts === 0 && message.start.endsWith('HTTP/1.0');
+      if (hosts !== 1 && !none) throw new Fault(`no or two Hosts: ${message.start}`);
       return coding !== null ? 'chunked' : length !== null ? 'length' : 'none';
     }
     const status = statusOf(message);

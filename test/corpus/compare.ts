@@ -1,0 +1,142 @@
+/** Plays the corpus before other proxies and tells how many of its cases each holds: `npm run -s test:peers`. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { missingPeer, type PeerName, peerNames, startPeer } from '../../bench/peers/start-peer.ts';
+import { freePort } from '../../bench/ports.ts';
+import type { Case, Setup } from './case.ts';
+import { groups } from './groups.ts';
+import { judge, type Verdict } from './lenient.ts';
+import { oursAlone, type Place } from './mendable.ts';
+import { LOOPBACK, play, type Stand, WHOLE } from './play.ts';
+import { type Sidecars, sidecars } from './sidecars.ts';
+
+const HOST = '127.0.0.1';
+/** Nothing is answered later than this but what is never answered. */
+const PATIENCE = 1_500;
+/** Processes of a peer, each with one case at a time. */
+const AT_ONCE = 6;
+
+const { values: flags } = parseArgs({
+  options: {
+    peers: { type: 'string', default: ['oarlock', 'oarlock-pair', ...peerNames].join() },
+    only: { type: 'string', default: '' },
+    misses: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+  },
+});
+
+const places: readonly Place[] = Object.entries(groups).flatMap(([group, tables]) =>
+  Object.entries(tables).flatMap(([table, rows]) =>
+    rows.map((row: Case) => ({ table: `${group}.${table}`, row })),
+  ),
+);
+const applicable = places
+  .filter((place) => !oursAlone(place))
+  .filter(({ table, row }) => `${table}: ${row.name}`.includes(flags.only));
+
+/** Plays one case, as often as asked. */
+type Player = (place: Place) => Promise<Verdict>;
+
+/** One process of a peer, before one port that the apps of its cases take one after the other. */
+async function withPeer<T>(name: PeerName, use: (player: Player) => Promise<T>): Promise<T> {
+  const appPort = await freePort();
+  const { port, stop } = await startPeer(name, { upstreamPort: appPort });
+  const stand: Stand = { host: HOST, appPort, patience: PATIENCE, reading: 'lenient' };
+  const enter = async () => ({ port, close: () => {} });
+  try {
+    return await use(async (place) => judge(place, await play(place.row, enter, WHOLE, stand)));
+  } finally {
+    await stop();
+  }
+}
+
+async function playPeer(name: PeerName): Promise<ReadonlyMap<Place, Verdict>> {
+  const verdicts = new Map<Place, Verdict>();
+  const left = applicable.values();
+  const again: Place[] = [];
+  await Promise.all(
+    Array.from({ length: AT_ONCE }, () =>
+      withPeer(name, async (player) => {
+        for (const place of left) {
+          const verdict = await player(place);
+          verdicts.set(place, verdict);
+          if (verdict.misses.length > 0 || verdict.stricter) again.push(place);
+        }
+      }),
+    ),
+  );
+  // What one case leaves behind in the peer is not the next one's fault: it is a miss only on a fresh process too.
+  const repeat = again.values();
+  await Promise.all(
+    Array.from({ length: AT_ONCE }, async () => {
+      for (const place of repeat) verdicts.set(place, await withPeer(name, (player) => player(place)));
+    }),
+  );
+  return verdicts;
+}
+
+async function playOurs({ enter }: Sidecars, setup: Setup): Promise<ReadonlyMap<Place, Verdict>> {
+  const verdicts = new Map<Place, Verdict>();
+  const stand: Stand = { host: LOOPBACK, appPort: 0, patience: PATIENCE, reading: 'lenient' };
+  const left = applicable.values();
+  await Promise.all(
+    Array.from({ length: AT_ONCE }, async () => {
+      for (const place of left)
+        verdicts.set(place, judge(place, await play(place.row, enter[setup], WHOLE, stand)));
+    }),
+  );
+  return verdicts;
+}
+
+function versionOf(name: PeerName): string {
+  if (name === 'undici' || name.startsWith('http-proxy')) {
+    const file = new URL(`../../node_modules/${name}/package.json`, import.meta.url);
+    const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
+    return `${version}, Node ${process.versions.node}`;
+  }
+  const { stdout, stderr } = spawnSync(name, ['-v'], { encoding: 'utf8' });
+  return /\d+\.\d+[.\d]*/.exec(`${stdout ?? ''}${stderr ?? ''}`)?.[0] ?? '';
+}
+
+/** Misses by table, the most first. */
+function byTable(verdicts: ReadonlyMap<Place, Verdict>): string {
+  const counts = new Map<string, number>();
+  for (const [{ table }, { misses }] of verdicts) {
+    if (misses.length > 0) counts.set(table, (counts.get(table) ?? 0) + 1);
+  }
+  const rows = [...counts].sort(([, a], [, b]) => b - a);
+  return rows.map(([table, count]) => `${table} ${count}`).join(', ') || '–';
+}
+
+function tell(name: string, version: string, verdicts: ReadonlyMap<Place, Verdict>): void {
+  const all = [...verdicts.values()];
+  const held = all.filter(({ misses }) => misses.length === 0);
+  const stricter = held.filter((verdict) => verdict.stricter).length;
+  process.stdout.write(
+    `| ${name} ${version} | ${held.length} / ${all.length} | ${stricter} | ${byTable(verdicts)} |\n`,
+  );
+  if (!flags.misses) return;
+  for (const [{ table, row }, { misses, stricter }] of verdicts) {
+    if (misses.length > 0) process.stdout.write(`  ${table}: ${row.name}: ${misses.join('; ')}\n`);
+    else if (stricter) process.stdout.write(`  (stricter) ${table}: ${row.name}\n`);
+  }
+}
+
+process.stdout.write(
+  `${applicable.length} of ${places.length} cases\n\n| | held | of them stricter | misses |\n| --- | --- | --- | --- |\n`,
+);
+for (const name of flags.peers.split(',')) {
+  if (name === 'oarlock' || name === 'oarlock-pair') {
+    const ends: (() => void)[] = [];
+    const ours = await sidecars({ teardown: (end) => ends.push(end) });
+    tell(name, '', await playOurs(ours, name === 'oarlock' ? 'inbound' : 'pair'));
+    for (const end of ends) end();
+    continue;
+  }
+  const peer = peerNames.find((known) => known === name);
+  const why = peer === undefined ? 'no such peer' : missingPeer(peer);
+  if (peer === undefined || why !== null) process.stdout.write(`| ${name} | – | | ${why} |\n`);
+  else tell(peer, versionOf(peer), await playPeer(peer));
+}
+process.exit();
