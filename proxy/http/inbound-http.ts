@@ -82,6 +82,22 @@ export class InboundHttp extends HttpSideBase {
     return judgement.start(asked);
   }
 
+  /** As for TCP: by policy alone, whoever was asked before; and by the request as the app got it. */
+  override stillAllowed(exchange: Exchange): boolean {
+    const { snapshot } = this.path;
+    const { facts } = this.connection;
+    const head = this.#head;
+    this.#snapshot = snapshot;
+    const refusal =
+      snapshot === null || facts === null || head === null
+        ? DENIED_WITHOUT_SNAPSHOT
+        : decideRequest(snapshot, facts, head, exchange);
+    if (refusal === null) return true;
+    exchange.reason = refusal.reason;
+    exchange.detail = refusal.detail;
+    return false;
+  }
+
   override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void {
     const protocol = upstreamVersion(this.#protocol, exchange.protocol);
     this.connect({ kind: 'app', address: this.#app, protocol }, fresh, done);

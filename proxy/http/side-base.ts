@@ -77,6 +77,10 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
     }
   }
 
+  stillAllowed(_exchange: Exchange): boolean {
+    return true;
+  }
+
   finished(exchange: Exchange): void {
     reportExchange(this.path, this.connection, exchange, this);
   }

@@ -35,6 +35,11 @@ export interface HttpSide {
    */
   judge(head: RequestHead, exchange: Exchange): Judged;
   /**
+   * Judges by the set now in force what is carried on the strength of a request (a tunnel).
+   * @returns false where it may not go on: `exchange` says why
+   */
+  stillAllowed(exchange: Exchange): boolean;
+  /**
    * Finds an upstream for a judged request: one of the pool, or a new one where `fresh`.
    * Calls back once, maybe at once.
    */

@@ -1,4 +1,4 @@
-/** A tunnel behind a 101 (WebSocket): bytes both ways until both ends are through, reported as its request. */
+/** A tunnel behind a 101 (WebSocket): bytes both ways until both ends are through, judged again and reported as its request. */
 import type { Connection } from '../connections.ts';
 import type { Upstream } from '../dial.ts';
 import type { Exchange } from '../http/exchange.ts';
@@ -41,8 +41,15 @@ export function openTunnel({ connection, side, exchange, upstream, ahead, rest }
   connection.bytesReceived -= ahead.length;
   const pipe = new Pipe(connection, upstream, observer, { downstream: ahead, upstream: rest });
   connection.carrier = pipe;
+  const { rejudge } = connection;
+  connection.rejudge = () => {
+    rejudge?.();
+    if (!connection.closed && connection.refusal === null && !side.stillAllowed(exchange)) pipe.abort();
+  };
   connection.expireIdle(side.limits.idleTimeout, () => {
     exchange.reason = 'idle_timeout';
     pipe.abort();
   });
+  // The set may be another than the one that let the request pass.
+  connection.rejudge();
 }

@@ -61,6 +61,7 @@ server.on('upgrade', (request, socket, head) => {
 /** A tunnel without frames: an echo, or one that the test speaks for. */
 function serveRaw(url: string, socket: Socket, head: Buffer): void {
   socket.on('error', () => {});
+  if (url.includes('late')) return;
   socket.write(url.includes('greet') ? `${SWITCHED}first words` : SWITCHED, 'latin1');
   if (!url.includes('echo')) return;
   if (head.length > 0) socket.write(head);
@@ -392,16 +393,45 @@ t.test('only a WebSocket gets a tunnel', async (t) => {
 t.test('twenty changes of policy: it lives until one denies it', async (t) => {
   const ws = await connected(t, '/ws/echo/reloads');
   for (let i = 1; i <= 20; i++) {
-    await pair.mesh.change(
-      'more.yaml',
-      policy('more', `[{to: [{operation: {paths: ["/round-${i}"]}}]}]`, 'DENY'),
-      [orders],
-    );
+    await pair.mesh.change('more.yaml', policy('more', denying(`/round-${i}`), 'DENY'), [orders]);
     ws.send(`${i}`);
     t.equal((await message(ws)).data.toString(), `${i}`, `after change ${i}`);
   }
+  const other = await connected(t, '/ws/echo/other');
+  const there = await atApp('/ws/echo/reloads');
+  const both = Promise.all([closed(ws), closed(there)]);
+  const { mark } = orders;
+  const before = await orders.refusals('policy_denied');
+  await pair.mesh.change('more.yaml', policy('more', denying('/ws/echo/reloads'), 'DENY'), [orders]);
+  for (const { code } of await both) t.equal(code, 1006, 'it is cut, at both ends');
+  t.match(await orders.accessed({ path: '/ws/echo/reloads' }, mark), {
+    response_code: 101,
+    reason: 'policy_denied',
+    policy: 'shop/more',
+    response_code_details: 'rbac_access_denied_matched_policy[ns[shop]-policy[more]-rule[0]]',
+  });
+  t.equal(await orders.refusals('policy_denied'), before + 1);
+  other.send('still here');
+  t.equal((await message(other)).data.toString(), 'still here', 'the next one lives');
+  other.close();
+});
+
+t.test('a policy that comes before the 101 holds for the tunnel behind it', async (t) => {
+  const path = '/raw/late';
+  const peer = await open(t, ports.http);
+  peer.write(upgrade(path));
+  const there = await until('the upgrade at the app', () => tunnels.get(path));
+  const { mark } = orders;
+  await pair.mesh.change('more.yaml', policy('more', denying(path), 'DENY'), [orders]);
+  there.write(SWITCHED, 'latin1');
+  t.equal(await peer.ended(), 'ECONNRESET');
+  t.match(await orders.accessed({ path }, mark), { reason: 'policy_denied', policy: 'shop/more' });
   pair.mesh.remove('more.yaml');
 });
+
+function denying(path: string): string {
+  return `[{to: [{operation: {paths: ["${path}"]}}]}]`;
+}
 
 t.test('it is logged when it is over, with what it carried', async (t) => {
   const marks = [orders.mark, web.mark];
