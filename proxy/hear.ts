@@ -5,6 +5,7 @@ import type { Duplex } from 'node:stream';
 /** What one read takes at most: libuv's own size. */
 const READ_BYTES = 65_536;
 /** Small pieces are cut from blocks of so much. */
+const RECORD_BYTES = 16_384;
 const BLOCK_BYTES = 32_768;
 /** A piece larger than this gets memory of its own. */
 const SMALL = 8_192;
@@ -14,8 +15,46 @@ const landing = Buffer.allocUnsafeSlow(READ_BYTES);
 let block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
 let used = 0;
 
+/** Free memory of large pieces, by size: what one read of TLS brings (a record), and one of plaintext. */
+const records: Buffer[] = [];
+const blocks: Buffer[] = [];
+/** Free ones kept of a size: 1 MiB of records, 4 MiB of blocks. */
+const MAX_FREE = 64;
+/** Whose memory a large piece is. */
+const memoryOf = new WeakMap<Buffer, Buffer>();
+
+/** A large piece: its memory is used again if `pass` wrote it, else it is garbage as any. */
+function takenLarge(length: number): Buffer {
+  const small = length <= RECORD_BYTES;
+  const memory =
+    (small ? records : blocks).pop() ?? Buffer.allocUnsafeSlow(small ? RECORD_BYTES : READ_BYTES);
+  landing.copy(memory, 0, 0, length);
+  const piece = memory.subarray(0, length);
+  memoryOf.set(piece, memory);
+  return piece;
+}
+
+function free(memory: Buffer): void {
+  const all = memory.length === RECORD_BYTES ? records : blocks;
+  if (all.length < MAX_FREE) all.push(memory);
+}
+
+/**
+ * Writes a piece that `hear` brought, as it came, and that nobody looks at any more: once it is out its memory is used
+ * again.
+ * @returns false where the stream wants a pause, as `write` does
+ */
+export function pass(piece: Buffer, to: Duplex): boolean {
+  const memory = piece.length > SMALL ? memoryOf.get(piece) : undefined;
+  if (memory === undefined) return to.write(piece);
+  memoryOf.delete(piece);
+  return to.write(piece, (error) => {
+    if (error == null) free(memory);
+  });
+}
+
 function taken(length: number): Buffer {
-  if (length > SMALL) return Buffer.copyBytesFrom(landing, 0, length);
+  if (length > SMALL) return takenLarge(length);
   if (used + length > BLOCK_BYTES) {
     block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
     used = 0;

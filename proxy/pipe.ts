@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { abortStream, type Carrier } from './connections.ts';
-import { hear } from './hear.ts';
+import { hear, pass } from './hear.ts';
 
 /** One end: the stream that carries plaintext and the socket under it. */
 export interface PipeEnd {
@@ -58,7 +58,7 @@ export class Pipe implements Carrier {
   #join(from: PipeEnd, to: PipeEnd, fromDownstream: boolean): void {
     hear(from.stream, (chunk) => {
       this.#observer.moved(fromDownstream, chunk.length);
-      if (!to.stream.write(chunk)) from.stream.pause();
+      if (!pass(chunk, to.stream)) from.stream.pause();
     });
     to.stream.on('drain', () => from.stream.resume());
     const ended = (): void => {

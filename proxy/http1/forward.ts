@@ -4,7 +4,7 @@ import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
 import type { DialDone, Upstream, UpstreamUser } from '../dial.ts';
-import { hear } from '../hear.ts';
+import { hear, pass } from '../hear.ts';
 import { Exchange } from '../http/exchange.ts';
 import { grpcStatusOf, isGrpcType } from '../http/grpc.ts';
 import { HeadError } from '../http/head.ts';
@@ -396,7 +396,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       stream.write(sizeLine(piece.length));
       stream.write(piece);
       if (!stream.write(CRLF)) this.#pause();
-    } else if (!stream.write(piece)) this.#pause();
+    } else if (!pass(piece, stream)) this.#pause();
   }
 
   /** @returns false when it needs more bytes or the connection is over */
@@ -535,7 +535,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       return;
     }
     this.#connection.bytesSent += bytes.length;
-    if (!this.#stream.write(bytes)) this.#upstream?.stream.pause();
+    if (!pass(bytes, this.#stream)) this.#upstream?.stream.pause();
   }
 
   flush(): void {

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import t, { type Test } from 'tap';
-import { hear } from '../../proxy/hear.ts';
+import { hear, pass } from '../../proxy/hear.ts';
 
 async function pair(t: Test): Promise<{ near: Socket; far: Socket }> {
   const server = createServer({ pauseOnConnect: true });
@@ -79,3 +79,35 @@ t.test(
     t.equal(second, 'three');
   },
 );
+
+t.test('memory of large pieces is used again, and never while somebody may still read it', async (t) => {
+  const [a, b] = [await pair(t), await pair(t)];
+  const memories = new Set<ArrayBufferLike>();
+  let pieces = 0;
+  hear(a.near, (piece) => {
+    if (piece.length > 8_192) {
+      pieces++;
+      memories.add(piece.buffer);
+    }
+    if (!pass(piece, b.near)) a.near.pause();
+  });
+  b.near.on('drain', () => a.near.resume());
+  a.near.on('end', () => b.near.end());
+  a.near.resume();
+  const sent = Buffer.from(Array.from({ length: 1_048_576 }, (_, i) => (i * 7 + (i >> 8)) % 253));
+  const received: Buffer[] = [];
+  // Read late and in turns, so that pieces wait in the stream's queue and in the kernel.
+  b.far.pause();
+  for (let round = 0; round < 8; round++) a.far.write(sent);
+  a.far.end();
+  b.far.on('data', (chunk: Buffer) => {
+    received.push(chunk);
+    b.far.pause();
+    setImmediate(() => b.far.resume());
+  });
+  await until(() => b.near.writableLength > 0);
+  b.far.resume();
+  await once(b.far, 'end');
+  t.ok(Buffer.concat(received).equals(Buffer.concat(Array.from({ length: 8 }, () => sent))));
+  t.ok(pieces > 2 * memories.size, `${pieces} large pieces in ${memories.size} pieces of memory`);
+});
