@@ -61,6 +61,9 @@ export class Http2Request implements RequestHead {
   }
 }
 
+/** What a request's head says to its upstream. */
+export type Asked = Pick<RequestHead, 'method' | 'host' | 'path' | 'fields'>;
+
 /** An answer's head, as both HTTP versions of an upstream tell it. */
 export interface AnswerHead {
   readonly status: number;
@@ -263,7 +266,7 @@ function passedOn(fields: readonly Field[]): Field[] {
 }
 
 /** A request's header block for `ClientHttp2Session.request`. */
-export function writeRequest(head: RequestHead): string[] {
+export function writeRequest(head: Asked): string[] {
   const scheme = head instanceof Http2Request ? head.scheme : 'http';
   const raw = [':method', head.method, ':scheme', scheme, ':authority', head.host, ':path', head.path];
   pushFields(raw, head.fields);

@@ -6,8 +6,7 @@ import { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
 import { Upstream } from '../dial.ts';
 import { type Field, HeadError } from '../http/head.ts';
-import { BodyError, type BodyReader, bodyReader, frameChunk, lastChunk } from '../http1/body.ts';
-import { type Http1Request, parseRequest } from '../http1/request-head.ts';
+import { BodyError, type BodyReader, bodyReader, CRLF, lastChunk } from '../http1/body.ts';
 import type { Told } from '../told.ts';
 import type { AnswerHead } from './head.ts';
 import { Http2Exchange } from './http2-exchange.ts';
@@ -15,10 +14,11 @@ import { SentBody } from './sent-body.ts';
 import type { Answered, Break } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 import type { UpstreamSessions } from './upstream-sessions.ts';
+import { readWrittenHead, type WrittenHead } from './written-head.ts';
 
 const HEAD_END = Buffer.from('\r\n\r\n');
-/** Fields that judging may have added to what the downstream sent. */
-const MAX_ADDED = 200;
+/** A head goes with the data behind it, and a chunk with its framing, as one buffer up to so much: each would be a write of its own. */
+const JOINED = 32_768;
 const EMPTY = Buffer.alloc(0);
 
 /**
@@ -57,7 +57,7 @@ class Http1View extends Duplex implements Answered {
   readonly #limits: Limits;
   /** Null before the request, and while another session is looked for. */
   #exchange: Http2Exchange | null = null;
-  #head: Http1Request | null = null;
+  #head: WrittenHead | null = null;
   #body: BodyReader = bodyReader({ kind: 'none' });
   #pending: Buffer = EMPTY;
   /** The request has a body. */
@@ -68,6 +68,8 @@ class Http1View extends Duplex implements Answered {
   /** Goes on with writing once the stream has room. */
   #onRoom: (() => void) | null = null;
   #chunked = false;
+  /** The answer's head, until it is known what goes with it. */
+  #unsaid = '';
   #answered = false;
 
   constructor(session: UpstreamSession, sessions: UpstreamSessions, limits: Limits) {
@@ -108,8 +110,9 @@ class Http1View extends Duplex implements Answered {
         return true;
       }
       this.#pending = EMPTY;
-      this.#begin(bytes.toString('latin1', 0, end));
-      bytes = bytes.subarray(end + HEAD_END.length);
+      const headEnd = end + HEAD_END.length;
+      this.#begin(bytes.subarray(0, headEnd));
+      bytes = bytes.subarray(headEnd);
     }
     let room = true;
     this.#body.feed(bytes, (data) => {
@@ -123,10 +126,8 @@ class Http1View extends Duplex implements Answered {
     return room;
   }
 
-  #begin(text: string): void {
-    // Normalized and bounded it is already: as it was judged, so it goes.
-    const maxFields = this.#limits.maxHeadFields + MAX_ADDED;
-    const head = parseRequest(text, { maxFields }, (target) => target);
+  #begin(bytes: Buffer): void {
+    const head = readWrittenHead(bytes, this.#limits);
     this.#head = head;
     this.#body = bodyReader(head.framing, true, this.#limits);
     this.#requestEnded = this.#body.done;
@@ -168,18 +169,39 @@ class Http1View extends Duplex implements Answered {
     else if (ended && !bodiless && !length) {
       more.push({ name: 'content-length', key: 'content-length', value: '0' });
     }
-    this.push(textOf(answer, [...fields, ...more]), 'latin1');
+    this.#unsaid = textOf(answer, [...fields, ...more]);
+    if (ended || bodiless) this.#sayHead();
+    // Data that came with it is told in this turn.
+    else setImmediate(Http1View.sayHead, this);
+  }
+
+  #sayHead(): void {
+    const head = this.#unsaid;
+    if (head === '') return;
+    this.#unsaid = '';
+    this.push(head, 'latin1');
   }
 
   onData(data: Buffer): void {
-    let room = true;
-    if (!this.#chunked) room = this.push(data);
-    else for (const piece of frameChunk(data, false)) room = this.push(piece);
+    // An empty chunk would be the last one.
+    if (data.length === 0) return;
+    const before = this.#chunked ? `${this.#unsaid}${data.length.toString(16)}\r\n` : this.#unsaid;
+    const after = this.#chunked ? CRLF : EMPTY;
+    this.#unsaid = '';
+    let room: boolean;
+    if (before === '') room = this.push(data);
+    else if (data.length <= JOINED) room = this.push(joined(before, data, after));
+    else {
+      this.push(before, 'latin1');
+      room = this.push(data);
+      if (this.#chunked) room = this.push(CRLF);
+    }
     if (!room) this.#exchange?.pause();
   }
 
   onEnd(trailers: readonly Field[]): void {
     this.#answered = true;
+    this.#sayHead();
     if (this.#chunked) this.push(lastChunk(trailers));
     this.push(null);
     this.onRoom();
@@ -189,6 +211,10 @@ class Http1View extends Duplex implements Answered {
     const done = this.#onRoom;
     this.#onRoom = null;
     done?.();
+  }
+
+  static sayHead(view: Http1View): void {
+    if (!view.destroyed) view.#sayHead();
   }
 
   /** A cut stays a cut. */
@@ -203,8 +229,17 @@ class Http1View extends Duplex implements Answered {
       return;
     }
     this.#answered = true;
+    this.#sayHead();
     this.destroy(new Error(detail));
   }
+}
+
+function joined(before: string, data: Buffer, after: Buffer): Buffer {
+  const bytes = Buffer.allocUnsafe(before.length + data.length + after.length);
+  bytes.write(before, 0, 'latin1');
+  bytes.set(data, before.length);
+  bytes.set(after, before.length + data.length);
+  return bytes;
 }
 
 function textOf({ status }: AnswerHead, fields: readonly Field[]): string {

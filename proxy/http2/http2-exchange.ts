@@ -1,9 +1,10 @@
 /** One exchange with an upstream that speaks HTTP/2: a stream of a shared session. */
 import { type ClientHttp2Stream, constants } from 'node:http2';
 import type { Limits } from '../../mesh/limits.ts';
-import { type Field, HeadError, joinedValues, type RequestHead } from '../http/head.ts';
+import { type Field, HeadError, joinedValues } from '../http/head.ts';
 import {
   type AnswerHead,
+  type Asked,
   asRaw,
   type RawFields,
   readAnswer,
@@ -41,13 +42,7 @@ export class Http2Exchange implements UpstreamExchange {
   #over = false;
 
   /** @param ended the request has no body */
-  constructor(
-    session: UpstreamSession,
-    head: RequestHead,
-    ended: boolean,
-    answered: Answered,
-    limits: Limits,
-  ) {
+  constructor(session: UpstreamSession, head: Asked, ended: boolean, answered: Answered, limits: Limits) {
     this.#session = session;
     this.#answered = answered;
     this.#limits = limits;

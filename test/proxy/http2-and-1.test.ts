@@ -1,6 +1,6 @@
 /** One HTTP version downstream and the other upstream: what a message says does not change on the way. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { constants } from 'node:http2';
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import { connect, type Socket } from 'node:net';
 import t, { type Test } from 'tap';
 import { listen, tcpApp } from '../e2e/harness/apps.ts';
@@ -288,4 +288,26 @@ t.test('an undeclared port is spoken to as the downstream came', async (t) => {
   t.equal((await call(to1.port, '/')).status, 203);
   const wrong = http2Client(t, to1.port).request({});
   t.equal((await heard(wrong)).status, 503);
+});
+
+t.test('an answer over HTTP/1 waits for no more of it than has come', async (t) => {
+  let stream: ServerHttp2Stream | null = null;
+  const app = await http2App(t, (asked) => {
+    stream = asked;
+    asked.respond({ ':status': 200, 'x-large': 'h'.repeat(2_000) });
+  });
+  const sidecar = await inboundSidecar(t, app.port, { protocol: 'http2' });
+  const client = await open(t, sidecar.port);
+  client.write('GET / HTTP/1.1\r\nhost: orders\r\n\r\n');
+  const head = await client.until('the head alone', (text) => text.endsWith('\r\n\r\n'));
+  const asked = stream as unknown as ServerHttp2Stream;
+  let body = '';
+  for (const data of ['hello', 'x'.repeat(300)]) {
+    asked.write(data);
+    // RFC 9112 §7.1.
+    body += `${data.length.toString(16)}\r\n${data}\r\n`;
+    await client.until('a chunk', (text) => text === head + body);
+  }
+  asked.end();
+  await client.until('the last chunk', (text) => text === `${head}${body}0\r\n\r\n`);
 });
