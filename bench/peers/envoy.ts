@@ -27,7 +27,7 @@ export const envoy: Peer = {
 let found: string | null | undefined;
 
 /** Where the environment says, where Python's package has it, or on the PATH (which may be a script that starts it). */
-function findEnvoy(): string | null {
+export function findEnvoy(): string | null {
   if (found !== undefined) return found;
   const { OARLOCK_ENVOY: told } = process.env;
   if (told !== undefined) found = isExecutable(told) ? told : null;

@@ -1,14 +1,17 @@
 /** Plays the corpus before other proxies and tells how many of its cases each holds: `npm run -s test:peers`. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
 import { parseArgs } from 'node:util';
+import { findEnvoy } from '../../bench/peers/envoy.ts';
+import { findProgram } from '../../bench/peers/find-program.ts';
 import { missingPeer, type PeerName, peerNames, startPeer } from '../../bench/peers/start-peer.ts';
-import { freePort } from '../../bench/ports.ts';
+import { connects } from '../../bench/request.ts';
 import type { Case, Setup } from './case.ts';
 import { groups } from './groups.ts';
 import { judge, type Verdict } from './lenient.ts';
 import { oursAlone, type Place } from './mendable.ts';
-import { LOOPBACK, play, type Stand, WHOLE } from './play.ts';
+import { appServer, LOOPBACK, play, type Stand, WHOLE } from './play.ts';
 import { type Sidecars, sidecars } from './sidecars.ts';
 
 const HOST = '127.0.0.1';
@@ -22,7 +25,6 @@ const { values: flags } = parseArgs({
     peers: { type: 'string', default: ['oarlock', 'oarlock-pair', ...peerNames].join() },
     only: { type: 'string', default: '' },
     misses: { type: 'boolean', default: false },
-    json: { type: 'boolean', default: false },
   },
 });
 
@@ -35,42 +37,60 @@ const applicable = places
   .filter((place) => !oursAlone(place))
   .filter(({ table, row }) => `${table}: ${row.name}`.includes(flags.only));
 
-/** Plays one case, as often as asked. */
-type Player = (place: Place) => Promise<Verdict>;
+/** @returns null where the peer's process ended over the case */
+type Player = (place: Place) => Promise<Verdict | null>;
 
-/** One process of a peer, before one port that the apps of its cases take one after the other. */
+/** One process of a peer, before one server that the apps of its cases share, one after the other. */
 async function withPeer<T>(name: PeerName, use: (player: Player) => Promise<T>): Promise<T> {
-  const appPort = await freePort();
-  const { port, stop } = await startPeer(name, { upstreamPort: appPort });
-  const stand: Stand = { host: HOST, appPort, patience: PATIENCE, reading: 'lenient' };
+  const server = appServer();
+  await new Promise<void>((resolve) => server.listen(0, HOST, resolve));
+  const { port, stop } = await startPeer(name, { upstreamPort: (server.address() as AddressInfo).port });
+  const stand: Stand = { host: HOST, server, patience: PATIENCE, reading: 'lenient' };
   const enter = async () => ({ port, close: () => {} });
   try {
-    return await use(async (place) => judge(place, await play(place.row, enter, WHOLE, stand)));
+    return await use(async (place) => {
+      const outcome = await play(place.row, enter, WHOLE, stand);
+      return connects(port).then(
+        () => judge(place, outcome),
+        () => null,
+      );
+    });
   } finally {
     await stop();
+    server.close();
   }
 }
+
+const CRASHED: Verdict = { misses: ['the process ended'], stricter: false };
 
 async function playPeer(name: PeerName): Promise<ReadonlyMap<Place, Verdict>> {
   const verdicts = new Map<Place, Verdict>();
   const left = applicable.values();
-  const again: Place[] = [];
+  const again = new Set<Place>();
+  /** @returns whether all are played: else the process ended, and another is needed */
+  const playLeft = async (player: Player): Promise<boolean> => {
+    let last: Place | null = null;
+    for (const place of left) {
+      const verdict = await player(place);
+      verdicts.set(place, verdict ?? CRASHED);
+      if (verdict === null || verdict.misses.length > 0 || verdict.stricter) again.add(place);
+      if (verdict === null && last !== null) again.add(last);
+      if (verdict === null) return false;
+      last = place;
+    }
+    return true;
+  };
   await Promise.all(
-    Array.from({ length: AT_ONCE }, () =>
-      withPeer(name, async (player) => {
-        for (const place of left) {
-          const verdict = await player(place);
-          verdicts.set(place, verdict);
-          if (verdict.misses.length > 0 || verdict.stricter) again.push(place);
-        }
-      }),
-    ),
+    Array.from({ length: AT_ONCE }, async () => {
+      while (!(await withPeer(name, playLeft)));
+    }),
   );
   // What one case leaves behind in the peer is not the next one's fault: it is a miss only on a fresh process too.
   const repeat = again.values();
   await Promise.all(
     Array.from({ length: AT_ONCE }, async () => {
-      for (const place of repeat) verdicts.set(place, await withPeer(name, (player) => player(place)));
+      for (const place of repeat)
+        verdicts.set(place, (await withPeer(name, (player) => player(place))) ?? CRASHED);
     }),
   );
   return verdicts;
@@ -78,7 +98,7 @@ async function playPeer(name: PeerName): Promise<ReadonlyMap<Place, Verdict>> {
 
 async function playOurs({ enter }: Sidecars, setup: Setup): Promise<ReadonlyMap<Place, Verdict>> {
   const verdicts = new Map<Place, Verdict>();
-  const stand: Stand = { host: LOOPBACK, appPort: 0, patience: PATIENCE, reading: 'lenient' };
+  const stand: Stand = { host: LOOPBACK, server: null, patience: PATIENCE, reading: 'lenient' };
   const left = applicable.values();
   await Promise.all(
     Array.from({ length: AT_ONCE }, async () => {
@@ -95,8 +115,10 @@ function versionOf(name: PeerName): string {
     const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
     return `${version}, Node ${process.versions.node}`;
   }
-  const { stdout, stderr } = spawnSync(name, ['-v'], { encoding: 'utf8' });
-  return /\d+\.\d+[.\d]*/.exec(`${stdout ?? ''}${stderr ?? ''}`)?.[0] ?? '';
+  const program = name === 'envoy' ? findEnvoy() : findProgram(name);
+  const flag = name === 'envoy' ? '--version' : '-v';
+  const { stdout, stderr } = spawnSync(program ?? name, [flag], { encoding: 'utf8' });
+  return /\d+\.\d+\.\d+/.exec(`${stdout ?? ''}${stderr ?? ''}`)?.[0] ?? '';
 }
 
 /** Misses by table, the most first. */

@@ -1,7 +1,7 @@
 /** Plays one case: the downstream and the app are ours, and what each of them saw is written down. */
 
 import type { AddressInfo } from 'node:net';
-import { connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Case, type Milestone, OK, type Reply, type SeenAnswer, type Step } from './case.ts';
 import { type Message, type Reading, statusOf, WireReader } from './wire.ts';
 
@@ -49,15 +49,15 @@ export const LOOPBACK = process.platform === 'linux' ? '127.0.53.1' : '127.0.0.1
 export interface Stand {
   /** Of the app and of the entrance. */
   readonly host: string;
-  /** Of the app; 0: any that is free. */
-  readonly appPort: number;
+  /** The app's, which listens already; null: each case has its own. */
+  readonly server: Server | null;
   /** Milliseconds for anything that must come. */
   readonly patience: number;
   /** How both ends read, see {@link WireReader}. */
   readonly reading: Reading;
 }
 
-const OURS: Stand = { host: LOOPBACK, appPort: 0, patience: 6_000, reading: 'strict' };
+const OURS: Stand = { host: LOOPBACK, server: null, patience: 6_000, reading: 'strict' };
 /** For who stands between to close its connections behind a case. */
 const DRAIN = 1_000;
 
@@ -133,6 +133,11 @@ async function write(socket: Socket, bytes: Buffer, splits: Splits): Promise<voi
   socket.write(bytes.subarray(at));
 }
 
+/** What an app listens with. */
+export function appServer(): Server {
+  return createServer({ allowHalfOpen: true, noDelay: true });
+}
+
 /** The app: it answers by the case's script, whatever connection a request comes over. */
 class ScriptedApp {
   readonly requests: AppSaw[] = [];
@@ -143,26 +148,31 @@ class ScriptedApp {
   readonly #replies: readonly (string | Reply)[];
   readonly #splits: Splits;
   readonly #reading: Reading;
-  readonly #server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#serve(socket));
+  readonly #server: Server;
+  readonly #own: boolean;
+  readonly #onConnection = (socket: Socket): void => this.#serve(socket);
 
   constructor(
     stage: Stage,
     replies: readonly (string | Reply)[],
-    { splits, reading }: { splits: Splits; reading: Reading },
+    { splits, reading, server }: Stand & { splits: Splits },
   ) {
     this.#stage = stage;
     this.#replies = replies;
     this.#splits = splits;
     this.#reading = reading;
+    this.#own = server === null;
+    this.#server = (server ?? appServer()).on('connection', this.#onConnection);
   }
 
-  async listen({ host, appPort }: Stand): Promise<number> {
-    await new Promise<void>((resolve) => this.#server.listen(appPort, host, resolve));
+  async listen(host: string): Promise<number> {
+    if (this.#own) await new Promise<void>((resolve) => this.#server.listen(0, host, resolve));
     return (this.#server.address() as AddressInfo).port;
   }
 
   close(): void {
-    this.#server.close();
+    if (this.#own) this.#server.close();
+    else this.#server.off('connection', this.#onConnection);
     for (const socket of this.sockets) socket.destroy();
   }
 
@@ -242,8 +252,8 @@ export async function play(
   const { host, patience, reading } = stand;
   const stage = new Stage(patience);
   const replies = row.app === undefined ? [] : typeof row.app === 'string' ? [row.app] : row.app;
-  const app = new ScriptedApp(stage, replies, { splits, reading });
-  const entrance = await enter(await app.listen(stand));
+  const app = new ScriptedApp(stage, replies, { ...stand, splits });
+  const entrance = await enter(await app.listen(host));
   const socket = connect({ port: entrance.port, host, allowHalfOpen: true, noDelay: true });
   try {
     return await exchange(row, { stage, app, socket, splits, reading });
