@@ -211,9 +211,9 @@ function appFaults(
     const fits = ({ line }: SeenRequest): boolean =>
       line === undefined || sameLine(message.start, line, place);
     const just = (want: SeenRequest): boolean => fits(want) && contentFaults(want, message, '').length === 0;
-    const at = [(want: SeenRequest) => want.line !== undefined && just(want), just, fits]
-      .map((like) => left.findIndex(like))
-      .find((found) => found >= 0);
+    const exactly = ({ line }: SeenRequest): boolean => line?.startsWith(message.start.slice(0, -8)) === true;
+    const unnamed = (want: SeenRequest): boolean => want.line === undefined && just(want);
+    const at = [exactly, unnamed, just, fits].map((like) => left.findIndex(like)).find((found) => found >= 0);
     const [want] = at === undefined ? [] : left.splice(at, 1);
     if (want !== undefined) {
       misses.push(...contentFaults(want, message, 'the app'));
