@@ -8,6 +8,7 @@ import { startPair } from './harness/pair.ts';
 import { freePorts } from './harness/ports.ts';
 import { procOf } from './harness/proc.ts';
 import { rawApp, type Script } from './harness/raw-app.ts';
+import { service } from './harness/resources.ts';
 import { HOST, policy } from './harness/shop.ts';
 import { until } from './harness/wait.ts';
 
@@ -36,32 +37,15 @@ const silent = await listen(
 );
 const [toSilent = 0] = await freePorts(1);
 
+const HTTP = { name: 'http', protocol: 'HTTP' };
 const resources = `apiVersion: install.istio.io/v1alpha1
 kind: MeshConfig
 extensionProviders:
 - name: doorkeeper
   envoyExtAuthzHttp: {service: doorkeeper.shop.svc.cluster.local, port: 80, timeout: 60s}
 ---
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: doorkeeper, namespace: shop}
-spec:
-  hosts: [doorkeeper.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: 127.0.0.1, ports: {http: ${doorkeeper.port}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: silent, namespace: shop}
-spec:
-  hosts: [silent.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: ${toSilent}, name: http, protocol: HTTP}]
-  endpoints: [{address: 127.0.0.1, serviceAccount: silent, ports: {http: ${silent.port}}}]
----
+${service('doorkeeper', [{ number: 80, ...HTTP }], `[{address: 127.0.0.1, ports: {http: ${doorkeeper.port}}}]`)}---
+${service('silent', [{ number: toSilent, ...HTTP }], `[{address: 127.0.0.1, serviceAccount: silent, ports: {http: ${silent.port}}}]`)}---
 ${policy('ask', '[{to: [{operation: {paths: ["/judged*"]}}]}]', 'CUSTOM\n  provider: {name: doorkeeper}')}`;
 
 const { ports, web, orders } = await startPair(

@@ -4,6 +4,8 @@ import { httpApp, tcpApp } from './harness/apps.ts';
 import { call } from './harness/clients.ts';
 import { Mesh } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { egress, hostOf, ingress, sidecar } from './harness/resources.ts';
+import { peerAuthentication } from './harness/shop.ts';
 
 t.setTimeout(180_000);
 
@@ -31,8 +33,8 @@ ${spec}
 
 const http = (port: number, target: number): string =>
   `  ports: [{number: ${port}, name: http, protocol: HTTP, targetPort: ${target}}]`;
-const egress = (port: number, host: string): string =>
-  `  - {port: {number: ${port}, name: http, protocol: HTTP}, captureMode: NONE, hosts: ["./${host}"]}`;
+const HTTP = { name: 'http', protocol: 'HTTP' };
+const egressTo = (port: number, host: string): string => egress({ number: port, ...HTTP }, host);
 
 function pod(name: string): string {
   return `---
@@ -65,33 +67,17 @@ kind: Service
 metadata: {name: orders, namespace: shop}
 spec: {selector: {app: orders}, ports: [{name: http, port: ${kube}, targetPort: web}]}
 ${pod('orders')}${pod('web')}---
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: istio-system}
-spec: {mtls: {mode: STRICT}}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: orders, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: orders}}
-  ingress:
-  - port: {number: ${ordersInbound}, name: http, protocol: HTTP}
-    bind: 127.0.0.1
-    defaultEndpoint: 127.0.0.1:${app.port}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: web, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: web}}
-  egress:
-${egress(named, 'named.example.com')}
-${egress(own, '*')}
-${egress(nowhere, 'nowhere.invalid')}
-${egress(secret, 'secret.example.com')}
-${egress(kube, 'orders.shop.svc.cluster.local')}
-`,
+${peerAuthentication('STRICT')}---
+${sidecar('orders', { ingress: [ingress({ number: ordersInbound, ...HTTP }, app.port)] })}---
+${sidecar('web', {
+  egress: [
+    egressTo(named, 'named.example.com'),
+    egressTo(own, '*'),
+    egressTo(nowhere, 'nowhere.invalid'),
+    egressTo(secret, 'secret.example.com'),
+    egressTo(kube, hostOf('orders')),
+  ],
+})}`,
 );
 await mesh.sidecar('orders');
 const web = await mesh.sidecar('web');

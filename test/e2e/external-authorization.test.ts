@@ -5,6 +5,7 @@ import { echo, httpApp, type Told, tcpApp } from './harness/apps.ts';
 import { call, open } from './harness/clients.ts';
 import { Mesh } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { ingress, service, sidecar, workload } from './harness/resources.ts';
 import { policy, shop, shopPorts } from './harness/shop.ts';
 import { until } from './harness/wait.ts';
 
@@ -17,6 +18,7 @@ const [guardIngress = 0] = await freePorts(1);
 const login = await httpProvider(t);
 const guard = await grpcProvider(t);
 
+const GRPC = { name: 'grpc', protocol: 'GRPC' };
 /** `login` has no sidecar; `guard` has one, and takes nothing but mTLS. */
 const providers = (more = ''): string => `
 apiVersion: install.istio.io/v1alpha1
@@ -38,39 +40,10 @@ extensionProviders:
 - name: nowhere
   envoyExtAuthzGrpc: {service: nowhere.shop.svc.cluster.local, port: 9000, failOpen: true}
 ---
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: login, namespace: shop}
-spec:
-  hosts: [login.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: 127.0.0.1, ports: {http: ${login.port}}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: guard, namespace: shop}
-spec:
-  hosts: [guard.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 9000, name: grpc, protocol: GRPC}]
-  workloadSelector: {labels: {app: guard}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: guard, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: guard}, serviceAccount: guard, ports: {grpc: ${guardIngress}}}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: guard, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: guard}}
-  ingress:
-  - {port: {number: ${guardIngress}, name: grpc, protocol: GRPC}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${guard.port}"}
----
+${service('login', [{ number: 80, name: 'http', protocol: 'HTTP' }], `[{address: 127.0.0.1, ports: {http: ${login.port}}}]`)}---
+${service('guard', [{ number: 9_000, ...GRPC }])}---
+${workload('guard', { grpc: guardIngress })}---
+${sidecar('guard', { ingress: [ingress({ number: guardIngress, ...GRPC }, guard.port)] })}---
 `;
 
 const custom = (provider: string, rules: string): string =>

@@ -5,6 +5,7 @@ import { echo, httpApp, listen, tcpApp } from './harness/apps.ts';
 import { call, keepAlive, open } from './harness/clients.ts';
 import { Mesh } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { ingress, sidecar, workload } from './harness/resources.ts';
 import { spiffe, TestCa } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP, openTls } from './harness/tls-client.ts';
 import { pause } from './harness/wait.ts';
@@ -46,7 +47,7 @@ const port = Object.fromEntries(names.map((name, i) => [name, free[i] ?? 0])) as
   number
 >;
 
-const ingress = [
+const ports = [
   { port: port.strictHttp, name: 'http-strict', app: http },
   { port: port.strictUndeclared, name: 'nothing', app: echoes },
   { port: port.permissiveHttp, name: 'http-permissive', app: http },
@@ -82,24 +83,12 @@ spec:
 
 const mesh = await Mesh.create(
   t,
-  `apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: orders}, serviceAccount: orders}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: orders, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: orders}}
-  ingress:
-${ingress
-  .map(
-    (one) =>
-      `  - {port: {number: ${one.port}, name: ${one.name}}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${one.app.port}"}`,
-  )
-  .join('\n')}
-`,
+  [
+    workload('orders'),
+    sidecar('orders', {
+      ingress: ports.map(({ port, name, app }) => ingress({ number: port, name }, app.port)),
+    }),
+  ].join('---\n'),
 );
 mesh.write('modes.yaml', modes('PERMISSIVE'));
 const orders = await mesh.sidecar('orders');

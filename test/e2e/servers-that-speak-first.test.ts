@@ -6,6 +6,7 @@ import { type App, tcpApp } from './harness/apps.ts';
 import { hasTool, open, Peer, run } from './harness/clients.ts';
 import { Mesh } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { egress, hostOf, ingress, type PortYaml, service, sidecar, workload } from './harness/resources.ts';
 import { peerAuthentication, policy } from './harness/shop.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { openTls } from './harness/tls-client.ts';
@@ -75,73 +76,28 @@ const port = Object.fromEntries(names.map((name, i) => [name, free[i] ?? 0])) as
   number
 >;
 
-/** `NAME` beside an app; the port's name tells nothing of its protocol. */
-const service = (name: 'mail' | 'sql', host: string): string => `
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: ${name}, namespace: shop}
-spec:
-  hosts: [${host}]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: ${port[name]}, name: ${name}}]
-  workloadSelector: {labels: {app: orders}}
----`;
-const ingress = (name: string, at: number, to: App): string =>
-  `  - {port: {number: ${at}, name: ${name}}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${to.port}"}`;
-const egress = (name: 'mail' | 'sql', host: string): string =>
-  `  - {port: {number: ${port[name]}, name: ${name}}, captureMode: NONE, hosts: [./${host}]}`;
-
+/** The ports' names tell nothing of their protocols. */
+const at = (name: 'mail' | 'sql', number: number): PortYaml => ({ name, number });
 const mesh = await Mesh.create(
   t,
-  `${service('mail', 'mail.shop.svc.cluster.local')}
-${service('sql', 'sql.shop.svc.cluster.local')}
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: shop}
-spec:
-  address: 127.0.0.1
-  labels: {app: orders}
-  serviceAccount: orders
-  ports: {mail: ${port.mailIn}, sql: ${port.sqlIn}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: patient, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: patient}, serviceAccount: patient}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: web, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: web}, serviceAccount: web}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: web, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: web}}
-  egress:
-${egress('mail', 'mail.shop.svc.cluster.local')}
-${egress('sql', 'sql.shop.svc.cluster.local')}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: orders, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: orders}}
-  ingress:
-${ingress('mail', port.mailIn, apps.mail)}
-${ingress('sql', port.sqlIn, apps.sql)}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: patient, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: patient}}
-  ingress:
-${ingress('mail', port.patientIn, apps.mail)}
----
-${peerAuthentication('PERMISSIVE')}`,
+  [
+    service('mail', [at('mail', port.mail)], null, 'orders'),
+    service('sql', [at('sql', port.sql)], null, 'orders'),
+    workload('orders', { mail: port.mailIn, sql: port.sqlIn }),
+    workload('patient'),
+    workload('web'),
+    sidecar('web', {
+      egress: [egress(at('mail', port.mail), hostOf('mail')), egress(at('sql', port.sql), hostOf('sql'))],
+    }),
+    sidecar('orders', {
+      ingress: [
+        ingress(at('mail', port.mailIn), apps.mail.port),
+        ingress(at('sql', port.sqlIn), apps.sql.port),
+      ],
+    }),
+    sidecar('patient', { ingress: [ingress(at('mail', port.patientIn), apps.mail.port)] }),
+    peerAuthentication('PERMISSIVE'),
+  ].join('---\n'),
 );
 const [web, orders] = await Promise.all([
   mesh.sidecar('web'),

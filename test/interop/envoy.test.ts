@@ -12,7 +12,16 @@ import { call, open } from '../e2e/harness/clients.ts';
 import { chat, grpcApp, grpcClient, serverStream, unary } from '../e2e/harness/grpc-app.ts';
 import { Mesh } from '../e2e/harness/mesh.ts';
 import { freePorts } from '../e2e/harness/ports.ts';
-import { peerAuthentication } from '../e2e/harness/shop.ts';
+import {
+  egress,
+  hostOf,
+  ingress,
+  type PortYaml,
+  service,
+  sidecar,
+  workload,
+} from '../e2e/harness/resources.ts';
+import { peerAuthentication, policy } from '../e2e/harness/shop.ts';
 import { spiffe } from '../e2e/harness/test-ca.ts';
 import { until, within } from '../e2e/harness/wait.ts';
 import { type Carried, startEnvoy } from './envoy-sidecar.ts';
@@ -87,85 +96,40 @@ const envoyWrong = await portsOf();
 const [upgraded = 0] = await freePorts(1);
 const at = (ports: ReadonlyMap<string, number>, name: string): number => ports.get(name) ?? 0;
 
-const ORDERS = 'orders.shop.svc.cluster.local';
+const ORDERS = hostOf('orders');
 const SERVICE_PORT = 9_080;
-const list = (make: (row: PortRow) => string): string => rows.map(make).join('\n');
 
+/** Ports of that purpose as resources name them. */
+const portsAs = (ports: ReadonlyMap<string, number>, prefix = ''): PortYaml[] =>
+  rows.map(({ name, protocol }) => ({ number: at(ports, name), name: prefix + name, protocol }));
 /** A host whose endpoint is Envoy, under an account that is or is not its own. */
-const service = (name: string, account: string, ports: ReadonlyMap<string, number>): string => `
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: ${name}, namespace: shop}
-spec:
-  hosts: [${name}.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports:
-${list((row) => `  - {number: ${at(ports, row.name)}, name: ${row.name}, protocol: ${row.protocol}}`)}
-  endpoints:
-  - address: 127.0.0.1
-    serviceAccount: ${account}
-    ports: {${rows.map(({ name }) => `${name}: ${at(envoyIn, name)}`).join(', ')}}`;
-
-const egress = (host: string, ports: ReadonlyMap<string, number>): string =>
-  list(
-    ({ name, protocol }) =>
-      `  - {port: {number: ${at(ports, name)}, name: ${host}-${name}, protocol: ${protocol}}, captureMode: NONE, hosts: [./${host}.shop.svc.cluster.local]}`,
+const atEnvoy = (name: string, account: string, ports: ReadonlyMap<string, number>): string => {
+  const named = rows.map((row) => `${row.name}: ${at(envoyIn, row.name)}`).join(', ');
+  return service(
+    name,
+    portsAs(ports),
+    `[{address: 127.0.0.1, serviceAccount: ${account}, ports: {${named}}}]`,
   );
+};
 
 const mesh = await Mesh.create(
   t,
-  `${peerAuthentication('STRICT')}---
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: orders, namespace: shop}
-spec:
-  hosts: [${ORDERS}]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports:
-${list(({ name, protocol }) => `  - {number: ${at(ordersIn, name)}, name: ${name}, protocol: ${protocol}}`)}
-  workloadSelector: {labels: {app: orders}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: shop}
-spec:
-  address: 127.0.0.1
-  labels: {app: orders}
-  serviceAccount: orders
-  ports: {${rows.map(({ name }) => `${name}: ${at(ordersIn, name)}`).join(', ')}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: web, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: web}, serviceAccount: web}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: web, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: web}}
-  egress:
-${egress('envoy', toEnvoy)}
-${egress('impostor', toImpostor)}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: orders, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: orders}}
-  ingress:
-${list(({ name, protocol, app }) => `  - {port: {number: ${at(ordersIn, name)}, name: ${name}, protocol: ${protocol}}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${app}"}`)}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: envoy-only, namespace: shop}
-spec:
-  selector: {matchLabels: {app: orders}}
-  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/envoy]}}]}]
-${service('envoy', 'envoy', toEnvoy)}${service('impostor', 'somebody', toImpostor)}`,
+  [
+    peerAuthentication('STRICT'),
+    service('orders', portsAs(ordersIn)),
+    workload('orders', Object.fromEntries(rows.map(({ name }) => [name, at(ordersIn, name)]))),
+    workload('web'),
+    sidecar('web', {
+      egress: [
+        ...portsAs(toEnvoy, 'envoy-').map((port) => egress(port, hostOf('envoy'))),
+        ...portsAs(toImpostor, 'impostor-').map((port) => egress(port, hostOf('impostor'))),
+      ],
+    }),
+    sidecar('orders', { ingress: portsAs(ordersIn).map((port, i) => ingress(port, rows[i]?.app ?? 0)) }),
+    policy('envoy-only', '[{from: [{source: {principals: [cluster.local/ns/shop/sa/envoy]}}]}]'),
+    atEnvoy('envoy', 'envoy', toEnvoy),
+    atEnvoy('impostor', 'somebody', toImpostor),
+  ].join('---\n'),
 );
 const { dir: certDir } = await mesh.certDir('envoy');
 const outbound = (row: PortRow, ports: ReadonlyMap<string, number>, account: string) => ({
@@ -196,7 +160,7 @@ const [web, orders] = await Promise.all([
 
 /** Both ways, each with the identity that the app is told. */
 const ways = [
-  { title: 'Oarlock calls Envoy', ports: toEnvoy, caller: 'web', host: 'envoy.shop.svc.cluster.local' },
+  { title: 'Oarlock calls Envoy', ports: toEnvoy, caller: 'web', host: hostOf('envoy') },
   { title: 'Envoy calls Oarlock', ports: envoyOut, caller: 'envoy', host: ORDERS },
 ];
 

@@ -1,6 +1,7 @@
 /** The shop with both its sidecars up: whoever calls `ports.http` or `ports.tcp` speaks to the apps through the two. */
 import type { Test } from 'tap';
 import { Mesh, type Sidecar } from './mesh.ts';
+import { egress as egressTo } from './resources.ts';
 import { type ShopApps, type ShopPorts, shop, shopPorts } from './shop.ts';
 
 export interface Pair {
@@ -24,8 +25,7 @@ export async function startPair(t: Test, apps: ShopApps, options: PairOptions = 
   const { resources = '', egress = [], flags = [] } = options;
   const ports = await shopPorts();
   const listeners = egress.map(
-    ({ port, host }) =>
-      `  - {port: {number: ${port}, name: http-${port}, protocol: HTTP}, captureMode: NONE, hosts: [./${host}]}\n`,
+    ({ port, host }) => `  - ${egressTo({ number: port, name: `http-${port}`, protocol: 'HTTP' }, host)}\n`,
   );
   const base = shop(ports, apps).replace('  egress:\n', `  egress:\n${listeners.join('')}`);
   const mesh = await Mesh.create(t, resources === '' ? base : `${base}---\n${resources}`);

@@ -1,5 +1,6 @@
 /** The mesh most tests run on: `web` calls `orders`, over HTTP and over TCP. */
 import { freePorts } from './ports.ts';
+import { egress, hostOf, ingress, service, sidecar, workload } from './resources.ts';
 
 export interface ShopPorts {
   /** Where `web`'s app dials: egress listeners of its sidecar. */
@@ -20,60 +21,30 @@ export interface ShopApps {
   readonly tcp: number;
 }
 
-export const HOST = 'orders.shop.svc.cluster.local';
+export const HOST = hostOf('orders');
 
 /** Registry and listeners; no policy but mesh-wide STRICT unless `mode` says another. */
 export function shop(ports: ShopPorts, apps: ShopApps, mode = 'STRICT'): string {
-  return `
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: orders, namespace: shop}
-spec:
-  hosts: [${HOST}]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports:
-  - {number: ${ports.http}, name: http, protocol: HTTP}
-  - {number: ${ports.tcp}, name: tcp-echo, protocol: TCP}
-  workloadSelector: {labels: {app: orders}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: shop}
-spec:
-  address: 127.0.0.1
-  labels: {app: orders}
-  serviceAccount: orders
-  ports: {http: ${ports.ordersHttp}, tcp-echo: ${ports.ordersTcp}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: web, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: web}, serviceAccount: web}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: web, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: web}}
-  egress:
-  - {port: {number: ${ports.http}, name: http, protocol: HTTP}, captureMode: NONE, hosts: [./${HOST}]}
-  - {port: {number: ${ports.tcp}, name: tcp, protocol: TCP}, captureMode: NONE, hosts: [./${HOST}]}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: orders, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: orders}}
-  ingress:
-  - port: {number: ${ports.ordersHttp}, name: http, protocol: HTTP}
-    bind: 127.0.0.1
-    defaultEndpoint: 127.0.0.1:${apps.http}
-  - port: {number: ${ports.ordersTcp}, name: tcp, protocol: TCP}
-    bind: 127.0.0.1
-    defaultEndpoint: 127.0.0.1:${apps.tcp}
----
-${peerAuthentication(mode)}`;
+  const http = { name: 'http', protocol: 'HTTP' };
+  const tcp = { name: 'tcp', protocol: 'TCP' };
+  return [
+    service('orders', [
+      { number: ports.http, ...http },
+      { number: ports.tcp, ...tcp, name: 'tcp-echo' },
+    ]),
+    workload('orders', { http: ports.ordersHttp, 'tcp-echo': ports.ordersTcp }),
+    workload('web'),
+    sidecar('web', {
+      egress: [egress({ number: ports.http, ...http }, HOST), egress({ number: ports.tcp, ...tcp }, HOST)],
+    }),
+    sidecar('orders', {
+      ingress: [
+        ingress({ number: ports.ordersHttp, ...http }, apps.http),
+        ingress({ number: ports.ordersTcp, ...tcp }, apps.tcp),
+      ],
+    }),
+    peerAuthentication(mode),
+  ].join('---\n');
 }
 
 /** Mesh-wide mode. */
