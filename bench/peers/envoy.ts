@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findProgram, isExecutable } from './find-program.ts';
+import { ISTIO_JSON } from './istio-json.ts';
 import { CALLEE_URI, CALLER_URI, type Peer, SERVICE, type Side } from './peer.ts';
 
 export const envoy: Peer = {
@@ -67,7 +68,7 @@ function connectionManager({ role, dir, http2, accessLog }: Side): unknown {
   const log = {
     '@type': `${EXTENSIONS}.access_loggers.file.v3.FileAccessLog`,
     path: join(dir, 'access.log'),
-    log_format: { json_format: LOG_FIELDS },
+    log_format: { json_format: ISTIO_JSON },
   };
   const router = { name: 'router', typed_config: { '@type': `${EXTENSIONS}.filters.http.router.v3.Router` } };
   return {
@@ -168,31 +169,3 @@ function tls({ cert, key, root }: Side['credentials'], matcher: unknown): Readon
     },
   };
 }
-
-/** Istio's EnvoyJSONLogFormatIstio. */
-const LOG_FIELDS = {
-  start_time: '%START_TIME%',
-  route_name: '%ROUTE_NAME%',
-  method: '%REQ(:METHOD)%',
-  path: '%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%',
-  protocol: '%PROTOCOL%',
-  response_code: '%RESPONSE_CODE%',
-  response_flags: '%RESPONSE_FLAGS%',
-  response_code_details: '%RESPONSE_CODE_DETAILS%',
-  connection_termination_details: '%CONNECTION_TERMINATION_DETAILS%',
-  bytes_received: '%BYTES_RECEIVED%',
-  bytes_sent: '%BYTES_SENT%',
-  duration: '%DURATION%',
-  upstream_service_time: '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%',
-  x_forwarded_for: '%REQ(X-FORWARDED-FOR)%',
-  user_agent: '%REQ(USER-AGENT)%',
-  request_id: '%REQ(X-REQUEST-ID)%',
-  authority: '%REQ(:AUTHORITY)%',
-  upstream_host: '%UPSTREAM_HOST%',
-  upstream_cluster: '%UPSTREAM_CLUSTER%',
-  upstream_local_address: '%UPSTREAM_LOCAL_ADDRESS%',
-  downstream_local_address: '%DOWNSTREAM_LOCAL_ADDRESS%',
-  downstream_remote_address: '%DOWNSTREAM_REMOTE_ADDRESS%',
-  requested_server_name: '%REQUESTED_SERVER_NAME%',
-  upstream_transport_failure_reason: '%UPSTREAM_TRANSPORT_FAILURE_REASON%',
-};
