@@ -3,8 +3,8 @@ import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Endpoint, Route, RouteTls } from '../mesh/route.ts';
 import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { DataPath } from './data-path.ts';
-import { addressText, dial, endpointAddress, poolKey, type Upstream } from './dial.ts';
-import { resolveEndpoints } from './endpoints.ts';
+import { addressText, dial, endpointAddress, type PeerTarget, poolKey, type Upstream } from './dial.ts';
+import { knownEndpoints, resolveEndpoints } from './endpoints.ts';
 import type { UpstreamSession } from './http2/upstream-session.ts';
 import type { UpstreamProtocol } from './tls-outbound.ts';
 
@@ -124,6 +124,28 @@ export interface ReachTarget {
   readonly fresh: boolean;
 }
 
+/** Each endpoint's target as it was last asked for. */
+const targets = new WeakMap<Endpoint, PeerTarget>();
+
+/** One object for all requests that go there in one way. */
+function peerTarget(endpoint: Endpoint, tls: RouteTls, protocol: UpstreamProtocol): PeerTarget {
+  const known = targets.get(endpoint);
+  if (known !== undefined && known.tls === tls && known.protocol === protocol) return known;
+  const target = { kind: 'peer', endpoint, tls, protocol } as const;
+  targets.set(endpoint, target);
+  return target;
+}
+
+/**
+ * The way nearly every HTTP/1 request goes: an idle connection to an endpoint of the route.
+ * @returns null where there is none to that endpoint, or names must be resolved first: `reachEndpoint` does it
+ */
+export function idleUpstream(path: DataPath, route: Route): Upstream | null {
+  const endpoints = knownEndpoints(route);
+  if (endpoints === null || endpoints.length === 0) return null;
+  return path.pool.take(poolKey(peerTarget(pickEndpoint(path, endpoints, []), route.tls, 'http1')));
+}
+
 /** Connects to an endpoint of the route; the next one when one does not accept the connection. */
 export function reachEndpoint(path: DataPath, target: ReachTarget, done: ReachDone): void {
   if (target.route.endpoints.length === 0) {
@@ -145,7 +167,7 @@ interface Attempt extends ReachTarget {
 function attempt(path: DataPath, target: Attempt, done: ReachDone): void {
   const { route, protocol, endpoints, tried } = target;
   const endpoint = pickEndpoint(path, endpoints, tried);
-  const dialTarget = { kind: 'peer', endpoint, tls: route.tls, protocol } as const;
+  const dialTarget = peerTarget(endpoint, route.tls, protocol);
   const failed = (reason: ReasonCode, detail: string): void => {
     const next = [...tried, endpoint];
     if (reason === 'connect_failed' && next.length < Math.min(endpoints.length, MAX_ATTEMPTS)) {

@@ -50,6 +50,7 @@ export class Upstream implements Reached {
   readonly peer: VerifiedPeer | null;
   readonly address: string;
   readonly localAddress: string;
+  readonly target: DialTarget;
   readonly told = new Told();
   /** Of the context when it was dialled: one of an older trust or registry is not pooled. */
   readonly generation: number;
@@ -61,14 +62,15 @@ export class Upstream implements Reached {
   constructor(fields: {
     stream: Duplex;
     socket: Socket;
-    key: string;
+    target: DialTarget;
     peer: VerifiedPeer | null;
     address: string;
     generation: number;
   }) {
     this.stream = fields.stream;
     this.socket = fields.socket;
-    this.key = fields.key;
+    this.target = fields.target;
+    this.key = poolKey(fields.target);
     this.peer = fields.peer;
     this.address = fields.address;
     this.generation = fields.generation;
@@ -106,14 +108,20 @@ export interface DialDone {
 }
 
 /** What is dialled and how. */
-export type DialTarget =
-  | { readonly kind: 'app'; readonly address: AppAddress; readonly protocol: UpstreamProtocol }
-  | {
-      readonly kind: 'peer';
-      readonly endpoint: Endpoint;
-      readonly tls: RouteTls;
-      readonly protocol: UpstreamProtocol;
-    };
+export type DialTarget = AppTarget | PeerTarget;
+
+export interface AppTarget {
+  readonly kind: 'app';
+  readonly address: AppAddress;
+  readonly protocol: UpstreamProtocol;
+}
+
+export interface PeerTarget {
+  readonly kind: 'peer';
+  readonly endpoint: Endpoint;
+  readonly tls: RouteTls;
+  readonly protocol: UpstreamProtocol;
+}
 
 /**
  * The version an HTTP upstream is spoken to in (pilot's `setUpstreamProtocol`): as the port was declared; where nobody
@@ -134,8 +142,20 @@ export interface DialContext {
   readTlsFiles(tls: RouteTls): TlsFiles;
 }
 
+/** Made once for each: a target goes from request to request. */
+const keys = new WeakMap<DialTarget, string>();
+
 /** Interchangeable connections have one key: same address, same protocol, same TLS, same expectations. */
 export function poolKey(target: DialTarget): string {
+  let key = keys.get(target);
+  if (key === undefined) {
+    key = keyOf(target);
+    keys.set(target, key);
+  }
+  return key;
+}
+
+function keyOf(target: DialTarget): string {
   const { protocol } = target;
   if (target.kind === 'app') return `app ${protocol} ${addressText(target.address)}`;
   const { endpoint, tls } = target;
@@ -249,7 +269,7 @@ class Attempt implements OriginateDone {
       new Upstream({
         stream,
         socket: this.#socket,
-        key: poolKey(this.#target),
+        target: this.#target,
         peer,
         address: addressText(this.#address),
         generation: this.#generation,

@@ -20,6 +20,11 @@ export interface EndpointsDone {
   unresolved(detail: string): void;
 }
 
+/** The route's endpoints where none of them is a name: most routes, and no need to wait. */
+export function knownEndpoints(route: Route): readonly Endpoint[] | null {
+  return namesOf(route).length === 0 ? route.endpoints : null;
+}
+
 /**
  * Hands on the endpoints of `route`, within this call where their names are known. A name that cannot be resolved
  * is passed over while others can.

@@ -1,12 +1,12 @@
 /** The fields that each request has by the time policy sees it, whether the downstream sent them or not. */
 import { randomUUID } from 'node:crypto';
-import type { Field, RequestHead } from './head.ts';
+import { type RequestHead, standing } from './head.ts';
 
 const PROTO = 'x-forwarded-proto';
 const REQUEST_ID = 'x-request-id';
 
-const HTTP: Field = { name: PROTO, key: PROTO, value: 'http' };
-const HTTPS: Field = { name: PROTO, key: PROTO, value: 'https' };
+const HTTP = standing(PROTO, 'http');
+const HTTPS = standing(PROTO, 'https');
 
 /**
  * Adds what Envoy's HTTP connection manager adds before any filter looks: `x-forwarded-proto`, by how the request came,

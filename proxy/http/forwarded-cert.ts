@@ -1,6 +1,6 @@
 /** X-Forwarded-Client-Cert as policy and app get it: Envoy's `forward_client_cert_details`. */
 import type { ForwardedClientCert } from '../../mesh/snapshot.ts';
-import { type Field, FORWARDED_CERT } from './head.ts';
+import { type Field, FORWARDED_CERT, standing } from './head.ts';
 
 /** What the network sent is out of the head already, as SANITIZE has it: this is what comes in its place. */
 export interface CertFacts {
@@ -26,7 +26,7 @@ export function forwardedCert({ how, sent, peers }: CertFacts): Field | null {
  * @param peer its identity's URI
  */
 export function peersCert(own: string, hash: string, peer: string): Field {
-  return fieldOf(`By=${own};Hash=${hash};Subject="";URI=${peer}`);
+  return standing(FORWARDED_CERT, `By=${own};Hash=${hash};Subject="";URI=${peer}`);
 }
 
 function fieldOf(value: string): Field {

@@ -7,6 +7,13 @@ export interface Field {
   readonly name: string;
   readonly key: string;
   readonly value: string;
+  /** `name: value` and CRLF, of fields that many requests get: see `standing`. */
+  readonly line?: Uint8Array;
+}
+
+/** A field that is added to many requests: its line is made once. @param name in lower case */
+export function standing(name: string, value: string): Field {
+  return { name, key: name, value, line: Uint8Array.from(Buffer.from(`${name}: ${value}\r\n`, 'latin1')) };
 }
 
 /** How a body's end is found (RFC 9112 §6.3). HTTP/2 frames what has no length by itself: `chunked` stands for that too. */

@@ -6,7 +6,7 @@ import type { Protocol } from '../../mesh/workload.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import { decideRequest, observe } from '../decide.ts';
-import { type Reached, upstreamVersion } from '../dial.ts';
+import { type AppTarget, type Reached, upstreamVersion } from '../dial.ts';
 import { maskParams } from '../mask.ts';
 import type { VerifiedPeer } from '../verify-peer.ts';
 import type { Exchange } from './exchange.ts';
@@ -20,6 +20,8 @@ import { HttpSideBase, type ReachDone } from './side-base.ts';
 
 export class InboundHttp extends HttpSideBase {
   readonly #app: AppAddress;
+  /** One for all requests that go to it in one version. */
+  #target: AppTarget | null = null;
   readonly #peer: VerifiedPeer | null;
   readonly #protocol: Protocol;
   /** Made for `certOf`, who may become another with the credentials. */
@@ -100,7 +102,8 @@ export class InboundHttp extends HttpSideBase {
 
   override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void {
     const protocol = upstreamVersion(this.#protocol, exchange.protocol);
-    this.connect({ kind: 'app', address: this.#app, protocol }, fresh, done);
+    if (this.#target?.protocol !== protocol) this.#target = { kind: 'app', address: this.#app, protocol };
+    this.connect(this.#target, fresh, done);
   }
 
   override finished(exchange: Exchange): void {

@@ -1,9 +1,9 @@
 /** The outbound side of an HTTP connection: each request routed by the registry and carried over mTLS. */
-import type { Endpoint, Route } from '../../mesh/route.ts';
+import type { Route } from '../../mesh/route.ts';
 import type { EgressListener } from '../../mesh/snapshot.ts';
 import type { Workload } from '../../mesh/workload.ts';
 import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
-import { chooseRoute, clusterName, reachEndpoint } from '../choose-route.ts';
+import { chooseRoute, clusterName, idleUpstream, reachEndpoint } from '../choose-route.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import { type Reached, type Upstream, upstreamVersion } from '../dial.ts';
@@ -43,23 +43,33 @@ export class OutboundHttp extends HttpSideBase {
       done.failed('no_route', '');
       return;
     }
+    const protocol = upstreamVersion(route.protocol, exchange.protocol);
+    const idle = fresh || protocol === 'http2' ? null : idleUpstream(this.path, route);
+    if (idle !== null) {
+      const { target } = idle;
+      this.#reached(route, target.kind === 'peer' ? target.endpoint.workload : null, idle, exchange);
+      done.connected(idle);
+      return;
+    }
     reachEndpoint(
       this.path,
-      { route, protocol: upstreamVersion(route.protocol, exchange.protocol), fresh },
+      { route, protocol, fresh },
       {
         connected: (upstream, endpoint) => {
-          this.#reached(route, endpoint, upstream, exchange);
+          this.#reached(route, endpoint.workload, upstream, exchange);
           done.connected(upstream);
         },
         entered: (session, endpoint) =>
-          this.entered(session, done, (upstream) => this.#reached(route, endpoint, upstream, exchange)),
+          this.entered(session, done, (upstream) =>
+            this.#reached(route, endpoint.workload, upstream, exchange),
+          ),
         failed: (reason, detail) => done.failed(reason, detail),
       },
     );
   }
 
-  #reached(route: Route, endpoint: Endpoint, upstream: Reached, exchange: Exchange): void {
-    const series = outboundSeries(this.path, route, endpoint.workload, upstream);
+  #reached(route: Route, workload: Workload | null, upstream: Reached, exchange: Exchange): void {
+    const series = outboundSeries(this.path, route, workload, upstream);
     countFor(exchange, series);
     if (upstream.uses === 0) series.connectionsOpened++;
     this.#busy = upstream;

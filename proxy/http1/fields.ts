@@ -13,7 +13,7 @@ export interface ConnectionOptions {
   nominated: string[] | null;
 }
 
-export const NO_OPTIONS: Readonly<ConnectionOptions> = {
+const NO_OPTIONS: Readonly<ConnectionOptions> = {
   close: false,
   keepAlive: false,
   upgrade: false,
@@ -25,10 +25,35 @@ export interface Rewriter {
   rewritten(index: number): string | null;
 }
 
+/** Longer texts differ more often, and comparing them costs as much as reading them. */
+const LONGEST_REMEMBERED = 96;
+
+/** A text that one message of a connection nearly always has as the one before: read once, then compared by its bytes. */
+export class LastText {
+  text = '';
+
+  /** @returns the text of these bytes, one character a byte */
+  read(bytes: Buffer, from: number, to: number): string {
+    const { text } = this;
+    if (to - from === text.length) {
+      let i = from;
+      while (i < to && bytes[i] === text.charCodeAt(i - from)) i++;
+      if (i === to) return text;
+    }
+    const fresh = bytes.toString('latin1', from, to);
+    if (fresh.length <= LONGEST_REMEMBERED) this.text = fresh;
+    return fresh;
+  }
+}
+
 /** Fields by position in the bytes they came in. Valid until the scan begins its next head. */
 export class ScannedFields {
   readonly bytes: Buffer;
   readonly scan: HeadScan;
+  /** What `readHop` found so far: Content-Length, whether there is a Transfer-Encoding, and what Connection says. */
+  length: number | null = null;
+  coded = false;
+  options: ConnectionOptions | null = null;
 
   constructor(bytes: Buffer, scan: HeadScan) {
     this.bytes = bytes;
@@ -43,6 +68,42 @@ export class ScannedFields {
   value(index: number): string {
     const { at } = this.scan;
     return this.bytes.toString('latin1', at[4 * index + 2], at[4 * index + 3]);
+  }
+
+  /** As `value`, where the last message's is remembered. */
+  lastValue(index: number, last: LastText): string {
+    const { at } = this.scan;
+    return last.read(this.bytes, at[4 * index + 2] as number, at[4 * index + 3] as number);
+  }
+
+  /**
+   * Reads a field that tells of framing or of this hop alone, in requests and answers alike, and takes it out where it
+   * does not go on.
+   * @throws HeadError naming what is wrong
+   */
+  readHop(index: number): void {
+    const { fates, ids } = this.scan;
+    switch (ids[index]) {
+      case FIELD.contentLength:
+        this.length = this.#readLength(index, this.length);
+        break;
+      case FIELD.transferEncoding:
+        if (this.coded) throw new HeadError(400, 'more than one Transfer-Encoding field');
+        this.coded = true;
+        this.#readCoding(index);
+        break;
+      case FIELD.connection:
+        fates[index] = DROP;
+        if (this.options === null) this.options = { ...NO_OPTIONS };
+        this.#readOptions(index, this.options);
+        break;
+      case FIELD.upgrade:
+      case FIELD.keepAlive:
+      case FIELD.proxyConnection:
+      case FIELD.te:
+        fates[index] = DROP;
+        break;
+    }
   }
 
   /** @param key in lower case @returns the fields' values that go on, each alone, in order */
@@ -89,7 +150,7 @@ export class ScannedFields {
   }
 
   /** Adds what one Connection field says to `options`. */
-  readOptions(index: number, options: ConnectionOptions): void {
+  #readOptions(index: number, options: ConnectionOptions): void {
     const value = this.value(index);
     for (const part of value.includes(',') ? value.split(',') : [value]) {
       const option = part.trim().toLowerCase();
@@ -115,7 +176,7 @@ export class ScannedFields {
   }
 
   /** The body's length (RFC 9110 §8.6); null where none is told. Repeats of one value become one field. @throws HeadError */
-  readLength(index: number, before: number | null): number {
+  #readLength(index: number, before: number | null): number {
     const { at, fates } = this.scan;
     const from = at[4 * index + 2] as number;
     const to = at[4 * index + 3] as number;
@@ -135,7 +196,7 @@ export class ScannedFields {
   }
 
   /** RFC 9112 §6.1: `chunked`, once, alone. @throws HeadError */
-  readCoding(index: number): void {
+  #readCoding(index: number): void {
     const value = this.value(index);
     if (value === 'chunked') return;
     if (value.toLowerCase() !== 'chunked') throw new HeadError(400, 'Transfer-Encoding other than chunked');
@@ -170,6 +231,13 @@ export class ScannedFields {
     for (let i = 0; i < count; i++) if (fates[i] !== KEEP) return false;
     return true;
   }
+}
+
+/** Writes a field as a line of its own. @returns the position behind it */
+export function writeField(out: Buffer, offset: number, { name, value, line }: Field): number {
+  if (line === undefined) return offset + out.write(`${name}: ${value}\r\n`, offset, 'latin1');
+  out.set(line, offset);
+  return offset + line.length;
 }
 
 /** The canonical value of a field that is rewritten because of what it is. */

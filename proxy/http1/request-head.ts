@@ -9,15 +9,11 @@ import {
   type NormalizeTarget,
   type RequestHead,
 } from '../http/head.ts';
-import {
-  type ConnectionOptions,
-  canonicalValue,
-  NO_OPTIONS,
-  type Rewriter,
-  ScannedFields,
-} from './fields.ts';
+import { canonicalValue, LastText, type Rewriter, ScannedFields, writeField } from './fields.ts';
 import { DROP, FIELD, HeadScan, REWRITE } from './scan.ts';
 
+const CR = 0x0d;
+const LF = 0x0a;
 const NO_BODY: Framing = { kind: 'none' };
 const CHUNKED: Framing = { kind: 'chunked' };
 /** Methods that need no string of their own each time. */
@@ -28,9 +24,15 @@ const METHODS = ['GET', 'POST', 'PUT', 'HEAD', 'DELETE', 'OPTIONS', 'PATCH'].map
 
 /** What is remembered of a connection's last request: the next one nearly always has the same host, often the same path. */
 export class LastRequest {
+  /** Of the Host field; the last that was found to be an authority. */
+  readonly named = new LastText();
   host: string | null = null;
+  /** As it came; and the one that `path` was made of. */
+  readonly asked = new LastText();
   target = '';
   path = '';
+  readonly userAgent = new LastText();
+  readonly contentType = new LastText();
   normalize: NormalizeTarget | null = null;
 }
 
@@ -73,9 +75,6 @@ export class Http1Request implements RequestHead, Rewriter {
     this.method = methodOf(bytes, scan.methodEnd);
     const { ids, fates, count } = scan;
     let host: number = -1;
-    let length: number | null = null;
-    let coded = false;
-    let options: ConnectionOptions | null = null;
     let expect = -1;
     let upgrade = -1;
     let upgrades = 0;
@@ -90,28 +89,18 @@ export class Http1Request implements RequestHead, Rewriter {
           if (host >= 0) throw new HeadError(400, 'more than one Host field');
           host = i;
           break;
-        case FIELD.contentLength:
-          length = fields.readLength(i, length);
-          break;
-        case FIELD.transferEncoding:
-          if (coded) throw new HeadError(400, 'more than one Transfer-Encoding field');
-          coded = true;
-          fields.readCoding(i);
-          break;
-        case FIELD.connection:
-          fates[i] = DROP;
-          if (options === null) options = { ...NO_OPTIONS };
-          fields.readOptions(i, options);
-          break;
         case FIELD.upgrade:
-          fates[i] = DROP;
           upgrade = i;
           upgrades++;
+          fields.readHop(i);
           break;
+        case FIELD.contentLength:
+        case FIELD.transferEncoding:
+        case FIELD.connection:
         case FIELD.keepAlive:
         case FIELD.proxyConnection:
         case FIELD.te:
-          fates[i] = DROP;
+          fields.readHop(i);
           break;
         case FIELD.forwardedCert:
           fates[i] = DROP;
@@ -136,13 +125,14 @@ export class Http1Request implements RequestHead, Rewriter {
       }
     }
     if (host < 0) throw new HeadError(400, 'no Host field');
-    const named = fields.value(host);
+    const { length, coded, options } = fields;
+    const named = fields.lastValue(host, last.named);
     if (named !== last.host) {
       if (!isAuthority(named)) throw new HeadError(400, 'bad Host field');
       last.host = named;
     }
     if (this.method === 'CONNECT') throw new HeadError(405, 'CONNECT is not served here');
-    const target = bytes.toString('latin1', scan.methodEnd + 1, scan.targetEnd);
+    const target = last.asked.read(bytes, scan.methodEnd + 1, scan.targetEnd);
     this.#target = target;
     this.host = named;
     if (target === last.target && normalize === last.normalize) this.path = last.path;
@@ -181,9 +171,9 @@ export class Http1Request implements RequestHead, Rewriter {
       this.method === 'GET' &&
       this.framing.kind === 'none' &&
       fields.value(upgrade).toLowerCase() === 'websocket';
-    this.userAgent = userAgent < 0 ? '' : fields.value(userAgent);
+    this.userAgent = userAgent < 0 ? '' : fields.lastValue(userAgent, last.userAgent);
     this.requestId = requestId < 0 ? '' : fields.value(requestId);
-    this.contentType = contentType < 0 ? '' : fields.value(contentType);
+    this.contentType = contentType < 0 ? '' : fields.lastValue(contentType, last.contentType);
     this.forwardedFor = forwardedFor;
     // Policy sees them as the app will.
     if (this.upgrade) this.#added = [...UPGRADE];
@@ -243,11 +233,6 @@ export class Http1Request implements RequestHead, Rewriter {
    */
   write(body: Buffer | null): Buffer {
     const more = body === null ? 0 : body.length;
-    let text = '';
-    if (!this.#replaced && this.#added !== null) {
-      for (const { name, value } of this.#added) text += `${name}: ${value}\r\n`;
-    }
-    text += '\r\n';
     const { bytes, scan } = this.#fields;
     const line =
       this.minor === 1 && this.path === this.#target && !this.#replaced
@@ -256,26 +241,33 @@ export class Http1Request implements RequestHead, Rewriter {
     if (this.#replaced) {
       let head = line;
       for (const { name, value } of this.fields) head += `${name}: ${value}\r\n`;
-      const out = Buffer.allocUnsafe(head.length + text.length + more);
-      return finish(out, out.write(head, 0, 'latin1'), text, body);
+      const out = Buffer.allocUnsafe(head.length + 2 + more);
+      return finish(out, out.write(head, 0, 'latin1'), body);
     }
+    const added = this.#added ?? NO_FIELDS;
     // A rewritten field may grow by the space behind its colon, Host by the length of the authority.
-    const room = bytes.length + line.length + scan.count + this.host.length + text.length + more;
+    let room = bytes.length + line.length + scan.count + this.host.length + 2 + more;
+    for (const { name, value } of added) room += name.length + value.length + 4;
     const out = Buffer.allocUnsafe(room);
     const begin = line === '' ? 0 : out.write(line, 0, 'latin1');
-    const at = this.#fields.write(out, line === '' ? 0 : scan.fieldsAt, begin, this);
-    return finish(out, at, text, body);
+    let at = this.#fields.write(out, line === '' ? 0 : scan.fieldsAt, begin, this);
+    for (const field of added) at = writeField(out, at, field);
+    return finish(out, at, body);
   }
 }
+
+const NO_FIELDS: readonly Field[] = [];
 
 const UPGRADE: readonly Field[] = [
   { name: 'connection', key: 'connection', value: 'Upgrade' },
   { name: 'upgrade', key: 'upgrade', value: 'websocket' },
 ];
 
-/** Ends a head with `text`, puts `body` behind it, and cuts the buffer to what is in it. */
-export function finish(out: Buffer, offset: number, text: string, body: Buffer | null): Buffer {
-  let at = offset + out.write(text, offset, 'latin1');
+/** Ends a head with its empty line, puts `body` behind it, and cuts the buffer to what is in it. */
+export function finish(out: Buffer, offset: number, body: Buffer | null): Buffer {
+  out[offset] = CR;
+  out[offset + 1] = LF;
+  let at = offset + 2;
   if (body !== null) at += body.copy(out, at);
   return at === out.length ? out : out.subarray(0, at);
 }

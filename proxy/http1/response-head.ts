@@ -2,13 +2,7 @@
 import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import { changeAnswer } from '../http/change-fields.ts';
 import { type Field, type Framing, HeadError } from '../http/head.ts';
-import {
-  type ConnectionOptions,
-  canonicalValue,
-  NO_OPTIONS,
-  type Rewriter,
-  ScannedFields,
-} from './fields.ts';
+import { canonicalValue, type Rewriter, ScannedFields } from './fields.ts';
 import { finish } from './request-head.ts';
 import { DROP, FIELD, HeadScan } from './scan.ts';
 
@@ -52,41 +46,15 @@ export class Http1Response implements Rewriter {
     this.minor = minorVersion(bytes);
     const status = statusOf(bytes, scan.lineEnd);
     this.status = status;
-    const { ids, fates, count } = scan;
-    let length: number | null = null;
-    let coded = false;
-    let options: ConnectionOptions | null = null;
+    const { ids, count } = scan;
     let keepAliveMs = 0;
     let upgrade = -1;
     for (let i = 0; i < count; i++) {
-      switch (ids[i]) {
-        case FIELD.contentLength:
-          length = fields.readLength(i, length);
-          break;
-        case FIELD.transferEncoding:
-          if (coded) throw new HeadError(400, 'more than one Transfer-Encoding field');
-          coded = true;
-          fields.readCoding(i);
-          break;
-        case FIELD.connection:
-          fates[i] = DROP;
-          if (options === null) options = { ...NO_OPTIONS };
-          fields.readOptions(i, options);
-          break;
-        case FIELD.keepAlive:
-          fates[i] = DROP;
-          keepAliveMs = timeoutOf(fields.value(i));
-          break;
-        case FIELD.upgrade:
-          fates[i] = DROP;
-          upgrade = i;
-          break;
-        case FIELD.proxyConnection:
-        case FIELD.te:
-          fates[i] = DROP;
-          break;
-      }
+      fields.readHop(i);
+      if (ids[i] === FIELD.keepAlive) keepAliveMs = timeoutOf(fields.value(i));
+      else if (ids[i] === FIELD.upgrade) upgrade = i;
     }
+    const { length, coded, options } = fields;
     if (coded && (length !== null || this.minor === 0)) throw new HeadError(400, 'ambiguous body length');
     if (options !== null && options.nominated !== null) fields.dropNominated(options.nominated);
     this.#length = length;
@@ -147,21 +115,21 @@ export class Http1Response implements Rewriter {
     const more = body === null ? 0 : body.length;
     let text = options.close ? 'connection: close\r\n' : '';
     if (options.tunnel) text += 'connection: Upgrade\r\nupgrade: websocket\r\n';
-    text += '\r\n';
     if (options.plain) this.#drop(FIELD.transferEncoding);
     const line = this.#canonicalLine ? '' : `HTTP/1.1 ${this.status} ${this.phrase}\r\n`;
     if (options.changes !== null) {
       let head = line || `HTTP/1.1 ${this.status} ${this.phrase}\r\n`;
       for (const { name, value } of changeAnswer(this.fields, options.changes))
         head += `${name}: ${value}\r\n`;
-      const out = Buffer.allocUnsafe(head.length + text.length + more);
-      return finish(out, out.write(head, 0, 'latin1'), text, body);
+      head += text;
+      const out = Buffer.allocUnsafe(head.length + 2 + more);
+      return finish(out, out.write(head, 0, 'latin1'), body);
     }
     // A rewritten field may grow by the space behind its colon.
-    const out = Buffer.allocUnsafe(bytes.length + line.length + scan.count + text.length + more);
+    const out = Buffer.allocUnsafe(bytes.length + line.length + scan.count + text.length + 2 + more);
     const begin = line === '' ? 0 : out.write(line, 0, 'latin1');
     const at = this.#fields.write(out, line === '' ? 0 : scan.fieldsAt, begin, this);
-    return finish(out, at, text, body);
+    return finish(out, text === '' ? at : at + out.write(text, at, 'latin1'), body);
   }
 
   /** `HTTP/1.1 NNN phrase`, the space before an empty phrase included. */

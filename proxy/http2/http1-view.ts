@@ -36,9 +36,9 @@ class ViewedUpstream extends Upstream {
   readonly #view: Http1View;
 
   constructor(session: UpstreamSession, view: Http1View) {
-    const { socket, key, peer, address } = session.upstream;
+    const { socket, target, peer, address } = session.upstream;
     // Of no generation: a pool would keep the stream's place for nothing.
-    super({ stream: view, socket, key, peer, address, generation: -1 });
+    super({ stream: view, socket, target, peer, address, generation: -1 });
     this.told = session.told;
     this.#view = view;
     this.uses = session.uses;
