@@ -10,6 +10,7 @@ import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { Peer } from './harness/clients.ts';
 import { Mesh, type Sidecar } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { hostOf, ingress, service, sidecar as sidecarOf, workload } from './harness/resources.ts';
 import { peerAuthentication } from './harness/shop.ts';
 import { type Leaf, spiffe } from './harness/test-ca.ts';
 import { ISTIO_HTTP } from './harness/tls-client.ts';
@@ -561,40 +562,28 @@ const app = await httpApp(t);
 const tcp = await tcpApp(t, echo);
 const [http = 0, other = 0, tcpPort = 0, otherTcp = 0] = await freePorts(4);
 const ports: Readonly<Record<PortName, number>> = { http, other, tcp: tcpPort, otherTcp };
-const ingress = [
-  `{port: {number: ${http}, name: http-one}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${app.port}"}`,
-  `{port: {number: ${other}, name: http-two}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${app.port}"}`,
-  `{port: {number: ${tcpPort}, name: tcp-one}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${tcp.port}"}`,
-  `{port: {number: ${otherTcp}, name: tcp-two}, bind: 127.0.0.1, defaultEndpoint: "127.0.0.1:${tcp.port}"}`,
-];
 const mesh = await Mesh.create(
   t,
-  `apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: orders}, serviceAccount: orders}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: orders, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: orders}}
-  ingress: [${ingress.join(', ')}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: provider, namespace: shop}
-spec:
-  hosts: [provider.shop.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{number: 80, name: http}]
-  endpoints: [{address: 127.0.0.1, ports: {http: ${provider.port}}}]
----
-kind: MeshConfig
-extensionProviders: [{name: provider, envoyExtAuthzHttp: {service: provider.shop.svc.cluster.local, port: 80}}]
----
-${peerAuthentication('PERMISSIVE')}`,
+  [
+    workload('orders'),
+    sidecarOf('orders', {
+      ingress: [
+        ingress({ number: http, name: 'http-one' }, app.port),
+        ingress({ number: other, name: 'http-two' }, app.port),
+        ingress({ number: tcpPort, name: 'tcp-one' }, tcp.port),
+        ingress({ number: otherTcp, name: 'tcp-two' }, tcp.port),
+      ],
+    }),
+    service(
+      'provider',
+      [{ number: 80, name: 'http' }],
+      `[{address: 127.0.0.1, ports: {http: ${provider.port}}}]`,
+    ),
+    `kind: MeshConfig
+extensionProviders: [{name: provider, envoyExtAuthzHttp: {service: ${hostOf('provider')}, port: 80}}]
+`,
+    peerAuthentication('PERMISSIVE'),
+  ].join('---\n'),
 );
 mesh.write('policies.yaml', yamlOf([policy('before', '[{}]')]));
 const sidecar: Sidecar = await mesh.sidecar('orders');

@@ -10,6 +10,7 @@ import { listen } from './harness/apps.ts';
 import { call, open } from './harness/clients.ts';
 import { Mesh } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { egress, hostOf, sidecar, workload } from './harness/resources.ts';
 import { type Leaf, spiffe, TestCa } from './harness/test-ca.ts';
 import { until } from './harness/wait.ts';
 
@@ -149,20 +150,9 @@ const portOf = (name: string): number => free[services.findIndex((one) => one.na
 
 mesh.write(
   'mesh.yaml',
-  `apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: web, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: web}, serviceAccount: web}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {name: web, namespace: shop}
-spec:
-  workloadSelector: {labels: {app: web}}
-  egress:
-${services.map(egressOf).join('\n')}
----
-${services.map(entryOf).join('---\n')}`,
+  [workload('web'), sidecar('web', { egress: services.map(egressOf) }), ...services.map(entryOf)].join(
+    '---\n',
+  ),
 );
 const web = await mesh.sidecar('web');
 const body = async (name: string): Promise<string> => (await call(portOf(name), '/')).body.toString();
@@ -246,8 +236,7 @@ t.test('an alias of the trust domain makes its identities expected', async (t) =
 });
 
 function egressOf({ name, protocol = 'HTTP' }: Service): string {
-  const port = `{number: ${portOf(name)}, name: ${protocol.toLowerCase()}, protocol: ${protocol}}`;
-  return `  - {port: ${port}, captureMode: NONE, hosts: [./${name}.shop.svc.cluster.local]}`;
+  return egress({ number: portOf(name), name: protocol.toLowerCase(), protocol }, hostOf(name));
 }
 
 function entryOf({ name, endpoint, tls, protocol = 'HTTP', external = false }: Service): string {

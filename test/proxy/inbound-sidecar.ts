@@ -23,6 +23,7 @@ import { listen } from '../e2e/harness/apps.ts';
 import { tempDir } from '../e2e/harness/mesh.ts';
 import type { Leaf } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
+import { provider as anyProvider } from '../providers/check-helper.ts';
 
 /** A check under way. */
 export interface Check {
@@ -31,23 +32,13 @@ export interface Check {
   answer(answer: CheckAnswer): void;
 }
 
-export const provider: ExtAuthzProvider = {
+export const provider = anyProvider({
   name: 'doorkeeper',
   protocol: 'grpc',
   service: 'doorkeeper.shop.svc.cluster.local',
   port: 9000,
   timeout: 1_000,
-  failOpen: false,
-  statusOnError: 403,
-  requestBody: null,
-  pathPrefix: '',
-  includeRequestHeadersInCheck: [],
-  includeAdditionalHeadersInCheck: new Map(),
-  headersToUpstreamOnAllow: [],
-  headersToDownstreamOnAllow: [],
-  headersToDownstreamOnDeny: [],
-  fault: null,
-};
+});
 
 export const passed = {
   kind: 'allowed',
