@@ -13,6 +13,7 @@ import { type LocalAnswer, ownAnswer } from '../http/local-answer.ts';
 import type { RequestCarrier } from '../http/side.ts';
 import type { HttpSideBase } from '../http/side-base.ts';
 import type { BodyReader, BodySink } from '../http1/body.ts';
+import { AnswerWriter } from './answer-writer.ts';
 import {
   type AnswerHead,
   type Http2Request,
@@ -66,6 +67,7 @@ export class ServerStream implements RequestCarrier, Answered {
   readonly #stream: ServerHttp2Stream;
   readonly #side: HttpSideBase;
   readonly #limits: Limits;
+  readonly #writer: AnswerWriter;
   readonly #exchange = new Exchange();
   #phase: Phase = 'judging';
   #head: Http2Request | null = null;
@@ -83,7 +85,6 @@ export class ServerStream implements RequestCarrier, Answered {
   #answerBegun = false;
   /** The answer has no body, whatever the upstream says. */
   #bodiless = false;
-  #answerTrailers: readonly Field[] = NONE;
   /** Bytes moved since the last look, and when that was. */
   #active = true;
   #movedAt = 0;
@@ -94,13 +95,13 @@ export class ServerStream implements RequestCarrier, Answered {
     this.#owner = owner;
     this.#stream = stream;
     this.#side = side;
+    this.#writer = new AnswerWriter(stream);
     this.#limits = side.limits;
     stream.on('error', ignore);
     stream.on('aborted', () => this.#aborted());
     stream.on('close', () => this.#closed());
     stream.on('drain', () => this.#upstream?.resume());
     stream.on('trailers', (_headers, _flags, raw: readonly string[]) => this.#onTrailers(raw));
-    stream.on('wantTrailers', () => this.#sendTrailers());
   }
 
   /** Begins with the request's header block. */
@@ -338,8 +339,19 @@ export class ServerStream implements RequestCarrier, Answered {
     const { status } = answer;
     this.#bodiless =
       ended || exchange.method === 'HEAD' || status === 204 || status === 205 || status === 304;
-    const options = { endStream: this.#bodiless, waitForTrailers: !this.#bodiless, sendDate: false };
-    stream.respond(raw, options);
+    if (this.#bodiless) this.#writer.headAlone(raw);
+    else {
+      this.#writer.head(raw);
+      setImmediate(ServerStream.flush, this);
+    }
+  }
+
+  /** The turn is over in which the answer began. */
+  static flush(serving: ServerStream): void {
+    if (serving.#phase === 'over') return;
+    serving.#guard(() => {
+      if (!serving.#writer.flush()) serving.#upstream?.pause();
+    });
   }
 
   onData(data: Buffer): void {
@@ -349,24 +361,17 @@ export class ServerStream implements RequestCarrier, Answered {
     if (this.#bodiless || this.#stream.writableEnded || this.#stream.destroyed) return;
     connection.bytesSent += data.length;
     this.#exchange.responseBodyBytes += data.length;
-    if (!this.#stream.write(data)) this.#upstream?.pause();
+    if (!this.#writer.data(data)) this.#upstream?.pause();
   }
 
   onEnd(trailers: readonly Field[]): void {
     this.#active = true;
     const exchange = this.#exchange;
-    const stream = this.#stream;
     if (exchange.grpc) exchange.grpcStatus ??= grpcStatusOf(trailers);
     this.#leaveUpstream();
     this.#phase = 'answered';
-    this.#answerTrailers = trailers;
-    if (!this.#bodiless && !stream.writableEnded && !stream.destroyed) stream.end();
+    if (!this.#bodiless) this.#writer.end(trailers);
     this.#stopRequest();
-  }
-
-  #sendTrailers(): void {
-    const stream = this.#stream;
-    if (!stream.destroyed && !stream.closed) stream.sendTrailers(toHeaders(this.#answerTrailers));
   }
 
   onRoom(): void {
@@ -379,6 +384,7 @@ export class ServerStream implements RequestCarrier, Answered {
     const { code, reason, detail, how } = broken;
     this.#leaveUpstream();
     if (this.#answerBegun || head === null) {
+      this.#writer.flush();
       this.#fail(code, reason, detail);
       return;
     }
