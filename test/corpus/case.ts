@@ -12,6 +12,8 @@ export type Step =
   | { readonly until: Milestone; readonly count: number }
   /** Milliseconds: only where two writes should not become one. */
   | { readonly pause: number }
+  /** A byte each so many milliseconds, until the other side ends. */
+  | { readonly slowly: string; readonly every: number }
   | 'FIN'
   | 'RST';
 

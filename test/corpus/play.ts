@@ -115,10 +115,18 @@ async function take(stage: Stage, socket: Socket, steps: readonly Step[], splits
     else if (step === 'RST') socket.resetAndDestroy();
     else if (typeof step === 'string') await write(socket, Buffer.from(step, 'latin1'), splits);
     else if ('pause' in step) await new Promise((resolve) => setTimeout(resolve, step.pause));
+    else if ('slowly' in step) await trickle(socket, Buffer.from(step.slowly, 'latin1'), step.every);
     else {
       const { until, count } = step;
       await stage.until(`${count} ${until}`, () => stage.counts[until] >= count || socket.destroyed);
     }
+  }
+}
+
+async function trickle(socket: Socket, bytes: Buffer, every: number): Promise<void> {
+  for (let at = 0; at < bytes.length && !socket.destroyed && !socket.readableEnded; at++) {
+    socket.write(bytes.subarray(at, at + 1));
+    await new Promise((resolve) => setTimeout(resolve, every));
   }
 }
 

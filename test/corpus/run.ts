@@ -3,7 +3,7 @@ import type { Test } from 'tap';
 import type { Case, Setup } from './case.ts';
 import { check } from './check.ts';
 import { play, type Splits, WHOLE } from './play.ts';
-import { type Sidecars, sidecars } from './sidecars.ts';
+import { type SidecarOptions, type Sidecars, sidecars } from './sidecars.ts';
 
 /** A group of cases, by name. */
 export type Tables = Readonly<Record<string, readonly Case[]>>;
@@ -42,8 +42,8 @@ export function random(seed: number): () => number {
 }
 
 /** One test a setup and way of sending; each says which cases do not hold and how. */
-export async function runCorpus(t: Test, tables: Tables): Promise<void> {
-  const all = await sidecars(t);
+export async function runCorpus(t: Test, tables: Tables, options: SidecarOptions = {}): Promise<void> {
+  const all = await sidecars(t, options);
   const setups: readonly Setup[] = ['inbound', 'outbound', 'pair'];
   for (const setup of setups) {
     await t.test(`${setup}, whole`, (t) => runAll(t, all, { tables, setup, splits: WHOLE }));

@@ -6,7 +6,7 @@ import { splitCertificates } from '../../ca-client/pem.ts';
 import { parseDocuments } from '../../config/documents.ts';
 import { compileSnapshot } from '../../config/snapshot.ts';
 import type { Credentials } from '../../mesh/credentials.ts';
-import { limitsWith } from '../../mesh/limits.ts';
+import { type LimitName, limitsWith } from '../../mesh/limits.ts';
 import { problemLine } from '../../mesh/resource.ts';
 import type { Route } from '../../mesh/route.ts';
 import type { Snapshot } from '../../mesh/snapshot.ts';
@@ -55,13 +55,23 @@ export interface Sidecars {
   readonly errors: readonly string[];
 }
 
-/** Starts them; they end with their owner. @param accessLog of the inbound one */
-export async function sidecars(t: Owner, accessLog: AccessLog | null = null): Promise<Sidecars> {
+export interface SidecarOptions {
+  /** Of the inbound one. */
+  readonly accessLog?: AccessLog;
+  readonly limits?: Partial<Record<LimitName, number>>;
+}
+
+/** Starts them; they end with their owner. */
+export async function sidecars(t: Owner, { accessLog, limits = {} }: SidecarOptions = {}): Promise<Sidecars> {
   const errors: string[] = [];
   const ca = await TestCa.create();
-  const inbound = dataPath(t, await credentials(ca, 'orders'), { errors, accessLog });
+  const inbound = dataPath(t, await credentials(ca, 'orders'), {
+    errors,
+    accessLog: accessLog ?? null,
+    limits,
+  });
   inbound.applySnapshot(snapshotOf('orders'));
-  const outbound = dataPath(t, await credentials(ca, 'web'), { errors, accessLog: null });
+  const outbound = dataPath(t, await credentials(ca, 'web'), { errors, accessLog: null, limits });
   const ports = new Map<string, { port: number; tls: boolean }>();
   const snapshot = snapshotOf('web');
   const known = snapshot.route('app.test', 80);
@@ -142,15 +152,16 @@ async function credentials(ca: TestCa, account: string): Promise<Credentials> {
 interface Told {
   readonly errors: string[];
   readonly accessLog: AccessLog | null;
+  readonly limits: Partial<Record<LimitName, number>>;
 }
 
-function dataPath(t: Owner, own: Credentials, { errors, accessLog }: Told): DataPath {
+function dataPath(t: Owner, own: Credentials, { errors, accessLog, limits }: Told): DataPath {
   const log = pino(
     { level: 'error' },
     { write: (line: string) => void errors.push(String((JSON.parse(line) as { error: unknown }).error)) },
   );
   const path = new DataPath({
-    limits: limitsWith({ idleTimeout: 20_000 }),
+    limits: limitsWith({ idleTimeout: 20_000, ...limits }),
     log,
     metrics: new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' }),
     accessLog,

@@ -111,7 +111,7 @@ t.test('the app counts the requests that we let pass', { timeout: 0 }, async (t)
     reopen: () => {},
     close: () => Promise.resolve(),
   };
-  const { enter, errors } = await sidecars(t, accessLog);
+  const { enter, errors } = await sidecars(t, { accessLog });
   const entrance = await enter.inbound(await countingApp(t, heard, broken));
   t.teardown(() => entrance.close());
   let count = 0;
