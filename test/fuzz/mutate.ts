@@ -32,10 +32,15 @@ export interface Chance {
   readonly until: number;
 }
 
-/** `OARLOCK_FUZZ_SECONDS` (10) says how long, `OARLOCK_FUZZ_SEED` which run; without one it is always the same. */
+/** Of each of the four fuzzers: a minute in all, unless told otherwise. */
+const seconds = Number(process.env.OARLOCK_FUZZ_SECONDS ?? 15);
+
+/** Milliseconds within which a fuzzer's file is over, whatever hangs; told to the runner, who ends it sooner otherwise. */
+export const OVER = (seconds + 90) * 1_000;
+
+/** `OARLOCK_FUZZ_SECONDS` says how long, `OARLOCK_FUZZ_SEED` which run; without one it is always the same. */
 export function chance(): Chance {
   const seed = Number(process.env.OARLOCK_FUZZ_SEED ?? 20_260_821);
-  const seconds = Number(process.env.OARLOCK_FUZZ_SECONDS ?? 10);
   return { seed, next: random(seed), until: performance.now() + seconds * 1_000 };
 }
 

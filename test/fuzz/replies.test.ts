@@ -4,7 +4,7 @@ import t, { type Test } from 'tap';
 import { Client } from 'undici';
 import { LOOPBACK } from '../corpus/play.ts';
 import { type ReadAnswer, readAnswer, readBody } from './adapter.ts';
-import { answers, chance, mutated } from './mutate.ts';
+import { answers, chance, mutated, OVER } from './mutate.ts';
 
 /** So many failures are told; more say no more. */
 const MOST = 10;
@@ -214,7 +214,9 @@ async function faults(app: App, origin: string, method: 'GET' | 'HEAD', all: str
   return differences(ours, theirs);
 }
 
-t.test('we read every answer as undici does, or refuse it by a rule', { timeout: 0 }, async (t) => {
+t.setTimeout(OVER);
+
+t.test('we read every answer as undici does, or refuse it by a rule', { timeout: OVER }, async (t) => {
   const { seed, next, until } = chance();
   const app = new App();
   const origin = await app.listen(t);

@@ -5,7 +5,7 @@ import { Duplex } from 'node:stream';
 import t from 'tap';
 import { WireReader } from '../corpus/wire.ts';
 import { type ReadRequest, readRequest } from './adapter.ts';
-import { chance, mutated, requests } from './mutate.ts';
+import { chance, mutated, OVER, requests } from './mutate.ts';
 
 interface Theirs {
   readonly method: string;
@@ -221,9 +221,11 @@ async function faults(text: string): Promise<string[]> {
   return [...differences(ours, theirs), ...writtenFaults(ours)];
 }
 
+t.setTimeout(OVER);
+
 t.test(
   'we read every head of a request as node:http does, or refuse it by a rule',
-  { timeout: 0 },
+  { timeout: OVER },
   async (t) => {
     const { seed, next, until } = chance();
     let count = 0;

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import type { AccessLog } from '../../telemetry/access-log.ts';
 import { LOOPBACK } from '../corpus/play.ts';
 import { sidecars } from '../corpus/sidecars.ts';
-import { chance, mutated, requests } from './mutate.ts';
+import { chance, mutated, OVER, requests } from './mutate.ts';
 
 const AT_ONCE = 12;
 
@@ -92,7 +92,9 @@ function send(port: number, text: string): Promise<boolean> {
   });
 }
 
-t.test('the app counts the requests that we let pass', { timeout: 0 }, async (t) => {
+t.setTimeout(OVER);
+
+t.test('the app counts the requests that we let pass', { timeout: OVER }, async (t) => {
   const { seed, next, until } = chance();
   const heard = new Tally();
   const broken: string[] = [];

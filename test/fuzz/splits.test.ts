@@ -4,7 +4,7 @@ import type { Case, Setup } from '../corpus/case.ts';
 import { type Enter, type Outcome, play, type Splits, WHOLE } from '../corpus/play.ts';
 import { somewhere } from '../corpus/run.ts';
 import { sidecars } from '../corpus/sidecars.ts';
-import { chance, mutated, requests } from './mutate.ts';
+import { chance, mutated, OVER, requests } from './mutate.ts';
 
 const AT_ONCE = 12;
 const SETUPS: readonly Setup[] = ['inbound', 'outbound', 'pair'];
@@ -32,7 +32,9 @@ async function through(text: string, enter: Enter, splits: Splits): Promise<unkn
   return seen(await play(row, enter, splits));
 }
 
-t.test('the same bytes in any split give the same answer', { timeout: 0 }, async (t) => {
+t.setTimeout(OVER);
+
+t.test('the same bytes in any split give the same answer', { timeout: OVER }, async (t) => {
   const { seed, next, until } = chance();
   const { enter, errors } = await sidecars(t);
   let count = 0;
