@@ -301,6 +301,12 @@ const bodiless: readonly Case[] = [
     lacks: ['transfer-encoding'],
   }),
   good('204 with an answer behind it', `HTTP/1.1 204 No Content\r\n\r\n${OK}`, { status: 204 }, 'retired'),
+  // RFC 9110 §15.3.6: it has none, and is framed like any other.
+  good('205', 'HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n', { status: 205, body: '' }),
+  good('205 in no chunks', 'HTTP/1.1 205 Reset Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', {
+    status: 205,
+    body: '',
+  }),
   good('304', 'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\n\r\n', { status: 304, body: '' }),
   good('304 with a length', 'HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n', {
     status: 304,
@@ -743,6 +749,46 @@ const oldClients: readonly Case[] = [
     app: [{ steps: [`${chunkedHead}2\r\nok\r\n`, { pause: 10 }, 'x\r\n'] }],
     whole: true,
     expect: { answers: [], end: 'cut', app: AT_APP },
+  },
+  {
+    name: 'what ends with the connection',
+    send: to10(),
+    app: [{ steps: ['HTTP/1.1 200 OK\r\n\r\nhello', 'FIN'] }],
+    expect: { answers: [{ status: 200, body: 'hello', framing: 'close' }], end: 'closed', app: AT_APP },
+  },
+  {
+    name: 'what ends with the connection, by a reset',
+    send: to10(),
+    app: [{ steps: ['HTTP/1.1 200 OK\r\n\r\nhello', { pause: 10 }, 'RST'] }],
+    whole: true,
+    expect: { answers: [], end: 'cut', app: AT_APP },
+  },
+  {
+    name: 'a length that is cut',
+    send: to10(),
+    app: [{ steps: ['HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel', { pause: 10 }, 'FIN'] }],
+    whole: true,
+    expect: { answers: [], end: 'cut', app: AT_APP },
+  },
+  {
+    name: 'HEAD in chunks',
+    send: `HEAD / HTTP/1.0\r\nHost: ${HOST}\r\n\r\n`,
+    app: chunkedHead,
+    expect: {
+      answers: [{ status: 200, toHead: true, body: '', lacks: ['transfer-encoding'] }],
+      end: 'closed',
+      app: ['HEAD / HTTP/1.1'],
+    },
+  },
+  {
+    name: 'a status of no body',
+    send: to10(),
+    app: 'HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n',
+    expect: {
+      answers: [{ status: 304, body: '', lacks: ['transfer-encoding'] }],
+      end: 'closed',
+      app: AT_APP,
+    },
   },
   {
     name: 'nothing behind the answer is read',

@@ -217,6 +217,42 @@ const replay: readonly Case[] = [
   closedOn('GET, by a reset', get('', '/b'), 'RST', replayed('GET /b HTTP/1.1')),
   closedOn('OPTIONS', `OPTIONS /b ${HEAD}\r\n`, 'FIN', replayed('OPTIONS /b HTTP/1.1')),
   closedOn(
+    'PUT without a body',
+    `PUT /b ${HEAD}Content-Length: 0\r\n\r\n`,
+    'FIN',
+    replayed('PUT /b HTTP/1.1'),
+  ),
+  closedOn('DELETE', `DELETE /b ${HEAD}\r\n`, 'FIN', replayed('DELETE /b HTTP/1.1')),
+  closedOn('TRACE', `TRACE /b ${HEAD}\r\n`, 'RST', replayed('TRACE /b HTTP/1.1')),
+  {
+    name: 'HEAD',
+    send: [get('', '/a'), { until: 'answers', count: 1 }, `HEAD /b ${HEAD}\r\n`],
+    app: [OK, { steps: ['FIN'] }, 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n'],
+    expect: {
+      answers: [200, { status: 200, toHead: true }],
+      end: 'open',
+      app: ['GET /a HTTP/1.1', 'HEAD /b HTTP/1.1', 'HEAD /b HTTP/1.1'],
+    },
+  },
+  {
+    // RFC 9110 §9.2.2 lets it be sent again, but its body is gone.
+    ...closedOn(
+      'PUT with a body may not be',
+      `PUT /b ${HEAD}Content-Length: 5\r\n\r\nhello`,
+      'FIN',
+      once('PUT /b HTTP/1.1'),
+    ),
+    or: {
+      answers: [200, 200],
+      end: 'open',
+      app: [
+        'GET /a HTTP/1.1',
+        { line: 'PUT /b HTTP/1.1', body: 'hello' },
+        { line: 'PUT /b HTTP/1.1', body: 'hello' },
+      ],
+    },
+  },
+  closedOn(
     'POST is not sent again',
     post('Content-Length: 0\r\n', '', '/b'),
     'FIN',
