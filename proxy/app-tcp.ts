@@ -5,7 +5,7 @@ import type { AppAddress, Snapshot } from '../mesh/snapshot.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
 import { observe } from './decide.ts';
-import { dial, type Upstream } from './dial.ts';
+import { dial, type Reaching, type Upstream } from './dial.ts';
 import { checkRequestOf, providerOf } from './http/ext-authz-check.ts';
 import { deniedBy } from './report.ts';
 import { holdBack, letFlow, pipeConnection } from './tcp.ts';
@@ -38,6 +38,7 @@ export class AppTcp {
   #over = false;
   #observed = false;
   #asking: AbortController | null = null;
+  #reaching: Reaching | null = null;
   /** Reached before anybody committed. */
   #waiting: WaitingUpstream | null = null;
   /** Why the app was not reached, before anybody committed. */
@@ -81,6 +82,7 @@ export class AppTcp {
   drop(): void {
     this.#over = true;
     this.#asking?.abort();
+    this.#reaching?.cancel();
     this.#waiting?.close();
   }
 
@@ -135,7 +137,7 @@ export class AppTcp {
   /** @param snapshot the one that CUSTOM policies were asked of */
   #dial(snapshot: Snapshot): void {
     if (!this.#judge(snapshot)) return;
-    dial(
+    this.#reaching = dial(
       this.#path,
       { kind: 'app', address: this.#app, protocol: 'tcp' },
       {

@@ -3,7 +3,15 @@ import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Endpoint, Route, RouteTls } from '../mesh/route.ts';
 import type { EgressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { DataPath } from './data-path.ts';
-import { addressText, dial, endpointAddress, type PeerTarget, poolKey, type Upstream } from './dial.ts';
+import {
+  addressText,
+  dial,
+  endpointAddress,
+  type PeerTarget,
+  poolKey,
+  type Reaching,
+  type Upstream,
+} from './dial.ts';
 import { knownEndpoints, resolveEndpoints } from './endpoints.ts';
 import type { UpstreamSession } from './http2/upstream-session.ts';
 import type { UpstreamProtocol } from './tls-outbound.ts';
@@ -147,42 +155,76 @@ export function idleUpstream(path: DataPath, route: Route): Upstream | null {
 }
 
 /** Connects to an endpoint of the route; the next one when one does not accept the connection. */
-export function reachEndpoint(path: DataPath, target: ReachTarget, done: ReachDone): void {
-  if (target.route.endpoints.length === 0) {
-    done.failed('no_endpoint', `${target.route.service.host} port ${target.route.port}`);
-    return;
-  }
-  resolveEndpoints(path.names, target.route, {
-    found: (endpoints) => attempt(path, { ...target, endpoints, tried: [] }, done),
-    unresolved: (detail) => done.failed('connect_failed', detail),
-  });
+export function reachEndpoint(path: DataPath, target: ReachTarget, done: ReachDone): Reaching {
+  const reaching = new EndpointReaching(path, target, done);
+  reaching.start();
+  return reaching;
 }
 
-interface Attempt extends ReachTarget {
+class EndpointReaching implements Reaching {
+  readonly #path: DataPath;
+  readonly #target: ReachTarget;
+  readonly #done: ReachDone;
   /** The route's, with names resolved. */
-  readonly endpoints: readonly Endpoint[];
-  readonly tried: readonly Endpoint[];
-}
+  #endpoints: readonly Endpoint[] = [];
+  readonly #tried: Endpoint[] = [];
+  #dial: Reaching | null = null;
+  #over = false;
 
-function attempt(path: DataPath, target: Attempt, done: ReachDone): void {
-  const { route, protocol, endpoints, tried } = target;
-  const endpoint = pickEndpoint(path, endpoints, tried);
-  const dialTarget = peerTarget(endpoint, route.tls, protocol);
-  const failed = (reason: ReasonCode, detail: string): void => {
-    const next = [...tried, endpoint];
-    if (reason === 'connect_failed' && next.length < Math.min(endpoints.length, MAX_ATTEMPTS)) {
-      path.endpointFailed(reason, detail);
-      attempt(path, { ...target, tried: next }, done);
-    } else done.failed(reason, detail);
-  };
-  if (protocol === 'http2') {
-    const entered = (session: UpstreamSession): void => done.entered?.(session, endpoint);
-    path.sessions.enter(dialTarget, target.fresh, { entered, failed });
-    return;
+  constructor(path: DataPath, target: ReachTarget, done: ReachDone) {
+    this.#path = path;
+    this.#target = target;
+    this.#done = done;
   }
-  const pooled = target.fresh ? null : path.pool.take(poolKey(dialTarget));
-  if (pooled !== null) done.connected(pooled, endpoint);
-  else dial(path, dialTarget, { connected: (upstream) => done.connected(upstream, endpoint), failed });
+
+  start(): void {
+    const { route } = this.#target;
+    if (route.endpoints.length === 0) {
+      this.#done.failed('no_endpoint', `${route.service.host} port ${route.port}`);
+      return;
+    }
+    resolveEndpoints(this.#path.names, route, {
+      found: (endpoints) => {
+        this.#endpoints = endpoints;
+        if (!this.#over) this.#attempt();
+      },
+      unresolved: (detail) => {
+        if (!this.#over) this.#done.failed('connect_failed', detail);
+      },
+    });
+  }
+
+  /** A session that others may share goes on being made. */
+  cancel(): void {
+    this.#over = true;
+    this.#dial?.cancel();
+  }
+
+  #attempt(): void {
+    const path = this.#path;
+    const done = this.#done;
+    const { route, protocol, fresh } = this.#target;
+    const endpoint = pickEndpoint(path, this.#endpoints, this.#tried);
+    const dialTarget = peerTarget(endpoint, route.tls, protocol);
+    const failed = (reason: ReasonCode, detail: string): void => this.#failed(endpoint, reason, detail);
+    if (protocol === 'http2') {
+      const entered = (session: UpstreamSession): void => done.entered?.(session, endpoint);
+      path.sessions.enter(dialTarget, fresh, { entered, failed });
+      return;
+    }
+    const pooled = fresh ? null : path.pool.take(poolKey(dialTarget));
+    const connected = (upstream: Upstream): void => done.connected(upstream, endpoint);
+    if (pooled !== null) connected(pooled);
+    else this.#dial = dial(path, dialTarget, { connected, failed });
+  }
+
+  #failed(endpoint: Endpoint, reason: ReasonCode, detail: string): void {
+    this.#tried.push(endpoint);
+    if (reason === 'connect_failed' && this.#tried.length < Math.min(this.#endpoints.length, MAX_ATTEMPTS)) {
+      this.#path.endpointFailed(reason, detail);
+      this.#attempt();
+    } else this.#done.failed(reason, detail);
+  }
 }
 
 /** Least requests of two random ones, drawn by weight. */

@@ -107,6 +107,12 @@ export interface DialDone {
   failed(reason: ReasonCode, detail: string): void;
 }
 
+/** Somebody who is being reached. */
+export interface Reaching {
+  /** Gives it up: nobody is called back. Safe at any time. */
+  cancel(): void;
+}
+
 /** What is dialled and how. */
 export type DialTarget = AppTarget | PeerTarget;
 
@@ -179,13 +185,14 @@ export function addressText(address: AppAddress): string {
 }
 
 /** Connects, speaks TLS where the endpoint asks for it, and verifies who answered; one call back, within the connect time-out. */
-export function dial(context: DialContext, target: DialTarget, done: DialDone): void {
+export function dial(context: DialContext, target: DialTarget, done: DialDone): Reaching {
   const address = target.kind === 'app' ? target.address : endpointAddress(target.endpoint);
   const attempt = new Attempt(context, target, address, done);
   attempt.start();
+  return attempt;
 }
 
-class Attempt implements OriginateDone {
+class Attempt implements OriginateDone, Reaching {
   readonly #context: DialContext;
   readonly #target: DialTarget;
   readonly #address: AppAddress;
@@ -212,6 +219,10 @@ class Attempt implements OriginateDone {
       this.#fail(this.#connectReason(), describe(error)),
     );
     this.#socket.once('close', this.#onClose);
+  }
+
+  cancel(): void {
+    if (this.#settle()) this.#socket.destroy();
   }
 
   originated(stream: Duplex, peer: VerifiedPeer | null): void {
@@ -261,9 +272,7 @@ class Attempt implements OriginateDone {
   }
 
   #succeed(stream: Duplex, peer: VerifiedPeer | null): void {
-    if (this.#settled) return;
-    this.#settled = true;
-    clearTimeout(this.#timer);
+    if (!this.#settle()) return;
     this.#socket.off('close', this.#onClose);
     this.#done.connected(
       new Upstream({
@@ -277,10 +286,16 @@ class Attempt implements OriginateDone {
     );
   }
 
-  #fail(reason: ReasonCode, detail: string): void {
-    if (this.#settled) return;
+  /** @returns false where it was over before */
+  #settle(): boolean {
+    if (this.#settled) return false;
     this.#settled = true;
     clearTimeout(this.#timer);
+    return true;
+  }
+
+  #fail(reason: ReasonCode, detail: string): void {
+    if (!this.#settle()) return;
     this.#socket.destroy();
     this.#done.failed(
       reason,

@@ -6,7 +6,7 @@ import type { Workload } from '../mesh/workload.ts';
 import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
-import type { Upstream } from './dial.ts';
+import type { Reaching, Upstream } from './dial.ts';
 import { outboundSeries } from './http/outbound-http.ts';
 import { holdBack, letFlow, pipeConnection } from './tcp.ts';
 import { closeUpstream, WaitingUpstream } from './waiting-upstream.ts';
@@ -27,6 +27,7 @@ export class OutboundTcp {
   #endpoint: Endpoint | null = null;
   committed = false;
   #dialling = false;
+  #reaching: Reaching | null = null;
   #over = false;
   /** Reached before anybody committed. */
   #waiting: WaitingUpstream | null = null;
@@ -65,6 +66,7 @@ export class OutboundTcp {
   /** It is something else, or over. */
   drop(): void {
     this.#over = true;
+    this.#reaching?.cancel();
     this.#waiting?.close();
   }
 
@@ -82,7 +84,7 @@ export class OutboundTcp {
     }
     this.#route = route;
     this.#dialling = true;
-    reachEndpoint(
+    this.#reaching = reachEndpoint(
       this.#path,
       { route, protocol: 'tcp', fresh: true },
       {
