@@ -11,6 +11,7 @@ import { type Connection, unmapped } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
 import { detect, firstByteClass, httpVersion, type Spoken, spokenIn } from './detect.ts';
 import { FirstBytes } from './first-bytes.ts';
+import { PeersCert } from './http/forwarded-cert.ts';
 import { InboundHttp } from './http/inbound-http.ts';
 import { peerLabels } from './labels.ts';
 import { serveHttp } from './serve-http.ts';
@@ -321,7 +322,8 @@ class InboundConnection {
     }
     this.#dropTcp();
     const { app, protocol } = this.#listener;
-    const makeSide = (): InboundHttp => new InboundHttp(this.#path, connection, app, this.#peer, protocol);
+    const cert = new PeersCert(this.#peer);
+    const makeSide = (): InboundHttp => new InboundHttp(this.#path, connection, app, cert, protocol);
     serveHttp(this.#path, connection, makeSide, what === 'http' ? null : what);
   }
 

@@ -1,5 +1,7 @@
 /** X-Forwarded-Client-Cert as policy and app get it: Envoy's `forward_client_cert_details`. */
+import type { Identity } from '../../mesh/identity.ts';
 import type { ForwardedClientCert } from '../../mesh/snapshot.ts';
+import type { VerifiedPeer } from '../verify-peer.ts';
 import { type Field, FORWARDED_CERT, standing } from './head.ts';
 
 /** What the network sent is out of the head already, as SANITIZE has it: this is what comes in its place. */
@@ -27,6 +29,30 @@ export function forwardedCert({ how, sent, peers }: CertFacts): Field | null {
  */
 export function peersCert(own: string, hash: string, peer: string): Field {
   return standing(FORWARDED_CERT, `By=${own};Hash=${hash};Subject="";URI=${peer}`);
+}
+
+/** The peer's certificate as the app is told of it: one field for all requests of a connection. */
+export class PeersCert {
+  readonly #peer: VerifiedPeer | null;
+  /** Made for `#own`, who may become another with the credentials. */
+  #field: Field | null = null;
+  #own: Identity | null = null;
+
+  /** @param peer null: plaintext */
+  constructor(peer: VerifiedPeer | null) {
+    this.#peer = peer;
+  }
+
+  /** @param own our identity; null: we have none, and tell of nobody */
+  field(own: Identity | null): Field | null {
+    const peer = this.#peer;
+    if (peer === null || own === null) return null;
+    if (this.#field === null || this.#own !== own) {
+      this.#own = own;
+      this.#field = peersCert(own.uri, peer.hash, peer.identity.uri);
+    }
+    return this.#field;
+  }
 }
 
 function fieldOf(value: string): Field {

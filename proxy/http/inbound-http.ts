@@ -1,6 +1,5 @@
 /** The inbound side of an HTTP connection: each request judged, then handed to the app with its caller's identity. */
 import type { Decision, Nearest } from '../../mesh/decision.ts';
-import type { Identity } from '../../mesh/identity.ts';
 import type { AppAddress, Snapshot } from '../../mesh/snapshot.ts';
 import type { Protocol } from '../../mesh/workload.ts';
 import type { Connection } from '../connections.ts';
@@ -8,11 +7,10 @@ import type { DataPath } from '../data-path.ts';
 import { decideRequest, observe } from '../decide.ts';
 import { type AppTarget, type Reached, upstreamVersion } from '../dial.ts';
 import { maskParams } from '../mask.ts';
-import type { VerifiedPeer } from '../verify-peer.ts';
 import type { Exchange } from './exchange.ts';
-import { forwardedCert, peersCert } from './forwarded-cert.ts';
+import { forwardedCert, type PeersCert } from './forwarded-cert.ts';
 import { forwardedFor } from './forwarded-for.ts';
-import type { Field, RequestHead } from './head.ts';
+import type { RequestHead } from './head.ts';
 import { Judgement } from './judgement.ts';
 import type { LocalAnswer } from './local-answer.ts';
 import type { Judged } from './side.ts';
@@ -22,11 +20,8 @@ export class InboundHttp extends HttpSideBase {
   readonly #app: AppAddress;
   /** One for all requests that go to it in one version. */
   #target: AppTarget | null = null;
-  readonly #peer: VerifiedPeer | null;
+  readonly #cert: PeersCert;
   readonly #protocol: Protocol;
-  /** Made for `certOf`, who may become another with the credentials. */
-  #cert: Field | null = null;
-  #certOf: Identity | null = null;
   /** The request at hand, and the set it is judged by. */
   #head: RequestHead | null = null;
   #snapshot: Snapshot | null = null;
@@ -34,17 +29,14 @@ export class InboundHttp extends HttpSideBase {
   /** Set while a request waits for somebody we asked. */
   #judgement: Judgement | null = null;
 
-  /** @param protocol as the app's port was declared */
-  constructor(
-    path: DataPath,
-    connection: Connection,
-    app: AppAddress,
-    peer: VerifiedPeer | null,
-    protocol: Protocol,
-  ) {
+  /**
+   * @param cert the connection's
+   * @param protocol as the app's port was declared
+   */
+  constructor(path: DataPath, connection: Connection, app: AppAddress, cert: PeersCert, protocol: Protocol) {
     super(path, connection);
     this.#app = app;
-    this.#peer = peer;
+    this.#cert = cert;
     this.#protocol = protocol;
   }
 
@@ -62,7 +54,7 @@ export class InboundHttp extends HttpSideBase {
     this.addFields(
       head,
       exchange,
-      forwardedCert({ how, sent: head.forwardedCert, peers: this.#peersCert() }),
+      forwardedCert({ how, sent: head.forwardedCert, peers: this.#cert.field(path.identity) }),
     );
     const asked = snapshot.authorization.ask(facts, head);
     if (asked === null && verifier === null) {
@@ -119,18 +111,6 @@ export class InboundHttp extends HttpSideBase {
     const [head, snapshot, decision] = [this.#head, this.#snapshot, this.#decision];
     if (head === null || snapshot === null || facts === null || decision === null) return null;
     return decision.allowed ? null : snapshot.authorization.explain(facts, head, decision);
-  }
-
-  /** The peer's certificate as the app is told of it; one for all requests of the connection. */
-  #peersCert(): Field | null {
-    const peer = this.#peer;
-    const { identity } = this.path;
-    if (peer === null || identity === null) return null;
-    if (this.#cert === null || this.#certOf !== identity) {
-      this.#certOf = identity;
-      this.#cert = peersCert(identity.uri, peer.hash, peer.identity.uri);
-    }
-    return this.#cert;
   }
 
   override dropped(_upstream: Reached): void {}
