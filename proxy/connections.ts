@@ -1,5 +1,7 @@
 /** The record of a downstream connection, and the set of all of them: registered before judged, swept for deadlines. */
+
 import type { Socket } from 'node:net';
+import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import type { ConnectionFacts } from '../mesh/facts.ts';

@@ -1,4 +1,5 @@
 /** Reads of sockets that bypass Node's stream queue: all of a thread's sockets read into one buffer, and what came is copied out in its own size. */
+import { Buffer } from 'node:buffer';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 

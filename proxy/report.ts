@@ -1,4 +1,5 @@
 /** What is over goes here: one access log line, the metrics, and the refusal where there was one. */
+import { performance } from 'node:perf_hooks';
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import {
   type AccessRecord,

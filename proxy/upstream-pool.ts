@@ -1,4 +1,5 @@
 /** Idle upstream connections, kept for the next request and retired before the other side would close them. */
+import { performance } from 'node:perf_hooks';
 import type { Limits } from '../mesh/limits.ts';
 import type { Upstream, UpstreamUser } from './dial.ts';
 

@@ -12,10 +12,15 @@ const HTTPS = standing(PROTO, 'https');
  * Adds what Envoy's HTTP connection manager adds before any filter looks: `x-forwarded-proto`, by how the request came,
  * and `x-request-id`. One that the downstream sent is kept.
  * @param tls the request came over TLS
+ * @param id that the downstream sent; empty: none, as far as the caller knows
+ * @returns the id the request goes by
  */
-export function addFields(head: RequestHead, tls: boolean): void {
+export function addFields(head: RequestHead, tls: boolean, id = ''): string {
   if (head.headerValues(PROTO).length === 0) head.add(tls ? HTTPS : HTTP);
-  if (head.headerValues(REQUEST_ID).length === 0) {
-    head.add({ name: REQUEST_ID, key: REQUEST_ID, value: randomUUID() });
-  }
+  if (id !== '') return id;
+  const [sent] = head.headerValues(REQUEST_ID);
+  if (sent !== undefined) return sent;
+  const made = randomUUID();
+  head.add({ name: REQUEST_ID, key: REQUEST_ID, value: made });
+  return made;
 }

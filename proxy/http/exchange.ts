@@ -1,4 +1,5 @@
 /** What is known of one request and its answer: the record that metrics and the access log are written from. */
+import { performance } from 'node:perf_hooks';
 import type { Decision } from '../../mesh/decision.ts';
 import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';

@@ -98,9 +98,8 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
 
   /** Adds fields before anything is judged: policy sees what goes on, and both sidecars' logs name a request alike. */
   protected addFields(head: RequestHead, exchange: Exchange, own: Field | null): void {
-    addFields(head, this.connection.tls);
+    exchange.requestId = addFields(head, this.connection.tls, exchange.requestId);
     if (own !== null) head.add(own);
-    if (exchange.requestId === '') exchange.requestId = head.headerValues('x-request-id')[0] ?? '';
     keepLoggedHeaders(this.path, head, exchange);
   }
 

@@ -1,4 +1,6 @@
 /** Carries HTTP/1 from a downstream to its upstreams: reads heads, asks its side to judge, passes bodies on as they come. */
+import { Buffer } from 'node:buffer';
+import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
@@ -436,7 +438,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#dropUpstream();
     if (!this.#answerStarted)
       this.#refuse({ status: 400, body: detail, reason: 'bad_request', detail }, true);
-    else if (this.#refusedAlready) this.#closeBehindAnswer();
+    else if (this.#refusedAlready()) this.#closeBehindAnswer();
     else this.#fail('bad_request', detail);
   }
 
@@ -470,7 +472,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     if (!this.#downstreamEnded || this.#phase === 'closed') return;
     if (this.#requestDone) {
       if (!this.#answerStarted) this.#side.expect('half-closed');
-    } else if (this.#refusedAlready) this.#closeBehindAnswer();
+    } else if (this.#refusedAlready()) this.#closeBehindAnswer();
     else this.#fail('downstream_closed', 'request body cut short');
   }
 
@@ -698,7 +700,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   }
 
   /** The request at hand has its answer from us: whatever becomes of the rest of it, that is the reason. */
-  get #refusedAlready(): boolean {
+  #refusedAlready(): boolean {
     return this.#exchange !== null && this.#exchange.reason !== null;
   }
 
@@ -740,7 +742,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   /** Gives an exchange up after its answer began, or without any: the downstream sees a cut. A refusal keeps its reason. */
   #fail(reason: ReasonCode, detail: string): void {
     const exchange = this.#exchange;
-    if (exchange !== null && !this.#refusedAlready) {
+    if (exchange !== null && !this.#refusedAlready()) {
       exchange.reason = reason;
       exchange.detail = detail;
     }

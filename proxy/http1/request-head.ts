@@ -1,4 +1,5 @@
 /** An HTTP/1 request's head: strictly read (RFC 9112), judged by strings, passed on in the bytes it came in. */
+import { Buffer } from 'node:buffer';
 import { isIPv6 } from 'node:net';
 import type { Claims } from '../../mesh/tokens.ts';
 import {

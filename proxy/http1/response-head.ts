@@ -1,4 +1,5 @@
 /** An HTTP/1 answer's head: strictly read (RFC 9112), passed on in the bytes it came in. */
+import { Buffer } from 'node:buffer';
 import type { AnswerChange } from '../../mesh/ext-authz.ts';
 import { changeAnswer } from '../http/change-fields.ts';
 import { type Field, type Framing, HeadError } from '../http/head.ts';
@@ -34,6 +35,8 @@ export class Http1Response implements Rewriter {
   readonly websocket: boolean;
   readonly #fields: ScannedFields;
   readonly #length: number | null;
+  /** `HTTP/1.1 NNN phrase`, the space before an empty phrase included. */
+  readonly #canonicalLine: boolean;
 
   /**
    * @param bytes the whole head, its final empty line included
@@ -44,6 +47,7 @@ export class Http1Response implements Rewriter {
     const fields = new ScannedFields(bytes, scan);
     this.#fields = fields;
     this.minor = minorVersion(bytes);
+    this.#canonicalLine = this.minor === 1 && scan.lineEnd > 12;
     const status = statusOf(bytes, scan.lineEnd);
     this.status = status;
     const { ids, count } = scan;
@@ -130,11 +134,6 @@ export class Http1Response implements Rewriter {
     const begin = line === '' ? 0 : out.write(line, 0, 'latin1');
     const at = this.#fields.write(out, line === '' ? 0 : scan.fieldsAt, begin, this);
     return finish(out, text === '' ? at : at + out.write(text, at, 'latin1'), body);
-  }
-
-  /** `HTTP/1.1 NNN phrase`, the space before an empty phrase included. */
-  get #canonicalLine(): boolean {
-    return this.minor === 1 && this.#fields.scan.lineEnd > 12;
   }
 
   #dropFraming(keepLength: boolean): void {
