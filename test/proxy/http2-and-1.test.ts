@@ -7,6 +7,7 @@ import { listen, tcpApp } from '../e2e/harness/apps.ts';
 import { call, keepAlive, open } from '../e2e/harness/clients.ts';
 import { stalled, until } from '../e2e/harness/wait.ts';
 import { ask, heard, http2App, http2Client, readAll } from './http2-app.ts';
+import { END_STREAM, frameClient, TYPE } from './http2-frames.ts';
 import { inboundSidecar } from './inbound-sidecar.ts';
 
 const { NGHTTP2_CANCEL, NGHTTP2_INTERNAL_ERROR } = constants;
@@ -310,4 +311,30 @@ t.test('an answer over HTTP/1 waits for no more of it than has come', async (t) 
   }
   asked.end();
   await client.until('the last chunk', (text) => text === `${head}${body}0\r\n\r\n`);
+});
+
+t.test('an answer that is all there at once ends with its last data, without a frame for that', async (t) => {
+  for (const [what, bytes, data] of [
+    ['a length', 'HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok', 'ok'],
+    ['chunks', 'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n', 'ok'],
+  ] as const) {
+    const app = await saying(t, bytes);
+    const client = await frameClient(t, (await inboundSidecar(t, app.port, { protocol: 'http' })).port);
+    client.request(1);
+    const { flags, payload } = await client.next(TYPE.DATA, 1);
+    t.equal(payload.toString(), data, what);
+    t.equal(flags & END_STREAM, END_STREAM, what);
+  }
+});
+
+t.test('an answer over HTTP/2 waits for no more of it than has come', async (t) => {
+  let app: Socket | null = null;
+  const { port } = await saying(t, 'HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n', (socket) => {
+    app = socket;
+  });
+  const client = await frameClient(t, (await inboundSidecar(t, port, { protocol: 'http' })).port);
+  client.request(1);
+  t.equal(await client.status(1), 200);
+  (app as Socket | null)?.write('half');
+  t.equal((await client.next(TYPE.DATA, 1)).payload.toString(), 'half');
 });
