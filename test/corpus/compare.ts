@@ -22,6 +22,9 @@ const MORE_PATIENCE = 4_000;
 /** Processes of a peer, each with one case at a time. */
 const AT_ONCE = 12;
 
+// Each peer that runs clears its folder when we end.
+process.setMaxListeners(2 * AT_ONCE);
+
 const { values: flags } = parseArgs({
   options: {
     peers: { type: 'string', default: ['oarlock', 'oarlock-pair', ...peerNames].join() },
@@ -92,11 +95,14 @@ async function playPeer(name: PeerName): Promise<ReadonlyMap<Place, Verdict>> {
     }),
   );
   // What one case leaves behind in the peer is not the next one's fault: it is a miss only on a fresh process too.
+  const alone = (place: Place): Promise<Verdict | null> =>
+    withPeer(name, MORE_PATIENCE, (player) => player(place));
   const repeat = again.values();
   await Promise.all(
     Array.from({ length: AT_ONCE }, async () => {
+      // Two that start at once may take one port: one of them ends, and not over the case.
       for (const place of repeat)
-        verdicts.set(place, (await withPeer(name, MORE_PATIENCE, (player) => player(place))) ?? CRASHED);
+        verdicts.set(place, (await alone(place)) ?? (await alone(place)) ?? CRASHED);
     }),
   );
   return verdicts;
@@ -127,14 +133,17 @@ function versionOf(name: PeerName): string {
   return /\d+\.\d+\.\d+/.exec(`${stdout ?? ''}${stderr ?? ''}`)?.[0] ?? '';
 }
 
-/** Misses by table, the most first. */
-function byTable(verdicts: ReadonlyMap<Place, Verdict>): string {
-  const counts = new Map<string, number>();
-  for (const [{ table }, { misses }] of verdicts) {
-    if (misses.length > 0) counts.set(table, (counts.get(table) ?? 0) + 1);
-  }
-  const rows = [...counts].sort(([, a], [, b]) => b - a);
-  return rows.map(([table, count]) => `${table} ${count}`).join(', ') || '–';
+const groupNames = Object.keys(groups).filter((group) =>
+  applicable.some(({ table }) => table.startsWith(`${group}.`)),
+);
+
+/** Misses of each group, in the order of the columns. */
+function byGroup(verdicts: ReadonlyMap<Place, Verdict>): string {
+  const missed = [...verdicts].filter(([, { misses }]) => misses.length > 0);
+  const counts = groupNames.map(
+    (group) => missed.filter(([{ table }]) => table.startsWith(`${group}.`)).length,
+  );
+  return counts.map((count) => (count === 0 ? '–' : `${count}`)).join(' | ');
 }
 
 function tell(name: string, version: string, verdicts: ReadonlyMap<Place, Verdict>): void {
@@ -142,7 +151,7 @@ function tell(name: string, version: string, verdicts: ReadonlyMap<Place, Verdic
   const held = all.filter(({ misses }) => misses.length === 0);
   const stricter = held.filter((verdict) => verdict.stricter).length;
   process.stdout.write(
-    `| ${name} ${version} | ${held.length} / ${all.length} | ${stricter} | ${byTable(verdicts)} |\n`,
+    `| ${name} ${version} | ${held.length} / ${all.length} | ${stricter} | ${byGroup(verdicts)} |\n`,
   );
   if (!flags.misses) return;
   for (const [{ table, row }, { misses, stricter }] of verdicts) {
@@ -152,7 +161,8 @@ function tell(name: string, version: string, verdicts: ReadonlyMap<Place, Verdic
 }
 
 process.stdout.write(
-  `${applicable.length} of ${places.length} cases\n\n| | held | of them stricter | misses |\n| --- | --- | --- | --- |\n`,
+  `${applicable.length} of ${places.length} cases; misses by group\n\n` +
+    `| | held | of them stricter | ${groupNames.join(' | ')} |\n|${' --- |'.repeat(3 + groupNames.length)}\n`,
 );
 for (const name of flags.peers.split(',')) {
   if (name === 'oarlock' || name === 'oarlock-pair') {
