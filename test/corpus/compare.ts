@@ -127,10 +127,13 @@ function versionOf(name: PeerName): string {
     const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
     return `${version}, Node ${process.versions.node}`;
   }
-  const program = name === 'envoy' ? findEnvoy() : findProgram(name);
-  const flag = name === 'envoy' ? '--version' : '-v';
-  const { stdout, stderr } = spawnSync(program ?? name, [flag], { encoding: 'utf8' });
-  return /\d+\.\d+\.\d+/.exec(`${stdout ?? ''}${stderr ?? ''}`)?.[0] ?? '';
+  const program = (name === 'envoy' ? findEnvoy() : findProgram(name)) ?? name;
+  const { stdout, stderr } = spawnSync(program, [name === 'envoy' ? '--version' : '-v'], {
+    encoding: 'utf8',
+  });
+  // Its own path may have a version in it, of something else.
+  const said = `${stdout ?? ''}${stderr ?? ''}`.replaceAll(program, '');
+  return /\d+\.\d+\.\d+/.exec(said)?.[0] ?? '';
 }
 
 const groupNames = Object.keys(groups).filter((group) =>
