@@ -78,6 +78,7 @@ interface HeadBounds {
 }
 
 const DIGITS = /^[0-9]{1,16}$/;
+const UPPER = /[A-Z]/;
 const STATUS = /^[1-5][0-9]{2}$/;
 /** RFC 9113 §8.2.2: fields of an HTTP/1 connection make a message malformed. */
 const OF_A_CONNECTION = new Set([
@@ -182,7 +183,7 @@ function readFields(flat: readonly string[], pseudo: Record<string, string>): Fi
       pseudo[name] = value;
       continue;
     }
-    if (!isField(name, value) || name !== name.toLowerCase()) {
+    if (!isField(name, value) || UPPER.test(name)) {
       throw new HeadError(400, `malformed field ${JSON.stringify(name.slice(0, 64))}`);
     }
     if (OF_A_CONNECTION.has(name) || (name === 'te' && value.toLowerCase() !== 'trailers')) {
