@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Child, nodeScript } from './children.ts';
-import type { Figures } from './figures.ts';
+import { Figures } from './figures.ts';
 import * as measure from './measure.ts';
 import type { BenchOptions } from './options.ts';
 import { type AllCredentials, issueCredentials } from './peers/credentials.ts';
@@ -16,6 +16,7 @@ const READY_MS = 15_000;
 /** p99.9 of a second at 1,000 a second would be one request. */
 const RATE_LASTS = 2;
 const RATE_CONNECTIONS = 32;
+const WARM_UP_MS = 3_000;
 const GROUPS = ['X25519', 'X25519MLKEM768'] as const;
 
 interface Running {
@@ -52,6 +53,8 @@ export async function benchPairs(options: BenchOptions, figures: Figures): Promi
     if (pair !== null) running.push({ row, pair });
   }
   const bench = new Bench(options, figures, running, app, credentials);
+  say('warming up');
+  await bench.warmUp();
   for (let round = 1; round <= options.rounds; round++) {
     say(`round ${round} of ${options.rounds}`);
     await bench.round();
@@ -149,6 +152,14 @@ class Bench {
     ];
   }
 
+  /** A daemon runs for days: what its first seconds cost more (a JIT compiles, pools fill) is told by the row `start`. */
+  async warmUp(): Promise<void> {
+    const nowhere = new Figures();
+    await this.#eachTarget((target) => measure.keepAlive(nowhere, target, RATE_CONNECTIONS, WARM_UP_MS));
+    await this.#eachTarget((target) => measure.fresh(nowhere, target, WARM_UP_MS / 3));
+    for (const resumed of [false, true]) await this.#handshakes(nowhere, GROUPS[0], resumed, WARM_UP_MS / 3);
+  }
+
   /** Everything once, each row after the other in each, so that a noisy minute spoils a round and not a row. */
   async round(): Promise<void> {
     const { seconds, connections, rate } = this.#options;
@@ -163,7 +174,7 @@ class Bench {
     await this.#eachTarget((target) => measure.bulk(figures, target, ms));
     await this.#eachTarget((target) => measure.fresh(figures, target, ms));
     for (const group of GROUPS) {
-      for (const resumed of [false, true]) await this.#handshakes(group, resumed, ms);
+      for (const resumed of [false, true]) await this.#handshakes(figures, group, resumed, ms);
     }
     await this.#eachPair(async ({ row, pair }) => {
       const table = "start: the caller's side, from its process to its first answer of 200";
@@ -177,11 +188,11 @@ class Bench {
     await this.#eachPair(({ row, pair }) => measure.memoryHeld(this.#figures, row.name, pair, http1));
   }
 
-  async #handshakes(group: string, resumed: boolean, measureMs: number): Promise<void> {
+  async #handshakes(figures: Figures, group: string, resumed: boolean, measureMs: number): Promise<void> {
     await this.#eachPair(async ({ row, pair }) => {
       if (row.http2 || !row.peer.groups.includes(group)) return;
       const credentials = this.#credentials.web;
-      await measure.handshakes(this.#figures, {
+      await measure.handshakes(figures, {
         row: row.name,
         pair,
         credentials,

@@ -1,5 +1,5 @@
 /** Oarlock itself: `oarlock run --intercept none` as anybody would start it, one thread a side. */
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { nodeScript } from '../children.ts';
 import type { Peer, Side } from './peer.ts';
@@ -12,7 +12,10 @@ export const oarlock: Peer = {
   missing: () => null,
   command: (side) => {
     const workload = side.role === 'caller' ? 'web' : 'orders';
-    const file = join(side.dir, 'mesh.yaml');
+    // Apart from the log, as anybody has it: the folder of the resources is watched.
+    const folder = join(side.dir, 'resources');
+    mkdirSync(folder, { recursive: true });
+    const file = join(folder, 'mesh.yaml');
     writeFileSync(file, side.role === 'caller' ? callerResources(side) : calleeResources(side));
     const args = [
       ...['run', '--config', file, '--workload', `bench/${workload}`, '--intercept', 'none'],
