@@ -142,11 +142,6 @@ export class HeadScan {
     this.fieldsAt = 0;
   }
 
-  /** Nothing of a head has been seen. */
-  get fresh(): boolean {
-    return this.#at === 0;
-  }
-
   /**
    * @param bytes all there is from the head's first byte on; what was scanned before is not read again
    * @returns where the head ends; 0: more bytes are needed
