@@ -5,6 +5,7 @@ import { httpProxy, httpProxy3 } from './peers/http-proxy.ts';
 import { nginx } from './peers/nginx.ts';
 import { oarlock } from './peers/oarlock.ts';
 import type { Peer } from './peers/peer.ts';
+import { pipe } from './peers/pipe.ts';
 import { undici } from './peers/undici.ts';
 
 export interface Row {
@@ -26,6 +27,7 @@ export const OURS = 'oarlock';
 export const rows: readonly Row[] = [
   row(OURS, oarlock),
   row('oarlock-h2', oarlock, { http2: true, http2App: true }),
+  row('pipe', pipe),
   row('http-proxy', httpProxy),
   row('http-proxy-3', httpProxy3),
   row('undici', undici),

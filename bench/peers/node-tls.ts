@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import type { PeerCertificate, TLSSocket } from 'node:tls';
+import type { PeerCertificate, TLSSocket, TlsOptions } from 'node:tls';
 import { CALLEE_URI, CALLER_URI, type Side } from './peer.ts';
 
 const GROUPS = 'X25519MLKEM768:X25519';
@@ -27,19 +27,21 @@ export function serve(side: Side, listener: RequestListener): Server {
   return server.listen(side.listen, '127.0.0.1');
 }
 
+/** Of a server that only the mesh reaches; who of the mesh, the caller of this decides. */
+export function serverTls(side: Side) {
+  return {
+    ...identity(side),
+    requestCert: true,
+    rejectUnauthorized: true,
+    minVersion: 'TLSv1.3',
+    ecdhCurve: GROUPS,
+    ALPNProtocols: ['http/1.1'],
+  } satisfies TlsOptions;
+}
+
 /** Only the one allowed caller comes in, decided once a connection. */
 function tlsServer(side: Side, listener: RequestListener): Server {
-  const server = createTlsServer(
-    {
-      ...identity(side),
-      requestCert: true,
-      rejectUnauthorized: true,
-      minVersion: 'TLSv1.3',
-      ecdhCurve: GROUPS,
-      ALPNProtocols: ['http/1.1'],
-    },
-    listener,
-  );
+  const server = createTlsServer(serverTls(side), listener);
   return server.prependListener('secureConnection', (socket: TLSSocket) => {
     if (socket.getPeerCertificate().subjectaltname === `URI:${CALLER_URI}`) return;
     setImmediate(() => socket.destroy());

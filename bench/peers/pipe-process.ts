@@ -1,0 +1,35 @@
+/** One side of a pair that only moves bytes, in a process of its own. */
+import { createServer, connect as dial, type Socket } from 'node:net';
+import { connect, createServer as createTlsServer } from 'node:tls';
+import { clientTls, serverTls, sideOf } from './node-tls.ts';
+import { CALLER_URI } from './peer.ts';
+
+const side = sideOf();
+
+function join(a: Socket, b: Socket): void {
+  a.pipe(b);
+  b.pipe(a);
+  for (const [one, other] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    one.on('error', () => other.destroy());
+    one.on('close', () => other.destroy());
+  }
+}
+
+const to = { port: side.dial, host: '127.0.0.1' };
+if (side.role === 'callee') {
+  createTlsServer({ ...serverTls(side), noDelay: true }, (from) => {
+    from.on('error', () => {});
+    const known = from.getPeerCertificate().subjectaltname === `URI:${CALLER_URI}`;
+    // Not from inside OpenSSL, which calls this.
+    setImmediate(() => (known ? join(from, dial({ ...to, noDelay: true })) : from.destroy()));
+  }).listen(side.listen, '127.0.0.1');
+} else {
+  createServer({ noDelay: true, pauseOnConnect: true }, (from) => {
+    const callee = connect({ ...to, ...clientTls(side), ALPNProtocols: ['http/1.1'] });
+    callee.setNoDelay(true);
+    join(from, callee);
+  }).listen(side.listen, '127.0.0.1');
+}
