@@ -130,6 +130,12 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       this.#connection.abort();
     } else if (this.#downstreamEnded && !this.#answerStarted) {
       this.#fail('downstream_closed', 'ended its side and was not answered in time');
+    } else if (this.#exchange !== null && !this.#answerStarted) {
+      // Envoy's codes (`maybeRequestTimeoutCode`): whose silence it was.
+      const status = this.#requestDone ? 504 : 408;
+      this.#unsent = null;
+      this.#dropUpstream();
+      this.#refuse({ status, body: 'stream timeout', reason: 'idle_timeout', detail: '' }, true);
     } else {
       this.#fail('idle_timeout', '');
     }

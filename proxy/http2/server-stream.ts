@@ -161,7 +161,9 @@ export class ServerStream implements RequestCarrier, Answered {
     } else if (this.#answerBegun || this.#phase === 'answered') {
       this.#fail(NGHTTP2_CANCEL, 'idle_timeout', '');
     } else {
-      this.#refuse({ status: 504, body: 'stream timeout', reason: 'idle_timeout', detail: '' });
+      // Envoy's codes (`maybeRequestTimeoutCode`): whose silence it was.
+      const status = this.#requestDone ? 504 : 408;
+      this.#refuse({ status, body: 'stream timeout', reason: 'idle_timeout', detail: '' });
     }
   }
 
