@@ -18,8 +18,8 @@ const tcpSocket = join(mesh.dir, 'tcp.sock');
 mesh.write(
   'mesh.yaml',
   shop(ports, { http: 1, tcp: 2 }, 'PERMISSIVE')
-    .replace('defaultEndpoint: 127.0.0.1:1', `defaultEndpoint: unix://${httpSocket}`)
-    .replace('defaultEndpoint: 127.0.0.1:2', `defaultEndpoint: unix://${tcpSocket}`),
+    .replace('"127.0.0.1:1"', `unix://${httpSocket}`)
+    .replace('"127.0.0.1:2"', `unix://${tcpSocket}`),
 );
 
 const app = createServer((request, response) => {
