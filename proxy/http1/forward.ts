@@ -1,12 +1,10 @@
 /** Carries HTTP/1 from a downstream to its upstreams: reads heads, asks its side to judge, passes bodies on as they come. */
 import { Buffer } from 'node:buffer';
 import { performance } from 'node:perf_hooks';
-import type { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
 import type { DialDone, Upstream, UpstreamUser } from '../dial.ts';
-import { hear, pass } from '../hear.ts';
 import { Exchange } from '../http/exchange.ts';
 import { grpcStatusOf, isGrpcType } from '../http/grpc.ts';
 import { HeadError } from '../http/head.ts';
@@ -14,9 +12,12 @@ import { HeldBody, type HeldBounds } from '../http/held-body.ts';
 import { type LocalAnswer, writeLocalAnswer } from '../http/local-answer.ts';
 import type { HttpSide, RequestCarrier } from '../http/side.ts';
 import { AnswerReader, type AnswerSink } from './answer-reader.ts';
-import { BodyError, type BodyReader, bodyReader, CRLF, lastChunk, NO_BODY, sizeLine } from './body.ts';
+import { AnswerWriter } from './answer-writer.ts';
+import { BodyError, type BodyReader, bodyReader, NO_BODY } from './body.ts';
+import { Downstream, type DownstreamUser } from './downstream.ts';
 import { Http1Request, LastRequest } from './request-head.ts';
-import type { AnswerOptions, Http1Response } from './response-head.ts';
+import { RequestWriter } from './request-writer.ts';
+import type { Http1Response } from './response-head.ts';
 import { HeadScan } from './scan.ts';
 import { openTunnel } from './tunnel.ts';
 
@@ -28,12 +29,12 @@ const CR = 0x0d;
 const LF = 0x0a;
 /** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
 const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
-/** A head and the piece of its body behind it go out as one buffer up to so much; copying more costs more than a second one. */
-const JOINED = 16_384;
 
 /** One downstream connection that speaks HTTP/1, from its first byte to its last. */
-export class HttpForwarder implements Carrier, RequestCarrier, DialDone, UpstreamUser, AnswerSink {
-  readonly #stream: Duplex;
+export class HttpForwarder
+  implements Carrier, RequestCarrier, DialDone, DownstreamUser, UpstreamUser, AnswerSink
+{
+  readonly #downstream: Downstream;
   readonly #connection: Connection;
   readonly #side: HttpSide;
   readonly #limits: Limits;
@@ -51,13 +52,10 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   #advancing = false;
   /** The downstream does not read its answers: nothing more is begun for it until it does. */
   #stalled = false;
-  /** We read no more from the downstream for now. */
-  #paused = false;
   #downstreamEnded = false;
   #exchange: Exchange | null = null;
   #request: Http1Request | null = null;
-  /** The request's head is still to be sent: it waits for the first piece of the body that is there already. */
-  #unsent: Http1Request | null = null;
+  readonly #toUpstream = new RequestWriter();
   #requestBody: BodyReader = NO_BODY;
   #requestDone = true;
   /** What a judge wants to see of the body; read by `#consume` while it is not enough. */
@@ -69,42 +67,28 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   #awaitsContinue = false;
   #upstream: Upstream | null = null;
   readonly #reader: AnswerReader;
-  /** The answer's head is still to be sent: it waits for the piece of the body that came with it. */
-  #answer: Http1Response | null = null;
-  #options: AnswerOptions = PLAIN;
+  readonly #toDownstream: AnswerWriter;
   #answerStarted = false;
   #answerDone = false;
   #upstreamKept = false;
   #keepAliveMs = 0;
-  #corked = false;
   #unread = 0;
   #closeAfter = false;
   #replayed = false;
 
-  readonly #passOn = (piece: Buffer): void => this.#toUpstream(piece);
-  readonly #onData = (chunk: Buffer): void => this.#fromDownstream(chunk);
-  readonly #onEnd = (): void => this.#downstreamEnd();
-  readonly #onGone = (): void => this.#downstreamGone();
-  readonly #onDrain = (): void => this.#downstreamDrained();
+  readonly #passOn = (piece: Buffer): void => {
+    if (!this.#toUpstream.piece(piece)) this.#downstream.pause();
+  };
 
   constructor(connection: Connection, side: HttpSide) {
-    const { stream } = connection;
-    this.#stream = stream;
     this.#connection = connection;
     this.#side = side;
     this.#limits = side.limits;
     this.#scan = new HeadScan('request', side.limits);
     this.#reader = new AnswerReader(side.limits, this);
-    hear(stream, this.#onData);
-    stream.on('end', this.#onEnd);
-    stream.on('error', this.#onGone);
-    stream.on('close', this.#onGone);
-    stream.on('drain', this.#onDrain);
+    this.#toDownstream = new AnswerWriter(connection);
     side.expect('idle');
-    // Whoever looked at the first bytes paused the stream: listening alone would not set it flowing again.
-    stream.resume();
-    // It may have ended before anyone listened: right behind its TLS handshake, say.
-    if (stream.readableEnded) queueMicrotask(this.#onEnd);
+    this.#downstream = new Downstream(connection.stream, this);
   }
 
   drain(): void {
@@ -133,7 +117,6 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     } else if (this.#exchange !== null && !this.#answerStarted) {
       // Envoy's codes (`maybeRequestTimeoutCode`): whose silence it was.
       const status = this.#requestDone ? 504 : 408;
-      this.#unsent = null;
       this.#dropUpstream();
       this.#refuse({ status, body: 'stream timeout', reason: 'idle_timeout', detail: '' }, true);
     } else {
@@ -143,7 +126,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
 
   // ---- the request's way
 
-  #fromDownstream(chunk: Buffer): void {
+  downstreamData(chunk: Buffer): void {
     if (this.#phase === 'closed') return;
     this.#connection.active = true;
     this.#connection.bytesReceived += chunk.length;
@@ -157,24 +140,13 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#end(true);
   }
 
-  #downstreamDrained(): void {
+  downstreamDrain(): void {
     const stream = this.#upstream?.stream;
     if (stream?.isPaused() === true) stream.resume();
     if (!this.#stalled) return;
     this.#stalled = false;
-    this.#resume();
+    this.#downstream.resume();
     this.#advance();
-  }
-
-  #pause(): void {
-    this.#paused = true;
-    this.#stream.pause();
-  }
-
-  #resume(): void {
-    if (!this.#paused) return;
-    this.#paused = false;
-    this.#stream.resume();
   }
 
   /** Consumes what it can of the received bytes, request by request. */
@@ -184,7 +156,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     try {
       this.#consume();
       // Nothing of its body was there to go with it.
-      if (this.#unsent !== null) this.#sendHead(null);
+      if (!this.#toUpstream.flush() && !this.#requestDone) this.#downstream.pause();
     } catch (error) {
       this.#broke(error);
     } finally {
@@ -194,9 +166,9 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
 
   #consume(): void {
     while (this.#pending.length > 0) {
-      if (this.#phase === 'idle' && this.#stream.writableNeedDrain) {
+      if (this.#phase === 'idle' && this.#downstream.stream.writableNeedDrain) {
         this.#stalled = true;
-        this.#pause();
+        this.#downstream.pause();
         return;
       }
       if (this.#phase === 'idle' || this.#phase === 'head') {
@@ -204,7 +176,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       } else if (!this.#requestDone && (this.#phase === 'exchange' || this.#onHeld !== null)) {
         if (!this.#readBody()) return;
       } else {
-        if (this.#pending.length > this.#limits.maxAhead) this.#pause();
+        if (this.#pending.length > this.#limits.maxAhead) this.#downstream.pause();
         return;
       }
     }
@@ -287,7 +259,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#requestBody = bodyReader(request.framing, false, this.#limits);
     this.#requestDone = this.#requestBody.done;
     this.#reframed = false;
-    this.#answer = null;
+    this.#toDownstream.begin();
     this.#answerStarted = false;
     this.#answerDone = false;
     this.#unread = 0;
@@ -321,7 +293,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     // The upstream cannot be asked whether it wants the body before the body is judged: Envoy answers for it too.
     this.#awaitsContinue = false;
     request.dropExpect();
-    this.#stream.write(CONTINUE, 'latin1');
+    this.#downstream.stream.write(CONTINUE, 'latin1');
   }
 
   #proceed(request: Http1Request, exchange: Exchange, refusal: LocalAnswer | null): void {
@@ -354,57 +326,11 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     exchange.upstream = upstream;
     this.#reader.begin(request);
     upstream.use(this);
-    if (this.#held !== null) this.#sendHeld(upstream, request, this.#held);
-    else {
-      this.#unsent = request;
-      // The piece of the body that is there already leaves with the head as one write.
-    }
-    this.#resume();
+    if (this.#held === null) this.#toUpstream.begin(upstream, request);
+    else this.#toUpstream.beginHeld(upstream, request, this.#held, this.#requestBody, this.#reframed);
+    this.#downstream.resume();
     this.#advance();
     if (this.#phase === 'exchange') this.#checkCutShort();
-  }
-
-  #sendHead(piece: Buffer | null): void {
-    const request = this.#unsent;
-    const upstream = this.#upstream;
-    this.#unsent = null;
-    if (request === null || upstream === null) return;
-    const { stream } = upstream;
-    const joined = piece !== null && piece.length <= JOINED;
-    let flowing: boolean;
-    if (piece === null || joined) flowing = stream.write(request.write(piece));
-    else {
-      stream.cork();
-      stream.write(request.write(null));
-      flowing = stream.write(piece);
-      stream.uncork();
-    }
-    if (!flowing && !this.#requestDone) this.#pause();
-  }
-
-  #sendHeld(upstream: Upstream, request: Http1Request, held: HeldBody): void {
-    const { stream } = upstream;
-    stream.cork();
-    stream.write(request.write(null));
-    // Its room is free as soon as it has left, however long the answer takes.
-    for (const piece of held.framed(this.#requestBody)) stream.write(piece, () => held.release());
-    stream.uncork();
-  }
-
-  /** A piece of the request's body, framed as it goes on. */
-  #toUpstream(piece: Buffer): void {
-    const upstream = this.#upstream;
-    if (upstream === null) return;
-    if (this.#unsent !== null) {
-      this.#sendHead(piece);
-      return;
-    }
-    const { stream } = upstream;
-    if (this.#reframed) {
-      stream.write(sizeLine(piece.length));
-      stream.write(piece);
-      if (!stream.write(CRLF)) this.#pause();
-    } else if (!pass(piece, stream)) this.#pause();
   }
 
   /** @returns false when it needs more bytes or the connection is over */
@@ -431,7 +357,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       }
     }
     if (this.#requestBody.done) {
-      if (this.#reframed) this.#upstream?.stream.write(lastChunk(this.#requestBody.trailers));
+      this.#toUpstream.end(this.#requestBody);
       this.#requestDone = true;
       this.#exchangeOver();
     }
@@ -440,7 +366,6 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
 
   /** Nothing more of this request may go on, and the upstream must not take it for complete. */
   #brokenBody(detail: string): void {
-    this.#unsent = null;
     this.#dropUpstream();
     if (!this.#answerStarted)
       this.#refuse({ status: 400, body: detail, reason: 'bad_request', detail }, true);
@@ -459,7 +384,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     return this.#phase !== 'closed';
   }
 
-  #downstreamEnd(): void {
+  downstreamEnd(): void {
     this.#downstreamEnded = true;
     if (this.#phase === 'idle') this.#end(false);
     else if (this.#phase === 'head') this.#end(true);
@@ -482,7 +407,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     else this.#fail('downstream_closed', 'request body cut short');
   }
 
-  #downstreamGone(): void {
+  downstreamGone(): void {
     if (this.#phase === 'closed') return;
     if (this.#exchange !== null) this.#fail('downstream_closed', '');
     else this.#end(true);
@@ -503,12 +428,12 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   }
 
   upstreamDrain(): void {
-    if (!this.#requestDone) this.#resume();
+    if (!this.#requestDone) this.#downstream.resume();
   }
 
   interim(answer: Http1Response): void {
     if (answer.status === 100) this.#awaitsContinue = false;
-    if (this.#request?.minor === 1) this.#stream.write(answer.write(PLAIN, null));
+    if (this.#request?.minor === 1) this.#toDownstream.interim(answer);
   }
 
   head(answer: Http1Response): void {
@@ -526,58 +451,23 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#keepAliveMs = answer.keepAliveMs;
     if (this.#downstreamEnded) this.#side.expect('exchange');
     this.#answerStarted = true;
-    this.#answer = answer;
-    const changes = exchange.answerFields;
-    this.#options =
-      !this.#closeAfter && changes === null
-        ? PLAIN
-        : { close: this.#closeAfter, plain: old, tunnel: false, changes };
+    this.#toDownstream.head(answer, exchange, this.#closeAfter, old);
   }
 
   piece(bytes: Buffer): void {
     const exchange = this.#exchange;
-    if (exchange === null) return;
-    exchange.responseBodyBytes += bytes.length;
-    if (this.#answer !== null) {
-      this.#sendAnswer(this.#answer, bytes);
-      return;
-    }
-    this.#connection.bytesSent += bytes.length;
-    if (!pass(bytes, this.#stream)) this.#upstream?.stream.pause();
+    if (exchange !== null && !this.#toDownstream.piece(bytes, exchange)) this.#upstream?.stream.pause();
   }
 
   flush(): void {
-    if (this.#answer !== null) this.#sendAnswer(this.#answer, null);
-    if (!this.#corked) return;
-    this.#corked = false;
-    this.#stream.uncork();
-  }
-
-  /** Head and the first piece of the body: one write, in the bytes they came in where nothing is changed. */
-  #sendAnswer(answer: Http1Response, piece: Buffer | null): void {
-    this.#answer = null;
-    const stream = this.#stream;
-    const whole = answer.asCame(this.#options, piece);
-    const bytes =
-      whole ?? answer.write(this.#options, piece !== null && piece.length <= JOINED ? piece : null);
-    const separate = whole === null && piece !== null && piece.length > JOINED;
-    const body = piece === null ? 0 : piece.length;
-    const headBytes = separate ? bytes.length : bytes.length - body;
-    if (this.#exchange !== null) this.#exchange.responseHeadBytes = headBytes;
-    this.#connection.bytesSent += headBytes + body;
-    if (separate && !this.#corked) {
-      this.#corked = true;
-      stream.cork();
-    }
-    let flowing = stream.write(bytes);
-    if (separate) flowing = stream.write(piece);
-    if (!flowing) this.#upstream?.stream.pause();
+    if (!this.#toDownstream.flush(this.#exchange)) this.#upstream?.stream.pause();
   }
 
   over(clean: boolean): void {
     const upstream = this.#upstream;
     if (upstream !== null && this.#requestDone && clean && this.#upstreamKept) {
       this.#upstream = null;
+      this.#toUpstream.stop();
       upstream.use(null);
       this.#side.release(upstream, this.#keepAliveMs);
     } else {
@@ -594,7 +484,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
 
   bad(detail: string, begun: boolean): void {
     if (begun) {
-      if (this.#corked) this.flush();
+      this.#toDownstream.uncork();
       this.#fail('bad_response', detail);
       return;
     }
@@ -606,33 +496,16 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     const exchange = this.#exchange;
     const upstream = this.#upstream;
     if (exchange === null || upstream === null) return;
-    const head = answer.write(
-      { close: false, plain: false, tunnel: true, changes: exchange.answerFields },
-      null,
-    );
-    exchange.status = 101;
-    exchange.responseHeadBytes = head.length;
-    this.#connection.bytesSent += head.length;
-    this.#stream.write(head);
+    this.#toDownstream.switching(answer, exchange);
     this.#phase = 'tunnel';
     this.#upstream = null;
+    this.#toUpstream.stop();
     upstream.use(null);
     this.#reader.stop();
     const ahead = this.#pending;
     this.#pending = NOTHING;
-    this.#leaveDownstream();
+    this.#downstream.leave();
     openTunnel({ connection: this.#connection, side: this.#side, exchange, upstream, ahead, rest });
-  }
-
-  /** The stream is somebody else's from here on. */
-  #leaveDownstream(): void {
-    const stream = this.#stream;
-    stream.pause();
-    stream.off('data', this.#onData);
-    stream.off('end', this.#onEnd);
-    stream.off('error', this.#onGone);
-    stream.off('close', this.#onGone);
-    stream.off('drain', this.#onDrain);
   }
 
   upstreamEnd(upstream: Upstream): void {
@@ -687,19 +560,19 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     exchange.grpcStatus = written.grpcStatus;
     exchange.ownAnswer = true;
     const text = typeof body === 'string';
-    this.#stream.write(
+    this.#downstream.stream.write(
       text ? Buffer.from(head + body, 'latin1') : Buffer.concat([Buffer.from(head, 'latin1'), body]),
     );
     exchange.responseHeadBytes = head.length;
     exchange.responseBodyBytes = body.length;
     this.#connection.bytesSent += head.length + body.length;
     this.#letGo();
-    this.#unsent = null;
+    this.#toUpstream.stop();
     this.#answerStarted = true;
     this.#answerDone = true;
     this.#phase = 'exchange';
     if (close) this.#requestDone = true;
-    this.#resume();
+    this.#downstream.resume();
     this.#exchangeOver();
     // Its body may have come while it was judged: nothing else would read past it.
     this.#advance();
@@ -724,7 +597,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       // Answered early. What is announced of the body is read past (bounded), or the connection closes.
       if (this.#closeAfter || this.#downstreamEnded) this.#requestDone = true;
       else {
-        this.#resume();
+        this.#downstream.resume();
         return;
       }
     }
@@ -741,7 +614,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
       return;
     }
     this.#side.expect('idle');
-    this.#resume();
+    this.#downstream.resume();
     if (this.#pending.length > 0) this.#advance();
   }
 
@@ -760,8 +633,8 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     if (this.#phase === 'closed') return;
     this.#phase = 'closed';
     this.#pending = NOTHING;
-    endThenLinger(this.#stream);
-    this.#stream.resume();
+    this.#downstream.endThenLinger();
+    this.#downstream.stream.resume();
   }
 
   #letGo(): void {
@@ -779,7 +652,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     this.#letGo();
     this.#dropUpstream();
     if (abort) this.#connection.abort();
-    else endThenLinger(this.#stream);
+    else this.#downstream.endThenLinger();
     if (exchange !== null) this.#side.finished(exchange);
   }
 
@@ -788,6 +661,7 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
     const upstream = this.#upstream;
     if (upstream === null) return;
     this.#upstream = null;
+    this.#toUpstream.stop();
     this.#reader.stop();
     upstream.use(null);
     if (gently) {
@@ -798,19 +672,6 @@ export class HttpForwarder implements Carrier, RequestCarrier, DialDone, Upstrea
   }
 }
 
-const PLAIN: AnswerOptions = { close: false, plain: false, tunnel: false, changes: null };
-
 function tooSlow(body: string, detail: string): LocalAnswer {
   return { status: 408, body, reason: 'request_timeout', detail };
-}
-
-const LINGER_MS = 1_000;
-
-/** Ends a stream; the moment begins when all that was written has left, however slowly it is read. */
-function endThenLinger(stream: Duplex): void {
-  stream.end(() => {
-    if (stream.destroyed) return;
-    const timer = setTimeout(() => stream.destroy(), LINGER_MS);
-    stream.once('close', () => clearTimeout(timer));
-  });
 }
