@@ -16,7 +16,8 @@ import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 
 const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
-const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR } = constants;
+const { NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_INTERNAL_ERROR, NGHTTP2_ENHANCE_YOUR_CALM } =
+  constants;
 const NONE: readonly Field[] = [];
 /** For END_STREAM behind the last byte of an answer, ms: usually it comes with it. */
 const END_GRACE = 1_000;
@@ -105,7 +106,7 @@ export class Http2Exchange implements UpstreamExchange {
     const stream = this.#stream;
     // All is there but END_STREAM, if that. A reset would tell the peer of a failure, and peers count those.
     if (this.#left === 0 && stream.writableEnded) this.#awaitEnd(code);
-    else stream.close(code);
+    else this.#reset(code);
     // Unread data would keep the stream from being destroyed.
     stream.resume();
   }
@@ -113,8 +114,15 @@ export class Http2Exchange implements UpstreamExchange {
   #awaitEnd(code: number): void {
     const stream = this.#stream;
     if (stream.destroyed) return;
-    const timer = setTimeout(() => stream.close(code), END_GRACE);
+    const timer = setTimeout(() => this.#reset(code), END_GRACE);
     stream.once('close', () => clearTimeout(timer));
+  }
+
+  #reset(code: number): void {
+    const stream = this.#stream;
+    if (stream.closed || stream.destroyed) return;
+    stream.close(code);
+    this.#session.reset(this.#answerBegun ? this.#left : 0);
   }
 
   #sendTrailers(): void {
@@ -170,7 +178,7 @@ export class Http2Exchange implements UpstreamExchange {
     if (this.#over || !this.#answerBegun || !(this.#complete || this.#left === 0)) return;
     this.#over = true;
     // Answered before the request was complete: the rest of it has no reader.
-    if (!this.#stream.writableEnded) this.#stream.close(NGHTTP2_NO_ERROR);
+    if (!this.#stream.writableEnded) this.#reset(NGHTTP2_NO_ERROR);
     this.#answered.onEnd(this.#trailers);
   }
 
@@ -191,6 +199,11 @@ export class Http2Exchange implements UpstreamExchange {
     if (gone) {
       const how = this.#kept ? 'kept' : 'failed';
       return { code: NGHTTP2_INTERNAL_ERROR, reason: 'upstream_closed', detail, how };
+    }
+    if (rstCode === NGHTTP2_ENHANCE_YOUR_CALM && this.#session.ofApp && this.#kept) {
+      // What the app says of the connection, another sidecar only passes on.
+      this.#session.retire();
+      return { code: rstCode, reason: 'upstream_reset', detail, how: 'calm' };
     }
     // NO_ERROR without an answer, or before its end: no clean end is made of it.
     const code = rstCode === NGHTTP2_NO_ERROR ? NGHTTP2_INTERNAL_ERROR : rstCode;

@@ -10,7 +10,7 @@ import type { DataPath } from '../data-path.ts';
 import type { HttpSideBase } from '../http/side-base.ts';
 import { asRaw, type RawFields } from './head.ts';
 import { ServerStream, type StreamOwner } from './server-stream.ts';
-import { endWithPeer, MAX_SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-session.ts';
+import { endWithPeer, SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-session.ts';
 
 /** How often streams that do not move are looked for, ms. */
 const SWEEP_MS = 500;
@@ -61,7 +61,7 @@ class ServerSession implements Carrier, StreamOwner {
       maxSessionRejectedStreams: MAX_INVALID_FRAMES,
       streamResetBurst: UNCOUNTED,
       streamResetRate: UNCOUNTED,
-      maxSessionMemory: MAX_SESSION_MEMORY,
+      maxSessionMemory: SESSION_MEMORY,
       strictSingleValueFields: false,
     });
     this.#session = session;
@@ -86,10 +86,10 @@ class ServerSession implements Carrier, StreamOwner {
     setImmediate(() => this.connection.abort());
   }
 
-  streamOver(stream: ServerStream, unanswered: boolean): void {
+  streamOver(stream: ServerStream, premature: boolean): void {
     this.#streams.delete(stream);
     this.#idleSince = performance.now();
-    if (unanswered) this.#reset();
+    if (premature) this.#reset();
   }
 
   #onStream(stream: ServerHttp2Stream, flags: number, raw: RawFields): void {
@@ -105,7 +105,7 @@ class ServerSession implements Carrier, StreamOwner {
 
   /**
    * A peer that asks and takes it back makes us and the app work for nothing (CVE-2023-44487). Envoy's measure: so
-   * many, and most of all it asked for.
+   * many, and most of all it asked for; but one that waited for a while and left is no such peer.
    */
   #reset(): void {
     const { maxStreamResets } = this.#path.limits;

@@ -35,14 +35,16 @@ const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
 const NONE: readonly Field[] = [];
 /** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
 const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
+/** Who waited so long for an answer did want it, ms: `overload.premature_reset_min_stream_lifetime_seconds` of Envoy. */
+const PREMATURE = 1_000;
 /** Turns of the event loop in which an answer that can leave has left; after that it is looked at now and then. */
 const MAX_TURNS = 4;
 
 /** Who has the stream: told when it is over. */
 export interface StreamOwner {
   readonly connection: Connection;
-  /** @param unanswered the peer reset it before it had an answer */
-  streamOver(stream: ServerStream, unanswered: boolean): void;
+  /** @param premature it ended as soon as it was opened, and without an answer */
+  streamOver(stream: ServerStream, premature: boolean): void;
 }
 
 const EMPTY = Buffer.alloc(0);
@@ -395,7 +397,7 @@ export class ServerStream implements RequestCarrier, Answered {
       this.#phase = 'dialling';
       this.#stream.pause();
       this.#reach(head, true);
-    } else if (how === 'reset') {
+    } else if (how === 'reset' || how === 'calm') {
       this.#fail(code, reason, detail);
     } else {
       const bad = reason === 'bad_response';
@@ -404,11 +406,11 @@ export class ServerStream implements RequestCarrier, Answered {
     }
   }
 
-  /** RFC 9113 §8.7: what was refused was not looked at; what a dead connection took may have been. */
+  /** RFC 9113 §8.7: what was refused was not looked at; what a dead connection, or a weary one, took may have been. */
   #mayReplay(how: Break['how'], head: Http2Request): boolean {
     if (this.#replayed) return false;
     if (how === 'refused') return this.#sent.pieces !== null;
-    return how === 'kept' && head.framing.kind === 'none' && REPLAYABLE.has(head.method);
+    return (how === 'kept' || how === 'calm') && head.framing.kind === 'none' && REPLAYABLE.has(head.method);
   }
 
   // ---- endings
@@ -488,8 +490,9 @@ export class ServerStream implements RequestCarrier, Answered {
 
   #closed(): void {
     if (this.#phase === 'over') return;
-    const unanswered = !this.#answerBegun && this.#exchange.reason !== 'upstream_reset';
     const exchange = this.#exchange;
+    const unanswered = !this.#answerBegun && exchange.reason !== 'upstream_reset';
+    const premature = unanswered && performance.now() - exchange.startedTick < PREMATURE;
     // Closed with an answer that did not all leave.
     const cut = this.#phase !== 'answered' || this.#stream.rstCode !== NGHTTP2_NO_ERROR;
     if (cut && exchange.reason === null) {
@@ -499,7 +502,7 @@ export class ServerStream implements RequestCarrier, Answered {
     this.#phase = 'over';
     this.#cancelUpstream(NGHTTP2_CANCEL);
     this.#letGo();
-    this.#owner.streamOver(this, unanswered);
+    this.#owner.streamOver(this, premature);
     this.#side.finished(exchange);
   }
 

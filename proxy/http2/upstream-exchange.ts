@@ -27,9 +27,10 @@ export interface Break {
   readonly detail: string;
   /**
    * `reset`: the upstream reset this stream, and the downstream is told so. `refused`: it said that it has not looked
-   * at the request. `kept`: a connection kept from before died under it. `failed`: anything else.
+   * at the request. `kept`: a connection kept from before died under it. `calm`: an app has had enough of a connection
+   * kept from before, and reset this stream for it. `failed`: anything else.
    */
-  readonly how: 'reset' | 'refused' | 'kept' | 'failed';
+  readonly how: 'reset' | 'refused' | 'kept' | 'calm' | 'failed';
 }
 
 /** Whoever waits for the answer. Called in this order: interim answers, the answer, its data, its end (always). */

@@ -9,8 +9,20 @@ import type { VerifiedPeer } from '../verify-peer.ts';
 
 /** A session's window is as many of its streams': one that is not read must not stop the others. */
 export const WINDOWS_A_SESSION = 16;
-/** MB that one session may hold of what waits to be sent, beyond which it takes no new streams. */
-export const MAX_SESSION_MEMORY = 64;
+/**
+ * MB that `node:http2` may count for a session before it refuses streams: no bound. What waited on a stream that was
+ * cut it goes on counting, so that a session would end up refusing all; windows, streams and back-pressure bound what
+ * one does hold.
+ */
+export const SESSION_MEMORY = 2 ** 32 - 1;
+
+/**
+ * Bytes of answers that an app wrote and we cut. One on `node:http2` counts them as held (see `SESSION_MEMORY`) and by
+ * default refuses all streams of a session at 10 MB.
+ */
+const MAX_LOST = 4_000_000;
+/** Of an answer that does not tell its length: what an app writes ahead. */
+const LOST_UNTOLD = 65_536;
 
 /** Half of the 2^30 that there are ids for. */
 const MAX_STREAMS_EVER = 2 ** 29;
@@ -34,6 +46,10 @@ export class UpstreamSession implements Reached {
   /** Streams under way, those promised included. */
   #open = 0;
   #entered = 0;
+  /** Streams that we reset, and how many at most. */
+  #resets = 0;
+  readonly #maxResets: number;
+  #lost = 0;
   #retired = false;
   /** What the peer's GOAWAY says of the streams that it has looked at, or will. */
   #lastStream = Number.POSITIVE_INFINITY;
@@ -46,6 +62,7 @@ export class UpstreamSession implements Reached {
     this.generation = upstream.generation;
     this.#keeper = keeper;
     this.#maxStreams = limits.maxUpstreamStreams;
+    this.#maxResets = limits.maxStreamResets / 2;
     const options = {
       createConnection: () => upstream.stream,
       settings: {
@@ -54,7 +71,7 @@ export class UpstreamSession implements Reached {
         maxHeaderListSize: limits.maxHeadBytes,
       },
       maxHeaderListPairs: 2 * limits.maxHeadFields,
-      maxSessionMemory: MAX_SESSION_MEMORY,
+      maxSessionMemory: SESSION_MEMORY,
       strictSingleValueFields: false,
     };
     endWithPeer(upstream.stream, upstream.socket);
@@ -137,6 +154,22 @@ export class UpstreamSession implements Reached {
   /** @param raw a header block */
   request(raw: string[], ended: boolean): ClientHttp2Stream {
     return this.#session.request(raw, { endStream: ended, waitForTrailers: !ended });
+  }
+
+  /**
+   * We reset one of its streams. Peers count resets and end a session with all on it when they have had enough
+   * (CVE-2023-44487): one that many of our downstreams shared and left takes no new streams before that.
+   * @param lost bytes that were to come of an answer; NaN: it does not tell
+   */
+  reset(lost: number): void {
+    this.#resets++;
+    if (this.ofApp) this.#lost += Number.isNaN(lost) ? LOST_UNTOLD : lost;
+    if (this.#resets >= this.#maxResets || this.#lost > MAX_LOST) this.retire();
+  }
+
+  /** Its peer is no other sidecar but whoever answers. */
+  get ofApp(): boolean {
+    return this.upstream.peer === null;
   }
 
   /** Takes no new streams; ends when those it has do. */

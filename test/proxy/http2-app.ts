@@ -2,6 +2,7 @@
 import {
   type ClientHttp2Session,
   type ClientHttp2Stream,
+  type ClientSessionOptions,
   connect,
   createServer,
   type IncomingHttpHeaders,
@@ -39,8 +40,8 @@ export async function http2App(
   return { port, sessions };
 }
 
-export function http2Client(t: Test, port: number): ClientHttp2Session {
-  const session = connect(`http://127.0.0.1:${port}`);
+export function http2Client(t: Test, port: number, options: ClientSessionOptions = {}): ClientHttp2Session {
+  const session = connect(`http://127.0.0.1:${port}`, options);
   session.on('error', () => {});
   t.teardown(() => session.destroy());
   return session;
