@@ -46,7 +46,8 @@ function free(memory: Buffer): void {
  * @returns false where the stream wants a pause, as `write` does
  */
 export function pass(piece: Buffer, to: Duplex): boolean {
-  const memory = piece.length > SMALL ? memoryOf.get(piece) : undefined;
+  // A socket calls back when kernel or OpenSSL has copied it; any other stream may when it has only taken it over.
+  const memory = piece.length > SMALL && to instanceof Socket ? memoryOf.get(piece) : undefined;
   if (memory === undefined) return to.write(piece);
   memoryOf.delete(piece);
   return to.write(piece, (error) => {

@@ -57,7 +57,14 @@ export const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
 export const HOST = /^(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 
 /** Fields that end at each hop (RFC 9110 §7.6.1) besides those that Connection nominates. */
-export const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-connection', 'te', 'upgrade']);
+export const HOP_BY_HOP = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'te',
+  'upgrade',
+  'http2-settings',
+]);
 /** Nomination never removes these: the message would change its meaning or its author. */
 export const NEVER_NOMINATED = new Set(['host', 'content-length', 'transfer-encoding', 'authorization']);
 /** The identity header is ours alone; apps that map `_` to `-` must not be fooled either. */

@@ -1,7 +1,7 @@
 /** Says an answer on a stream of a downstream session: what has come of it in one turn of the event loop goes out as one. */
 import type { ServerHttp2Stream } from 'node:http2';
 import type { Field } from '../http/head.ts';
-import { toHeaders } from './head.ts';
+import { sayTrailers } from './say.ts';
 
 const NONE: readonly Field[] = [];
 /** Bytes that may wait for the turn to end. */
@@ -21,7 +21,7 @@ export class AnswerWriter {
 
   constructor(stream: ServerHttp2Stream) {
     this.#stream = stream;
-    stream.on('wantTrailers', () => this.#sendTrailers());
+    stream.on('wantTrailers', () => sayTrailers(stream, this.#trailers));
   }
 
   /** Nothing follows. */
@@ -53,7 +53,7 @@ export class AnswerWriter {
       this.#respond(raw, this.#early.length === 0, false);
       this.#writeEarly();
     }
-    if (this.#open) this.#stream.end();
+    if (this.#open()) this.#stream.end();
   }
 
   /** Says what waits. @returns false: no more until the stream drains */
@@ -66,7 +66,7 @@ export class AnswerWriter {
   }
 
   /** Node has the answer to HEAD ended from the beginning. */
-  get #open(): boolean {
+  #open(): boolean {
     const stream = this.#stream;
     return !stream.destroyed && !stream.closed && !stream.writableEnded;
   }
@@ -84,11 +84,6 @@ export class AnswerWriter {
   }
 
   #write(data: Buffer): boolean {
-    return !this.#open || this.#stream.write(data);
-  }
-
-  #sendTrailers(): void {
-    const stream = this.#stream;
-    if (!stream.destroyed && !stream.closed) stream.sendTrailers(toHeaders(this.#trailers));
+    return !this.#open() || this.#stream.write(data);
   }
 }

@@ -1,5 +1,5 @@
 /** Strict reading of HTTP/2 heads (RFC 9113 §8), and writing them the way `node:http2` takes them. */
-import { type IncomingHttpHeaders, type OutgoingHttpHeaders, sensitiveHeaders } from 'node:http2';
+import { type IncomingHttpHeaders, sensitiveHeaders } from 'node:http2';
 import type { Claims } from '../../mesh/tokens.ts';
 import {
   BAD_TARGET,
@@ -81,7 +81,7 @@ const DIGITS = /^[0-9]{1,16}$/;
 const UPPER = /[A-Z]/;
 const STATUS = /^[1-5][0-9]{2}$/;
 /** RFC 9113 §8.2.2: fields of an HTTP/1 connection make a message malformed. */
-const OF_A_CONNECTION = new Set([
+export const OF_A_CONNECTION = new Set([
   'connection',
   'keep-alive',
   'proxy-connection',
@@ -294,16 +294,4 @@ function pushFields(raw: string[], fields: readonly Field[]): void {
     if (key === 'te' && value.toLowerCase() !== 'trailers') continue;
     raw.push(key, value);
   }
-}
-
-/** Fields for the calls of `node:http2` that take an object alone: trailers and interim answers. */
-export function toHeaders(fields: readonly Field[]): OutgoingHttpHeaders {
-  const headers: Record<string, string | string[]> = Object.create(null);
-  for (const { key, value } of fields) {
-    const before = headers[key];
-    if (before === undefined) headers[key] = value;
-    else if (Array.isArray(before)) before.push(value);
-    else headers[key] = [before, value];
-  }
-  return headers;
 }

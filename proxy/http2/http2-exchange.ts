@@ -9,9 +9,9 @@ import {
   type RawFields,
   readAnswer,
   readTrailers,
-  toHeaders,
   writeRequest,
 } from './head.ts';
+import { sayTrailers } from './say.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
 
@@ -57,7 +57,7 @@ export class Http2Exchange implements UpstreamExchange {
       this.#onAnswer(asRaw(raw, headers), flags),
     );
     stream.on('trailers', (_headers, _flags, raw: readonly string[]) => this.#onTrailers(raw));
-    stream.on('wantTrailers', () => this.#sendTrailers());
+    stream.on('wantTrailers', () => sayTrailers(stream, this.#requestTrailers));
     stream.on('drain', () => {
       if (!this.#over) answered.onRoom();
     });
@@ -123,11 +123,6 @@ export class Http2Exchange implements UpstreamExchange {
     if (stream.closed || stream.destroyed) return;
     stream.close(code);
     this.#session.reset(this.#answerBegun ? this.#left : 0);
-  }
-
-  #sendTrailers(): void {
-    if (this.#stream.destroyed || this.#stream.closed) return;
-    this.#stream.sendTrailers(toHeaders(this.#requestTrailers));
   }
 
   #onInterim(raw: RawFields): void {

@@ -21,11 +21,11 @@ import {
   type RawFields,
   readRequest,
   readTrailers,
-  toHeaders,
   writeAnswer,
 } from './head.ts';
 import { Http1Exchange } from './http1-exchange.ts';
 import { Http2Exchange, nameOf } from './http2-exchange.ts';
+import { sayInterim } from './say.ts';
 import { SentBody } from './sent-body.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
@@ -144,7 +144,7 @@ export class ServerStream implements RequestCarrier, Answered {
     if (head.headerValues('expect').length > 0) {
       // The upstream cannot be asked whether it wants the body before the body is judged: Envoy answers for it too.
       head.fields = head.fields.filter(({ key }) => key !== 'expect');
-      this.#stream.additionalHeaders({ ':status': 100 });
+      sayInterim(this.#stream, 100, []);
     }
     this.#listen();
   }
@@ -319,12 +319,14 @@ export class ServerStream implements RequestCarrier, Answered {
 
   onInterim(answer: AnswerHead): void {
     this.#active = true;
-    const stream = this.#stream;
-    if (stream.closed || stream.destroyed) return;
-    stream.additionalHeaders({ ':status': answer.status, ...toHeaders(answer.fields) });
+    sayInterim(this.#stream, answer.status, answer.fields);
   }
 
   onAnswer(answer: AnswerHead, ended: boolean): void {
+    this.#guard(() => this.#answered(answer, ended));
+  }
+
+  #answered(answer: AnswerHead, ended: boolean): void {
     const exchange = this.#exchange;
     const stream = this.#stream;
     this.#active = true;
@@ -369,6 +371,10 @@ export class ServerStream implements RequestCarrier, Answered {
   }
 
   onEnd(trailers: readonly Field[]): void {
+    this.#guard(() => this.#ended(trailers));
+  }
+
+  #ended(trailers: readonly Field[]): void {
     this.#active = true;
     const exchange = this.#exchange;
     if (exchange.grpc) exchange.grpcStatus ??= grpcStatusOf(trailers);
@@ -388,7 +394,7 @@ export class ServerStream implements RequestCarrier, Answered {
     const { code, reason, detail, how } = broken;
     this.#leaveUpstream();
     if (this.#answerBegun || head === null) {
-      this.#writer.flush();
+      this.#guard(() => this.#writer.flush());
       this.#fail(code, reason, detail);
       return;
     }

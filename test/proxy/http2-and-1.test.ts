@@ -338,3 +338,85 @@ t.test('an answer over HTTP/2 waits for no more of it than has come', async (t) 
   (app as Socket | null)?.write('half');
   t.equal((await client.next(TYPE.DATA, 1)).payload.toString(), 'half');
 });
+
+t.test('what cannot be said in HTTP/2 costs a field, never the process', async (t) => {
+  const chunks = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n';
+  const length = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
+  for (const [name, bytes] of [
+    [
+      'HTTP2-Settings in an interim answer',
+      `HTTP/1.1 103 Early Hints\r\nHTTP2-Settings: AA\r\n\r\n${length}`,
+      true,
+    ],
+    [
+      'an interim answer with two ETags',
+      `HTTP/1.1 103 Early Hints\r\nETag: a\r\nETag: b\r\n\r\n${length}`,
+      true,
+    ],
+    ['HTTP2-Settings in trailers', `${chunks}HTTP2-Settings: AA\r\nX-Sum: 1\r\n\r\n`],
+    ['two ETags in trailers', `${chunks}ETag: a\r\nETag: b\r\n\r\n`],
+  ] as const) {
+    const app = await saying(t, bytes);
+    const sidecar = await inboundSidecar(t, app.port, { protocol: 'http' });
+    const answer = await ask(http2Client(t, sidecar.port), { ':path': '/' });
+    t.match(answer, { status: 200, body: 'ok', whole: true, code: 0 }, name);
+  }
+});
+
+t.test('trailers of a request that cannot be said in HTTP/2', async (t) => {
+  const app = await http2App(t, (stream) => {
+    stream.resume();
+    stream.on('end', () => {
+      if (stream.aborted || stream.destroyed) return;
+      stream.respond();
+      stream.end('ok');
+    });
+  });
+  const sidecar = await inboundSidecar(t, app.port, { protocol: 'http2' });
+  for (const trailers of ['HTTP2-Settings: AA\r\n', 'ETag: a\r\nETag: b\r\n', 'X-Sum: 1\r\n']) {
+    const peer = await open(t, sidecar.port);
+    peer.write(
+      `POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n${trailers}\r\n`,
+    );
+    await until(`an answer to ${trailers}`, () => peer.text.includes('\r\n\r\n'));
+    t.match(peer.text, /^HTTP\/1\.1 200/, trailers);
+    peer.abort();
+  }
+});
+
+t.test('a body that the app is slow to take stays what it was while others are read', async (t) => {
+  const held: (() => void)[] = [];
+  const bodies: Buffer[] = [];
+  const app = await http2App(t, (stream) => {
+    const pieces: Buffer[] = [];
+    held.push(() => stream.on('data', (piece: Buffer) => pieces.push(piece)));
+    stream.on('end', () => {
+      bodies.push(Buffer.concat(pieces));
+      stream.respond();
+      stream.end();
+    });
+  });
+  const sidecar = await inboundSidecar(t, app.port, { protocol: 'http2' });
+  const PIECE = 12_000;
+  const PIECES = 20;
+  const clients: Socket[] = [];
+  for (let i = 0; i < 8; i++) {
+    const socket = connect(sidecar.port, '127.0.0.1');
+    t.teardown(() => socket.destroy());
+    socket.on('error', () => {});
+    socket.resume();
+    socket.write(`POST /${i} HTTP/1.1\r\nHost: a\r\nContent-Length: ${PIECE * PIECES}\r\n\r\n`);
+    clients.push(socket);
+  }
+  await until('all of them at the app', () => held.length === clients.length);
+  for (let round = 0; round < PIECES; round++) {
+    for (const [i, socket] of clients.entries()) socket.write(Buffer.alloc(PIECE, i + 1));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  for (const read of held) read();
+  await until('all bodies', () => bodies.length === clients.length);
+  for (const body of bodies) {
+    t.equal(body.length, PIECE * PIECES);
+    t.ok(body.equals(Buffer.alloc(body.length, body[0])), `nothing but ${body[0]}`);
+  }
+});
