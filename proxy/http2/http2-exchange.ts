@@ -11,6 +11,7 @@ import {
   readTrailers,
   writeRequest,
 } from './head.ts';
+import { dataRead } from './read-memory.ts';
 import { sayTrailers } from './say.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
 import type { UpstreamSession } from './upstream-session.ts';
@@ -155,6 +156,7 @@ export class Http2Exchange implements UpstreamExchange {
 
   readonly #onData = (data: Buffer): void => {
     this.#left -= data.length;
+    dataRead(data.length);
     if (!this.#over) this.#answered.onData(data);
   };
 

@@ -25,6 +25,7 @@ import {
 } from './head.ts';
 import { Http1Exchange } from './http1-exchange.ts';
 import { Http2Exchange, nameOf } from './http2-exchange.ts';
+import { dataRead } from './read-memory.ts';
 import { sayInterim } from './say.ts';
 import { SentBody } from './sent-body.ts';
 import type { Answered, Break, UpstreamExchange } from './upstream-exchange.ts';
@@ -269,6 +270,7 @@ export class ServerStream implements RequestCarrier, Answered {
     const { connection } = this.#owner;
     connection.active = true;
     connection.bytesReceived += data.length;
+    dataRead(data.length);
     this.#exchange.requestBodyBytes += data.length;
     if (this.#onHeld !== null) this.#hold(data);
     else this.#pass(data);
