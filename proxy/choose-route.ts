@@ -9,6 +9,7 @@ import {
   endpointAddress,
   type PeerTarget,
   poolKey,
+  type Reached,
   type Reaching,
   type Upstream,
 } from './dial.ts';
@@ -130,6 +131,8 @@ export interface ReachTarget {
   readonly protocol: UpstreamProtocol;
   /** Take no connection from the pool. */
   readonly fresh: boolean;
+  /** Who lost or refused the request: another HTTP/2 session is to get it. */
+  readonly lost: Reached | null;
 }
 
 /** Each endpoint's target as it was last asked for. */
@@ -203,13 +206,13 @@ class EndpointReaching implements Reaching {
   #attempt(): void {
     const path = this.#path;
     const done = this.#done;
-    const { route, protocol, fresh } = this.#target;
+    const { route, protocol, fresh, lost } = this.#target;
     const endpoint = pickEndpoint(path, this.#endpoints, this.#tried);
     const dialTarget = peerTarget(endpoint, route.tls, protocol);
     const failed = (reason: ReasonCode, detail: string): void => this.#failed(endpoint, reason, detail);
     if (protocol === 'http2') {
       const entered = (session: UpstreamSession): void => done.entered?.(session, endpoint);
-      path.sessions.enter(dialTarget, fresh, { entered, failed });
+      path.sessions.enter(dialTarget, lost?.told ?? null, { entered, failed });
       return;
     }
     const pooled = fresh ? null : path.pool.take(poolKey(dialTarget));

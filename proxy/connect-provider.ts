@@ -19,7 +19,7 @@ export function connectProvider(path: DataPath, service: string, port: number): 
     // Fresh: whoever asks keeps its own connections, and pools them better than the data path could.
     reachEndpoint(
       path,
-      { route, protocol: 'tcp', fresh: true },
+      { route, protocol: 'tcp', fresh: true, lost: null },
       {
         connected: ({ stream }) => resolve(stream),
         failed: (reason, detail) => reject(new Error(`${reason}: ${detail}`)),

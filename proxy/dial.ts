@@ -30,6 +30,19 @@ export interface Reached {
   readonly told: Told;
 }
 
+/** Why a stream that stands for a connection ended, where more is known than that it did. */
+export class UpstreamBroken extends Error {
+  readonly reason: ReasonCode;
+  /** It went under with a connection kept from before: the request may be sent again if its method allows it. */
+  readonly stale: boolean;
+
+  constructor(reason: ReasonCode, detail: string, stale: boolean) {
+    super(detail);
+    this.reason = reason;
+    this.stale = stale;
+  }
+}
+
 /** Listens to an upstream for as long as it has it: an exchange, or the pool between two. */
 export interface UpstreamUser {
   upstreamData(upstream: Upstream, chunk: Buffer): void;

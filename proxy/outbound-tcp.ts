@@ -86,7 +86,7 @@ export class OutboundTcp {
     this.#dialling = true;
     this.#reaching = reachEndpoint(
       this.#path,
-      { route, protocol: 'tcp', fresh: true },
+      { route, protocol: 'tcp', fresh: true, lost: null },
       {
         connected: (upstream, endpoint) => this.#connected(upstream, endpoint),
         failed: (reason, detail) => this.#refuse(reason, detail),

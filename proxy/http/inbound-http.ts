@@ -95,7 +95,7 @@ export class InboundHttp extends HttpSideBase {
   override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void {
     const protocol = upstreamVersion(this.#protocol, exchange.protocol);
     if (this.#target?.protocol !== protocol) this.#target = { kind: 'app', address: this.#app, protocol };
-    this.connect(this.#target, fresh, done);
+    this.connect(this.#target, fresh, exchange, done);
   }
 
   override finished(exchange: Exchange): void {

@@ -53,7 +53,7 @@ export class OutboundHttp extends HttpSideBase {
     }
     reachEndpoint(
       this.path,
-      { route, protocol, fresh },
+      { route, protocol, fresh, lost: fresh ? exchange.upstream : null },
       {
         connected: (upstream, endpoint) => {
           this.#reached(route, endpoint.workload, upstream, exchange);

@@ -116,9 +116,9 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
   }
 
   /** An idle connection to the same place, else a new one; a stream of a session where that is what is spoken there. */
-  protected connect(target: DialTarget, fresh: boolean, done: ReachDone): void {
+  protected connect(target: DialTarget, fresh: boolean, exchange: Exchange, done: ReachDone): void {
     if (target.protocol === 'http2') {
-      this.path.sessions.enter(target, fresh, {
+      this.path.sessions.enter(target, fresh ? (exchange.upstream?.told ?? null) : null, {
         entered: (session) => this.entered(session, done),
         failed: (reason, detail) => done.failed(reason, detail),
       });

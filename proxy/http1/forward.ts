@@ -4,7 +4,7 @@ import { performance } from 'node:perf_hooks';
 import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Carrier, Connection } from '../connections.ts';
-import type { DialDone, Upstream, UpstreamUser } from '../dial.ts';
+import { type DialDone, type Upstream, UpstreamBroken, type UpstreamUser } from '../dial.ts';
 import { Exchange } from '../http/exchange.ts';
 import { grpcStatusOf, isGrpcType } from '../http/grpc.ts';
 import { HeadError } from '../http/head.ts';
@@ -520,13 +520,15 @@ export class HttpForwarder
     const request = this.#request;
     const exchange = this.#exchange;
     if (upstream !== this.#upstream || exchange === null || request === null) return;
+    const broken = error instanceof UpstreamBroken ? error : null;
+    const reason = broken?.reason ?? 'upstream_closed';
     if (this.#reader.begun) {
       if (error === null && this.#reader.ended()) this.over(false);
-      else this.#fail('upstream_closed', error?.message ?? 'answer cut short');
+      else this.#fail(reason, error?.message ?? 'answer cut short');
       return;
     }
     const unused = this.#reader.untouched && request.framing.kind === 'none' && !request.upgrade;
-    const stale = upstream.uses > 0;
+    const stale = broken === null ? upstream.uses > 0 : broken.stale;
     this.#dropUpstream();
     // A kept connection may have died while idle: a request that may be repeated goes again, on a fresh one.
     if (stale && unused && !this.#replayed && REPLAYABLE.has(request.method)) {
@@ -537,7 +539,7 @@ export class HttpForwarder
     }
     const detail = error?.message ?? 'closed without an answer';
     const body = 'upstream closed without an answer';
-    this.#refuse({ status: 503, body, reason: 'upstream_closed', detail }, false);
+    this.#refuse({ status: 503, body, reason, detail }, false);
   }
 
   // ---- endings

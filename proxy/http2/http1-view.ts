@@ -4,7 +4,7 @@ import { STATUS_CODES } from 'node:http';
 import { constants } from 'node:http2';
 import { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
-import { Upstream } from '../dial.ts';
+import { Upstream, UpstreamBroken } from '../dial.ts';
 import { type Field, HeadError } from '../http/head.ts';
 import { BodyError, type BodyReader, bodyReader, CRLF, lastChunk } from '../http1/body.ts';
 import type { Told } from '../told.ts';
@@ -218,19 +218,19 @@ class Http1View extends Duplex implements Answered {
   }
 
   /** A cut stays a cut. */
-  onBreak({ detail, how }: Break): void {
+  onBreak({ reason, detail, how }: Break): void {
     if (how === 'refused' && !this.#replayed && this.#sent.pieces !== null) {
       this.#replayed = true;
       this.#exchange = null;
       this.#sessions.enterAnother(this.#session, {
         entered: (session) => this.#again(session),
-        failed: (reason, detail) => this.destroy(new Error(`${reason}: ${detail}`)),
+        failed: (reason, detail) => this.destroy(new UpstreamBroken(reason, detail, false)),
       });
       return;
     }
     this.#answered = true;
     this.#sayHead();
-    this.destroy(new Error(detail));
+    this.destroy(new UpstreamBroken(reason, detail, how === 'kept' || how === 'calm'));
   }
 }
 

@@ -2,6 +2,7 @@
 import type { Limits } from '../../mesh/limits.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import { type DialContext, type DialTarget, dial, poolKey } from '../dial.ts';
+import type { Told } from '../told.ts';
 import { type SessionKeeper, UpstreamSession } from './upstream-session.ts';
 
 export interface SessionDone {
@@ -11,7 +12,8 @@ export interface SessionDone {
 }
 
 interface Waiting {
-  readonly fresh: boolean;
+  /** Of the session that lost or refused the request: any but that. */
+  readonly lost: Told | null;
   readonly done: SessionDone;
 }
 
@@ -44,16 +46,18 @@ export class UpstreamSessions implements SessionKeeper {
 
   /**
    * Enters a session to the target, or waits for one to be made.
-   * @param fresh none of those that are there: a request that one of them lost
+   * @param lost of a session that lost or refused the request: any other will do, and where there is no other one is
+   *   made. At the bound that one has to do, or it would wait for ever.
    */
-  enter(target: DialTarget, fresh: boolean, done: SessionDone): void {
+  enter(target: DialTarget, lost: Told | null, done: SessionDone): void {
     const key = poolKey(target);
     let place = this.#places.get(key);
     if (place === undefined) {
       place = new Place(target, key);
       this.#places.set(key, place);
     }
-    const session = fresh ? undefined : roomiest(place);
+    const but = place.sessions.length < this.#limits.poolSize ? lost : null;
+    const session = roomiest(place, but);
     if (session !== undefined) {
       session.enter();
       done.entered(session);
@@ -63,18 +67,18 @@ export class UpstreamSessions implements SessionKeeper {
       done.failed('too_many_waiting', `${place.waiting.length} wait already`);
       return;
     }
-    place.waiting.push({ fresh, done });
+    place.waiting.push({ lost: but, done });
     this.#dial(place);
   }
 
   /** Enters another session to where one goes that refused a stream. */
   enterAnother(session: UpstreamSession, done: SessionDone): void {
-    this.enter(session.target, session.usable, done);
+    this.enter(session.target, session.told, done);
   }
 
   roomChanged(session: UpstreamSession): void {
     const place = this.#places.get(session.key);
-    if (place !== undefined) serve(place, session, false);
+    if (place !== undefined) serve(place, session);
   }
 
   closed(session: UpstreamSession): void {
@@ -106,7 +110,7 @@ export class UpstreamSessions implements SessionKeeper {
         place.dialling = false;
         const session = new UpstreamSession(upstream, place.target, this.#limits, this);
         place.sessions.push(session);
-        serve(place, session, true);
+        serve(place, session);
         // It was made before credentials or routes changed: it serves those that waited for it, and no more.
         if (session.generation !== this.#context.generation) session.retire();
         if (place.waiting.length > 0) this.#dial(place);
@@ -132,10 +136,9 @@ export class UpstreamSessions implements SessionKeeper {
   }
 }
 
-/** @param made it is new: good enough for who wants none of those that were there */
-function serve(place: Place, session: UpstreamSession, made: boolean): void {
+function serve(place: Place, session: UpstreamSession): void {
   while (session.room > 0) {
-    const at = made ? 0 : place.waiting.findIndex(({ fresh }) => !fresh);
+    const at = place.waiting.findIndex(({ lost }) => lost !== session.told);
     const [waiting] = at < 0 ? [] : place.waiting.splice(at, 1);
     if (waiting === undefined) return;
     session.enter();
@@ -144,10 +147,10 @@ function serve(place: Place, session: UpstreamSession, made: boolean): void {
 }
 
 /** The fullest that has room: the others may fall idle and be closed. */
-function roomiest(place: Place): UpstreamSession | undefined {
+function roomiest(place: Place, lost: Told | null): UpstreamSession | undefined {
   let best: UpstreamSession | undefined;
   for (const session of place.sessions) {
-    if (session.room <= 0) continue;
+    if (session.room <= 0 || session.told === lost) continue;
     if (best === undefined || session.open > best.open) best = session;
   }
   return best;
