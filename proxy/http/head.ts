@@ -1,4 +1,5 @@
 /** A request's head as both HTTP versions hand it to judges: its fields, its framing, and what may be changed of it. */
+import { isIPv6 } from 'node:net';
 import type { RequestFacts } from '../../mesh/facts.ts';
 import type { Claims } from '../../mesh/tokens.ts';
 
@@ -54,7 +55,7 @@ export class HeadError extends Error {
 export const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 export const BAD_TARGET = /[\0-\x20\x7f-\xff#]/;
-export const HOST = /^(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
+const HOST = /^(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 
 /** Fields that end at each hop (RFC 9110 §7.6.1) besides those that Connection nominates. */
 export const HOP_BY_HOP = new Set([
@@ -134,3 +135,15 @@ export function isTarget(target: string): boolean {
 export function mayChange(key: string): boolean {
   return !NEVER_CHANGED.has(key) && !XFCC.test(key) && !key.startsWith(':');
 }
+
+/** RFC 3986 §3.2 without user info: `host[:port]`, never empty, never a list. */
+export function isAuthority(text: string): boolean {
+  if (!HOST.test(text)) return false;
+  const bracket = text.indexOf(']');
+  const colon = text.indexOf(':', bracket + 1);
+  if (colon >= 0 && Number(text.slice(colon + 1)) > 65_535) return false;
+  return bracket < 0 || isIPv6(text.slice(1, bracket));
+}
+
+/** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
+export const REPLAYABLE: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);

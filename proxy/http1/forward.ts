@@ -7,7 +7,7 @@ import type { Carrier, Connection } from '../connections.ts';
 import { type DialDone, type Upstream, UpstreamBroken, type UpstreamUser } from '../dial.ts';
 import { Exchange } from '../http/exchange.ts';
 import { grpcStatusOf, isGrpcType } from '../http/grpc.ts';
-import { HeadError } from '../http/head.ts';
+import { HeadError, REPLAYABLE } from '../http/head.ts';
 import { HeldBody, type HeldBounds } from '../http/held-body.ts';
 import { type LocalAnswer, writeLocalAnswer } from '../http/local-answer.ts';
 import type { HttpSide, RequestCarrier } from '../http/side.ts';
@@ -27,8 +27,6 @@ const NOTHING = Buffer.alloc(0);
 const CONTINUE = 'HTTP/1.1 100 Continue\r\n\r\n';
 const CR = 0x0d;
 const LF = 0x0a;
-/** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
-const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
 /** One downstream connection that speaks HTTP/1, from its first byte to its last. */
 export class HttpForwarder
@@ -483,11 +481,13 @@ export class HttpForwarder
   }
 
   bad(detail: string, begun: boolean): void {
-    if (begun) {
+    if (begun && !this.#toDownstream.waiting) {
       this.#toDownstream.uncork();
       this.#fail('bad_response', detail);
       return;
     }
+    // Nothing of it went on yet: an answer tells more than a cut.
+    this.#toDownstream.begin();
     this.#dropUpstream();
     this.#refuse({ status: 502, body: 'bad answer from upstream', reason: 'bad_response', detail }, false);
   }

@@ -1,12 +1,11 @@
 /** An HTTP/1 request's head: strictly read (RFC 9112), judged by strings, passed on in the bytes it came in. */
 import { Buffer } from 'node:buffer';
-import { isIPv6 } from 'node:net';
 import type { Claims } from '../../mesh/tokens.ts';
 import {
   type Field,
   type Framing,
   HeadError,
-  HOST,
+  isAuthority,
   type NormalizeTarget,
   type RequestHead,
 } from '../http/head.ts';
@@ -322,15 +321,6 @@ function minorVersion(bytes: Buffer, scan: HeadScan): 0 | 1 {
     /^HTTP\/[0-9.]+$/.test(bytes.toString('latin1', from, scan.lineEnd)) ? 505 : 400,
     'only HTTP/1.0 and HTTP/1.1 are spoken here',
   );
-}
-
-/** RFC 3986 §3.2 without user info: `host[:port]`, never empty, never a list. */
-export function isAuthority(text: string): boolean {
-  if (!HOST.test(text)) return false;
-  const bracket = text.indexOf(']');
-  const colon = text.indexOf(':', bracket + 1);
-  if (colon >= 0 && Number(text.slice(colon + 1)) > 65_535) return false;
-  return bracket < 0 || isIPv6(text.slice(1, bracket));
 }
 
 function readTarget(

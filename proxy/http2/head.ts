@@ -8,7 +8,7 @@ import {
   type Framing,
   HeadError,
   HOP_BY_HOP,
-  HOST,
+  isAuthority,
   isField,
   isTrailer,
   joinedValues,
@@ -205,7 +205,7 @@ function readAuthority(authority: string, fields: readonly Field[]): string {
     }
   }
   if (host === '') throw new HeadError(400, 'no :authority');
-  if (!HOST.test(host)) throw new HeadError(400, 'bad :authority');
+  if (!isAuthority(host)) throw new HeadError(400, 'bad :authority');
   return host;
 }
 

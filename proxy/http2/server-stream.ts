@@ -7,7 +7,7 @@ import type { Reached, Upstream } from '../dial.ts';
 import { changeAnswer } from '../http/change-fields.ts';
 import { Exchange } from '../http/exchange.ts';
 import { grpcStatusOf, isGrpc } from '../http/grpc.ts';
-import { type Field, HeadError, joinedValues, valuesOf } from '../http/head.ts';
+import { type Field, HeadError, joinedValues, REPLAYABLE, valuesOf } from '../http/head.ts';
 import { HeldBody, type HeldBounds } from '../http/held-body.ts';
 import { type LocalAnswer, ownAnswer } from '../http/local-answer.ts';
 import type { RequestCarrier } from '../http/side.ts';
@@ -34,8 +34,6 @@ import type { UpstreamSession } from './upstream-session.ts';
 const { NGHTTP2_NO_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_CANCEL } = constants;
 const END_STREAM = constants.NGHTTP2_FLAG_END_STREAM;
 const NONE: readonly Field[] = [];
-/** RFC 9110 §9.2.2: these may be sent again when a kept connection turns out to be dead. */
-const REPLAYABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
 /** Who waited so long for an answer did want it, ms: `overload.premature_reset_min_stream_lifetime_seconds` of Envoy. */
 const PREMATURE = 1_000;
 /** Turns of the event loop in which an answer that can leave has left; after that it is looked at now and then. */
@@ -435,7 +433,9 @@ export class ServerStream implements RequestCarrier, Answered {
     exchange.detail = answer.detail;
     if (stream.closed || stream.destroyed) return;
     const changes = exchange.answerFields ?? [];
-    const own = ownAnswer(answer, { method: exchange.method, changes, grpc: exchange.grpc });
+    // HTTP/2 has no status above 599, and an authorizer may want one.
+    const sayable = answer.status > 599 ? { ...answer, status: 403 } : answer;
+    const own = ownAnswer(sayable, { method: exchange.method, changes, grpc: exchange.grpc });
     exchange.status = own.status;
     exchange.grpcStatus = own.grpcStatus;
     exchange.ownAnswer = true;
