@@ -27,11 +27,6 @@ export class AnswerWriter {
     this.#unsent = null;
   }
 
-  /** The head of an answer is here and was not sent. */
-  get waiting(): boolean {
-    return this.#unsent !== null;
-  }
-
   interim(answer: Http1Response): void {
     this.#stream.write(answer.write(PLAIN, null));
   }

@@ -481,13 +481,11 @@ export class HttpForwarder
   }
 
   bad(detail: string, begun: boolean): void {
-    if (begun && !this.#toDownstream.waiting) {
+    if (begun) {
       this.#toDownstream.uncork();
       this.#fail('bad_response', detail);
       return;
     }
-    // Nothing of it went on yet: an answer tells more than a cut.
-    this.#toDownstream.begin();
     this.#dropUpstream();
     this.#refuse({ status: 502, body: 'bad answer from upstream', reason: 'bad_response', detail }, false);
   }
