@@ -1,5 +1,4 @@
 /** The record of a downstream connection, and the set of all of them: registered before judged, swept for deadlines. */
-
 import type { Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';

@@ -1,5 +1,4 @@
 /** Writes requests to an upstream: head and first piece of the body as one write, the body in its framing. */
-
 import type { Upstream } from '../dial.ts';
 import { pass } from '../hear.ts';
 import type { HeldBody } from '../http/held-body.ts';

@@ -1,5 +1,4 @@
 /** Makes one stream of an HTTP/2 session look like an HTTP/1.1 connection to an upstream, for a downstream that speaks HTTP/1. */
-
 import { STATUS_CODES } from 'node:http';
 import { constants } from 'node:http2';
 import { Duplex } from 'node:stream';
