@@ -25,6 +25,14 @@ export interface RouteTls {
   readonly insecureSkipVerify: boolean;
 }
 
+/** The HBONE tunnel that leads to an endpoint: HTTP/2 CONNECT over mutual TLS. */
+export interface EndpointTunnel {
+  /** Where the peer takes HBONE. */
+  readonly port: number;
+  /** The SPIFFE URI of the workload behind it. */
+  readonly identity: string;
+}
+
 export interface Endpoint {
   readonly address: string;
   readonly port: number;
@@ -33,6 +41,8 @@ export interface Endpoint {
   readonly weight: number;
   /** The workload behind it, where the registry knows one. */
   readonly workload: Workload | null;
+  /** How it is reached by HBONE; null: by a connection of its own. Where set, `tls` is ISTIO_MUTUAL. */
+  readonly tunnel: EndpointTunnel | null;
 }
 
 export interface Route {

@@ -76,6 +76,10 @@ export interface Snapshot {
   modeOf(port: number): EffectiveMode;
   /** The service an inbound port serves, for metrics; null where no service claims it. */
   serviceOf(port: number): ServiceName | null;
+  /** A port of this workload: a service's, an ingress entry's, or one its WorkloadEntry or Pod names. */
+  declaresPort(port: number): boolean;
+  /** Where peers dial this workload's HBONE: 15008, or the WorkloadEntry's port named `hbone`. */
+  readonly hbonePort: number;
   /** Declared protocol of an inbound port; `auto` where nobody declared one. */
   protocolOf(port: number): Protocol;
   /**

@@ -59,7 +59,7 @@ function routeTo(snapshot: Snapshot, host: string, port: number): Route | null {
     port,
     protocol: 'auto',
     tls: PLAINTEXT,
-    endpoints: [{ address: host, port, tls: 'DISABLE', weight: 1, workload: null }],
+    endpoints: [{ address: host, port, tls: 'DISABLE', weight: 1, workload: null, tunnel: null }],
     ownPort: null,
     warnings: [],
   };
@@ -82,7 +82,7 @@ function routeFor(route: Route, host: string): Route {
     endpoints:
       ownPort === null
         ? route.endpoints
-        : [{ address: host, port: ownPort, tls: tls.mode, weight: 1, workload: null }],
+        : [{ address: host, port: ownPort, tls: tls.mode, weight: 1, workload: null, tunnel: null }],
   };
 }
 

@@ -79,6 +79,7 @@ export function routeTo(
         tls: set?.mode ?? autoModeOf(endpoint),
         weight: endpoint.workload?.weight ?? 1,
         workload: endpoint.workload,
+        tunnel: null,
       }),
     );
   const modes = passedThrough ? instances.map(autoModeOf) : endpoints.map(({ tls }) => tls);

@@ -127,7 +127,9 @@ function routed(route: Route, to: { port: number; tls: boolean } | null): Route 
     sni: 'outbound_.80_._.app.test',
     expectedIdentities: [spiffe('shop', 'orders')],
   } as const;
-  const endpoints = [{ address: LOOPBACK, port: to.port, tls: mode, weight: 1, workload: null }] as const;
+  const endpoints = [
+    { address: LOOPBACK, port: to.port, tls: mode, weight: 1, workload: null, tunnel: null },
+  ] as const;
   return { ...route, tls, endpoints };
 }
 

@@ -130,6 +130,7 @@ t.test('endpoints', async (t) => {
     tls: 'ISTIO_MUTUAL',
     weight,
     workload: null,
+    tunnel: null,
   });
   const loads = new Map<string, number>();
   const path = { loadOf: (address: string) => loads.get(address) ?? 0 } as unknown as DataPath;

@@ -26,7 +26,7 @@ class Names implements NameResolver {
 
 function route(...addresses: string[]): Route {
   const endpoints = addresses.map(
-    (address): Endpoint => ({ address, port: 443, tls: 'SIMPLE', weight: 2, workload: null }),
+    (address): Endpoint => ({ address, port: 443, tls: 'SIMPLE', weight: 2, workload: null, tunnel: null }),
   );
   return { endpoints } as unknown as Route;
 }

@@ -79,7 +79,9 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       credentialName: null,
       insecureSkipVerify: false,
     },
-    endpoints: [{ address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null }],
+    endpoints: [
+      { address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null, tunnel: null },
+    ],
     ownPort: null,
     warnings: [],
   };
@@ -129,6 +131,8 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
     modeOf: (port) =>
       port === 19080 ? { mode: 'STRICT', source: 'shop/default' } : { mode: 'PERMISSIVE', source: null },
     serviceOf: (port) => (port === 19080 ? { host: 'orders.shop', name: 'orders', namespace: 'shop' } : null),
+    declaresPort: (port) => port === 19080,
+    hbonePort: 15008,
     protocolOf: () => 'http',
     portsOf: () => [9090],
     route: (host) => (host.startsWith('payments') ? route : null),
