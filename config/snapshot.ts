@@ -19,7 +19,7 @@ import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import type { EndpointSlice } from '../registry/endpoint-slice.ts';
 import { decodeEndpointSlice, decodeEndpoints } from '../registry/endpoint-slice.ts';
 import { usableProviders } from '../registry/extension-providers.ts';
-import { appPorts, hbonePort } from '../registry/hbone.ts';
+import { HBONE_PORT } from '../registry/hbone.ts';
 import { inboundPorts } from '../registry/inbound.ts';
 import { decodeService } from '../registry/kube-service.ts';
 import type { Intercept } from '../registry/listeners.ts';
@@ -232,7 +232,9 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   const routes = cachedRoutes(context);
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
   const inbound = inboundPorts(registry, sidecar, own);
-  const named = appPorts(own);
+  // By flags a Pod is named, and its own document says more.
+  const pod = registry.pod(`${own.namespace}/${own.name}`)?.workload;
+  const named = new Set([...own.ports.values(), ...(pod?.ports.values() ?? [])]);
   const ingress = ingressListeners(sidecar, own, input.intercept);
   const extAuthz = usableProviders(decoded.mesh.extAuthz ?? new Map(), routes);
   const trusted = new Set([mesh.trustDomain, ...mesh.trustDomainAliases]);
@@ -250,7 +252,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     modeOf: compileModes(decoded.peerAuthentications, own.namespace, own.labels, rootNamespace),
     serviceOf: (port): ServiceName | null => inbound.get(port)?.service ?? null,
     declaresPort: (port) => inbound.has(port) || named.has(port),
-    hbonePort: hbonePort(own),
+    hbonePort: own.hbonePort ?? HBONE_PORT,
     protocolOf: (port) => inbound.get(port)?.protocol ?? 'auto',
     route: (host, port, subset) =>
       subset === undefined ? routes(host, port) : chooseRoute(context, host, port, subset),

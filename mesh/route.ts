@@ -31,6 +31,8 @@ export interface EndpointTunnel {
   readonly port: number;
   /** The SPIFFE URI of the workload behind it. */
   readonly identity: string;
+  /** Who may answer there: a rule's subjectAltNames, else that workload and whom its service names. Never empty. */
+  readonly expectedIdentities: readonly string[];
 }
 
 export interface Endpoint {

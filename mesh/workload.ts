@@ -20,6 +20,8 @@ export interface Workload {
   readonly addresses: readonly string[];
   /** Port name → number on the workload (WorkloadEntry `ports`). */
   readonly ports: ReadonlyMap<string, number>;
+  /** Where it takes HBONE: a WorkloadEntry's port named `hbone`, which is no port of its app; 15008 where none is given. */
+  readonly hbonePort?: number;
   /** WorkloadEntry `weight`; 1 where none is given. */
   readonly weight: number;
 }

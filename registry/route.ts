@@ -1,16 +1,17 @@
 /** Chooses the route to a service: its endpoints, and by DestinationRule or auto mTLS the TLS spoken to each. */
-import { identityOf } from '../mesh/identity.ts';
 import type { Endpoint, Route, RouteTls, TlsMode } from '../mesh/route.ts';
 import { selects } from '../mesh/schema.ts';
 import type { Mode } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
 import type { ServiceEndpoint } from './endpoints.ts';
-import { allEndpoints, endpointsOf, isOwnDestination, serviceWorkloads } from './endpoints.ts';
-import { isWildcard, shortName, withAliases } from './hosts.ts';
+import { allEndpoints, endpointsOf, isOwnDestination } from './endpoints.ts';
+import { allowsTunnel, TUNNEL_LABEL, takesHbone, tunnelTo } from './hbone.ts';
+import { isWildcard, shortName } from './hosts.ts';
 import type { Service } from './registry.ts';
-import { serviceAge, servicePort } from './registry.ts';
+import { servicePort } from './registry.ts';
 import type { RuleLookup } from './rule-lookup.ts';
 import { tlsOnPort } from './rule-lookup.ts';
+import { expectedIdentities, isOriginated, type NamingContext, tunnelIdentities } from './secure-naming.ts';
 import type { ServiceEntry } from './service-entry.ts';
 import type { ClientTls } from './traffic-policy.ts';
 import type { ClientView } from './visible.ts';
@@ -18,9 +19,8 @@ import { findService } from './visible.ts';
 import { TLS_MODE_LABEL } from './workload-entry.ts';
 
 /** What a route depends on, for one client workload. */
-export interface RouteContext extends ClientView {
+export interface RouteContext extends ClientView, NamingContext {
   readonly rules: RuleLookup;
-  readonly mesh: { readonly trustDomain: string; readonly trustDomainAliases: readonly string[] };
   /** MeshConfig `enableAutoMtls`. */
   readonly autoMtls: boolean;
   /** Effective PeerAuthentication mode of a workload's port; without labels that of its namespace. */
@@ -70,18 +70,22 @@ export function routeTo(
   const passedThrough = isOwnDestination(entry) || entry.resolution === 'HEADLESS';
   const instances = passedThrough ? allEndpoints(context.registry, service, port) : [];
   const autoModeOf = autoMtls(context, service, entry, passedThrough ? instances : null);
+  // As in Istio, whose ORIGINAL_DST clusters know nothing of the endpoints behind them.
+  const tunnelled = !passedThrough && allowsTunnel(set);
+  const expectedOf = tunnelIdentities(context, service, set);
   const endpoints = all
     .filter(({ workload }) => subset === null || selects(subset.labels, workload?.labels ?? NO_LABELS))
-    .map(
-      (endpoint): Endpoint => ({
+    .map((endpoint): Endpoint => {
+      const tunnel = tunnelled ? tunnelTo(endpoint, context.mesh.trustDomain, expectedOf) : null;
+      return {
         address: endpoint.address,
         port: endpoint.port,
-        tls: set?.mode ?? autoModeOf(endpoint),
+        tls: tunnel === null ? (set?.mode ?? autoModeOf(endpoint)) : 'ISTIO_MUTUAL',
         weight: endpoint.workload?.weight ?? 1,
         workload: endpoint.workload,
-        tunnel: null,
-      }),
-    );
+        tunnel,
+      };
+    });
   const modes = passedThrough ? instances.map(autoModeOf) : endpoints.map(({ tls }) => tls);
   const mode = set?.mode ?? (modes.includes('ISTIO_MUTUAL') ? 'ISTIO_MUTUAL' : 'DISABLE');
   const tls: RouteTls = {
@@ -101,7 +105,10 @@ export function routeTo(
     endpoints,
     // Istio's PassthroughTargetPorts.
     ownPort: ownDestination ? (declared.targetPort ?? port) : null,
-    warnings: warningsOf(service, tls, endpoints.length, ownDestination),
+    warnings: [
+      ...warningsOf(service, tls, endpoints, ownDestination),
+      ...untunnelled(service, endpoints, allowsTunnel(set)),
+    ],
   };
 }
 
@@ -171,11 +178,6 @@ function inMesh({ kind, labels, serviceAccount }: Workload): boolean {
   return kind === 'Pod' ? labels.get(INJECT_LABEL) === 'true' : serviceAccount !== '';
 }
 
-/** TLS to a server outside the mesh's own identities. */
-function isOriginated(mode: TlsMode): boolean {
-  return mode === 'SIMPLE' || mode === 'MUTUAL';
-}
-
 function sniOf(of: {
   readonly service: Service;
   readonly port: number;
@@ -193,40 +195,10 @@ function sniOf(of: {
   return isWildcard(service.host) ? null : service.host;
 }
 
-/**
- * Whom the server's certificate must name. ISTIO_MUTUAL: the rule's subjectAltNames, else the accounts of all
- * endpoints and the ServiceEntry's subjectAltNames, with aliases. SIMPLE and MUTUAL: the rule's, else the
- * ServiceEntry's in the same way ("Use subject alt names specified in service entry", which a Kubernetes Service is
- * not), else (Istio's auto_san_validation, where no `sni` is set) the host itself.
- */
-function expectedIdentities(
-  context: RouteContext,
-  service: Service,
-  mode: TlsMode,
-  set: ClientTls | null,
-): readonly string[] {
-  if (mode === 'DISABLE' || (isOriginated(mode) && set?.insecureSkipVerify)) return [];
-  if (set !== null && set.subjectAltNames.length > 0) return set.subjectAltNames;
-  const { trustDomain, trustDomainAliases } = context.mesh;
-  // Istio's addServiceAccounts: of several entries the newest one's names.
-  const newest = [...service.all].sort(serviceAge).at(-1);
-  const names = new Set(newest?.subjectAltNames);
-  for (const account of newest?.kubernetes?.serviceAccounts ?? []) {
-    names.add(identityOf(trustDomain, service.namespace, account).uri);
-  }
-  for (const { namespace, serviceAccount } of serviceWorkloads(context.registry, service)) {
-    if (serviceAccount !== '') names.add(identityOf(trustDomain, namespace, serviceAccount).uri);
-  }
-  const counts = !isOriginated(mode) || service.entries[0]?.kubernetes === null;
-  if (counts && names.size > 0) return withAliases(names, trustDomainAliases);
-  const asked = isOriginated(mode) && set?.sni === null && !isWildcard(service.host);
-  return asked ? [service.host] : [];
-}
-
 function warningsOf(
   service: Service,
   tls: RouteTls,
-  endpoints: number,
+  endpoints: readonly Endpoint[],
   ownDestination: boolean,
 ): readonly string[] {
   const { host } = service;
@@ -234,7 +206,9 @@ function warningsOf(
   const verified = tls.mode !== 'DISABLE' && !tls.insecureSkipVerify;
   // Behind a wildcard the name that was asked for is expected.
   const byName = ownDestination && isOriginated(tls.mode) && tls.sni === null;
-  if (verified && tls.expectedIdentities.length === 0 && !byName) {
+  // A tunnel's peer is always somebody in particular.
+  const named = endpoints.length > 0 && endpoints.every(({ tunnel }) => tunnel !== null);
+  if (verified && tls.expectedIdentities.length === 0 && !byName && !named) {
     const any = tls.mode === 'ISTIO_MUTUAL' ? 'any identity of the mesh' : 'any certificate of a trusted CA';
     warnings.push(
       `${host}: no endpoint has a service account and no subjectAltNames are given, so ${any} is accepted`,
@@ -253,10 +227,24 @@ function warningsOf(
     warnings.push(
       `${host}: a connection goes where its caller means it to go (resolution NONE or DYNAMIC_DNS)`,
     );
-  } else if (endpoints === 0) {
+  } else if (endpoints.length === 0) {
     warnings.push(`${host}: the service has no endpoint`);
   }
   return warnings;
+}
+
+/** Says of whom a tunnel is asked for in vain: a rule that turns tunnels off has its reasons, and is told by `analyze`. */
+function untunnelled(service: Service, endpoints: readonly Endpoint[], allowed: boolean): readonly string[] {
+  if (!allowed) return [];
+  const labelled = endpoints.filter(
+    ({ tunnel, workload }) => tunnel === null && workload !== null && takesHbone(workload),
+  );
+  const [first] = labelled;
+  if (first === undefined) return [];
+  const why = first.address.startsWith('unix:') ? 'a socket path' : 'an endpoint of a headless service';
+  return [
+    `${service.host}: ${first.address} is ${why} and reached without HBONE, whatever its label ${TUNNEL_LABEL} says`,
+  ];
 }
 
 /**

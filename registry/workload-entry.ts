@@ -94,11 +94,24 @@ function checkPorts(
   }
 }
 
+/** The name by which a WorkloadEntry's `ports` say where it takes HBONE. */
+const HBONE_PORT_NAME = 'hbone';
+
+/** Takes the port of tunnels out of a WorkloadEntry's ports: no service is ever served on it. */
+function withoutTunnelPort(workload: Workload): Workload {
+  const hbonePort = workload.ports.get(HBONE_PORT_NAME);
+  if (hbonePort === undefined) return workload;
+  const ports = new Map(workload.ports);
+  ports.delete(HBONE_PORT_NAME);
+  return { ...workload, ports, hbonePort };
+}
+
 /**
  * WorkloadEntry (networking.istio.io) → Workload, its service account '' where none is given.
  * @returns null where the address is missing or wrong; all faults are added to `problems`.
  */
 export function decodeWorkloadEntry(resource: Resource, problems: Problem[]): Workload | null {
   const reporter = new Reporter(resource, problems);
-  return endpointOf(resource)(resource.spec, ['spec'], reporter) ?? null;
+  const workload = endpointOf(resource)(resource.spec, ['spec'], reporter);
+  return workload === undefined ? null : withoutTunnelPort(workload);
 }
