@@ -1,8 +1,9 @@
 /** `oarlock route`: how the outbound side of a workload would reach a host and port. */
 import { Command, InvalidArgumentError } from 'commander';
 import { addConfigOptions, UsageError } from '../config/options.ts';
-import type { Route, RouteTls } from '../mesh/route.ts';
+import { type Route, type RouteTls, tunnelAddress } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
+import { hostPort } from '../mesh/text.ts';
 import { addOutputOption, addWorkloadOptions, compileQuery, printJson, readQuery } from './query.ts';
 
 /** The answer, as `-o json` prints it. */
@@ -11,7 +12,13 @@ interface Answer {
   readonly host: string;
   readonly port: number;
   readonly tls: Pick<RouteTls, 'mode' | 'auto' | 'sni' | 'expectedIdentities' | 'source'>;
-  readonly endpoints: readonly { readonly address: string; readonly port: number; readonly tls: string }[];
+  readonly endpoints: readonly {
+    readonly address: string;
+    readonly port: number;
+    readonly tls: string;
+    /** `ADDRESS:PORT` of its HBONE tunnel; null: a connection of its own. */
+    readonly tunnel: string | null;
+  }[];
   /** The registry knows no such host and port, so the bytes go untouched to where the caller sent them. */
   readonly passthrough: boolean;
   readonly warnings: readonly string[];
@@ -97,6 +104,7 @@ function known(host: string, { port, tls, endpoints, warnings }: Route): Answer 
       address: endpoint.address,
       port: endpoint.port,
       tls: endpoint.tls,
+      tunnel: tunnelAddress(endpoint),
     })),
     passthrough: false,
     warnings,
@@ -133,8 +141,10 @@ function table(answer: Answer): readonly string[] {
     if (tls.sni !== null) rows.push(['sni', tls.sni]);
     for (const identity of tls.expectedIdentities) rows.push(['expects', identity]);
     for (const endpoint of endpoints) {
-      const address = endpoint.address.includes(':') ? `[${endpoint.address}]` : endpoint.address;
-      rows.push(['endpoint', `${address}:${endpoint.port} ${endpoint.tls}`]);
+      const by = endpoint.tunnel === null ? '' : ` by HBONE on ${endpoint.tunnel}`;
+      const { address, port: number } = endpoint;
+      const at = address.startsWith('unix:') ? address : hostPort(address, number);
+      rows.push(['endpoint', `${at} ${endpoint.tls}${by}`]);
     }
   }
   for (const warning of warnings) rows.push(['warning', warning]);

@@ -19,7 +19,7 @@ import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import type { EndpointSlice } from '../registry/endpoint-slice.ts';
 import { decodeEndpointSlice, decodeEndpoints } from '../registry/endpoint-slice.ts';
 import { usableProviders } from '../registry/extension-providers.ts';
-import { HBONE_PORT } from '../registry/hbone.ts';
+import { HBONE_PORT, takesHbone } from '../registry/hbone.ts';
 import { inboundPorts } from '../registry/inbound.ts';
 import { decodeService } from '../registry/kube-service.ts';
 import type { Intercept } from '../registry/listeners.ts';
@@ -273,9 +273,11 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
 function ownWarnings(given: Workload, own: Workload, ingress: readonly IngressListener[]): readonly string[] {
   const warnings: string[] = [];
   if (given.serviceAccount === '') {
+    const plaintext = takesHbone(given)
+      ? ''
+      : ', and peers without an explicit DestinationRule or tlsMode label reach it in plaintext';
     warnings.push(
-      `WorkloadEntry ${given.namespace}/${given.name} has no serviceAccount: its identity is ${own.serviceAccount}, ` +
-        'and peers without an explicit DestinationRule or tlsMode label reach it in plaintext',
+      `WorkloadEntry ${given.namespace}/${given.name} has no serviceAccount: its identity is ${own.serviceAccount}${plaintext}`,
     );
   }
   for (const { bind, port, defaultEndpoint } of ingress) {

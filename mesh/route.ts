@@ -1,4 +1,5 @@
 /** How the outbound side reaches a host: its endpoints and the TLS spoken to each. */
+import { hostPort } from './text.ts';
 import type { Protocol, ServiceName, Workload } from './workload.ts';
 
 /** DestinationRule `tls.mode`. */
@@ -45,6 +46,11 @@ export interface Endpoint {
   readonly workload: Workload | null;
   /** How it is reached by HBONE; null: by a connection of its own. Where set, `tls` is ISTIO_MUTUAL. */
   readonly tunnel: EndpointTunnel | null;
+}
+
+/** `ADDRESS:PORT` where an endpoint's tunnel is dialled; null: it has none. */
+export function tunnelAddress({ address, tunnel }: Endpoint): string | null {
+  return tunnel === null ? null : hostPort(address, tunnel.port);
 }
 
 export interface Route {

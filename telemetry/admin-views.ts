@@ -1,7 +1,7 @@
 /** What `GET /certs` and `GET /snapshot` show, as plain data: never a key. */
 import { X509Certificate } from 'node:crypto';
 import type { Credentials } from '../mesh/credentials.ts';
-import type { Route } from '../mesh/route.ts';
+import { type Route, tunnelAddress } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 
 const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g;
@@ -128,11 +128,12 @@ function routeView(host: string, port: number, route: Route | null) {
       expectedIdentities: route.tls.expectedIdentities,
       source: route.tls.source,
     },
-    endpoints: route.endpoints.map(({ address, port: endpointPort, tls, weight }) => ({
-      address,
-      port: endpointPort,
-      tls,
-      weight,
+    endpoints: route.endpoints.map((endpoint) => ({
+      address: endpoint.address,
+      port: endpoint.port,
+      tls: endpoint.tls,
+      tunnel: tunnelAddress(endpoint),
+      weight: endpoint.weight,
     })),
     warnings: route.warnings,
   };

@@ -53,8 +53,8 @@ const autoTls = {
   expectedIdentities: ['spiffe://cluster.local/ns/foo/sa/one'],
   source: null,
 };
-const v1 = { address: '10.0.0.1', port: 19080, tls: 'ISTIO_MUTUAL' };
-const v2 = { address: 'fd00::2', port: 9080, tls: 'DISABLE' };
+const v1 = { address: '10.0.0.1', port: 19080, tls: 'ISTIO_MUTUAL', tunnel: null };
+const v2 = { address: 'fd00::2', port: 9080, tls: 'DISABLE', tunnel: null };
 const nothing = { mode: 'DISABLE', auto: true, sni: null, expectedIdentities: [], source: null };
 
 interface Row {
@@ -143,6 +143,24 @@ t.test('answers', async (t) => {
   }
   const { stdout } = await route('--host', HOST, '--port', '9080', '-o', 'json');
   t.same(JSON.parse(stdout), rows[0]?.answer, 'nothing else is in the answer');
+});
+
+t.test('tunnels', async (t) => {
+  const labelled = folder(t, {
+    'mesh.yaml': SET.replaceAll(
+      'labels: {app: reviews,',
+      'labels: {app: reviews, networking.istio.io/tunnel: http,',
+    ).replace('version: v2}}', 'version: v2}, ports: {hbone: 25008}}'),
+  });
+  const ask = ['route', '--config', labelled, '--host', HOST, '--port', '9080'];
+  const { stdout } = await oarlock([...ask, '-o', 'json']);
+  t.same(JSON.parse(stdout).endpoints, [
+    { ...v1, tunnel: '10.0.0.1:15008' },
+    { ...v2, tls: 'ISTIO_MUTUAL', tunnel: '[fd00::2]:25008' },
+  ]);
+  const table = await oarlock(ask);
+  t.match(table.stdout, /^endpoint +10\.0\.0\.1:19080 ISTIO_MUTUAL by HBONE on 10\.0\.0\.1:15008$/m);
+  t.match(table.stdout, /^endpoint +\[fd00::2\]:9080 ISTIO_MUTUAL by HBONE on \[fd00::2\]:25008$/m);
 });
 
 t.test('REGISTRY_ONLY passes nothing through', async (t) => {

@@ -62,6 +62,8 @@ t.test('/certs shows chain, roots, validity and state, and no key', (t) => {
 });
 
 t.test('/snapshot shows workload, modes with their source, listeners and routes', (t) => {
+  const identity = 'spiffe://td/ns/shop/sa/payments';
+  const tunnel = { port: 15008, identity, expectedIdentities: [identity] };
   const route: Route = {
     service: { host: 'payments.shop.svc.cluster.local', name: 'payments', namespace: 'shop' },
     port: 9090,
@@ -80,7 +82,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       insecureSkipVerify: false,
     },
     endpoints: [
-      { address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null, tunnel: null },
+      { address: '127.0.0.1', port: 19090, tls: 'ISTIO_MUTUAL', weight: 1, workload: null, tunnel },
     ],
     ownPort: null,
     warnings: [],
@@ -157,7 +159,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       {
         host: 'payments.shop.svc.cluster.local',
         tls: { mode: 'ISTIO_MUTUAL' },
-        endpoints: [{ port: 19090 }],
+        endpoints: [{ port: 19090, tunnel: '127.0.0.1:15008' }],
       },
       { host: 'gone.shop.svc.cluster.local', known: false },
     ],
