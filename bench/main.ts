@@ -2,11 +2,12 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Figures } from './figures.ts';
-import type { BenchOptions } from './options.ts';
+import { type BenchOptions, MEASUREMENTS, type Measurement } from './options.ts';
 
 const USAGE = `npm run bench -- [pairs|decide|micro|profile] [options]
-  --rows LIST          rows of pairs (default all: none,oarlock,oarlock-h2,http-proxy,http-proxy-3,undici,
-                       nginx,haproxy,haproxy-h2,envoy,envoy-h2; what is not on the machine is left out)
+  --rows LIST          rows of pairs (default all, bench/README.md has them; what is not on the machine is left out);
+                       profile takes the first, oarlock
+  --measure LIST       of ${MEASUREMENTS.join(', ')} (default all)
   --seconds N          measured time of each load (default 1; twice that at the fixed rate)
   --connections LIST   keep-alive connections, one load each (default 1,32,256; profile takes the first, 32)
   --rate N             requests a second of the open loop (default 1000)
@@ -23,6 +24,14 @@ function positive(text: string, name: string): number {
   throw new UsageError(`--${name} must be a number above 0`);
 }
 
+function measurements(list: string): readonly Measurement[] {
+  return list.split(',').map((name) => {
+    const found = MEASUREMENTS.find((one) => one === name);
+    if (found === undefined) throw new UsageError(`--measure has no ${name}`);
+    return found;
+  });
+}
+
 function read(): {
   readonly which: string;
   readonly json: string | undefined;
@@ -36,6 +45,7 @@ function read(): {
       rate: { type: 'string', default: '1000' },
       'no-access-log': { type: 'boolean', default: false },
       connections: { type: 'string' },
+      measure: { type: 'string' },
       rounds: { type: 'string', default: '3' },
       json: { type: 'string' },
       help: { type: 'boolean', default: false },
@@ -52,6 +62,7 @@ function read(): {
       connections: connections.split(',').map((text) => Math.round(positive(text, 'connections'))),
       rounds: Math.round(positive(values.rounds, 'rounds')),
       rows: values.rows?.split(',') ?? null,
+      measurements: values.measure === undefined ? null : measurements(values.measure),
       rate: positive(values.rate, 'rate'),
       accessLog: !values['no-access-log'],
     },

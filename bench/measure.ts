@@ -18,10 +18,13 @@ const HELD_MS = 30_000;
 
 /** Table and column of what the aims are about. */
 export const CPU = 'CPU µs/request, both';
+export const A_CPU_SECOND = 'requests a CPU second, both';
 export const BULK_CPU = 'CPU ms/100 MB, both';
 export const HANDSHAKE_CPU = 'server CPU ms/handshake';
 
 export const BULK_TABLE = `10 MB answers, ${BULK_CONNECTIONS} connections`;
+
+export const FRESH_TABLE = `1 KiB, a connection a request at both apps, ${FRESH_CONNECTIONS} at a time`;
 
 export const HELD_TABLE = memoryTable(`${HELD_CONNECTIONS.toLocaleString('en')} requests open`);
 
@@ -82,11 +85,16 @@ export async function fixedRate(
   addRequests(figures, rateTable(rate, connections), target.name, result);
 }
 
-/** The client opens a connection for each request, and the app closes its own after each. */
+/**
+ * The client opens a connection for each request, and the app closes its own after each. To a proxy of HTTP that is
+ * `Connection: close`; to one of TCP a connection that is opened, carries a request and its answer, and ends.
+ */
 export async function fresh(figures: Figures, target: Target, measureMs: number): Promise<void> {
   const what = { path: '/close', connections: FRESH_CONNECTIONS, measureMs, fresh: true };
-  const table = `1 KiB, a connection a request at both apps, ${FRESH_CONNECTIONS} at a time`;
-  addRequests(figures, table, target.name, await load(target, what));
+  const result = await load(target, what);
+  addRequests(figures, FRESH_TABLE, target.name, result);
+  const { requests, cpuMs } = result;
+  figures.add(FRESH_TABLE, target.name, A_CPU_SECOND, cpuMs === null ? null : requests / (cpuMs / 1000));
 }
 
 function addRequests(figures: Figures, table: string, row: string, result: LoadResult): void {
@@ -166,7 +174,7 @@ export async function memoryHeld(figures: Figures, row: string, pair: Pair, app:
   }
   await quiet();
   addMemory(figures, HELD_TABLE, row, pair);
-  figures.add(HELD_TABLE, row, 'connections between', connectionsTo(pair.ingress));
+  figures.add(HELD_TABLE, row, 'connections between', connectionsTo(pair.ingress, pair.callerPid));
   await child.stop();
 }
 

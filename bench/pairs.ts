@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { Child, nodeScript } from './children.ts';
 import { Figures } from './figures.ts';
 import * as measure from './measure.ts';
-import type { BenchOptions } from './options.ts';
+import { type BenchOptions, type Measurement, measures } from './options.ts';
 import { type AllCredentials, issueCredentials } from './peers/credentials.ts';
 import { type Pair, startPair } from './peers/start.ts';
+import { freePort } from './ports.ts';
 import { rows as allRows, NONE, OURS, type Row } from './rows.ts';
 import { aimsOf, ratiosOf, shortOf } from './summaries.ts';
 import { verify } from './verify.ts';
@@ -94,7 +95,7 @@ async function start(
   row: Row,
   { app, credentials, dir, options, figures }: StartOptions,
 ): Promise<Pair | null> {
-  const { peer, http2, http2App } = row;
+  const { peer, protocol, hbone, http2App } = row;
   const leaveOut = (why: string): null => {
     say(`!!! ${row.name} is LEFT OUT: ${why}`);
     figures.note(`${row.name}: **left out**: ${why}.`);
@@ -104,13 +105,14 @@ async function start(
   if (missing !== null) return leaveOut(missing);
   try {
     const pair = await startPair({
-      ...{ peer, http2, credentials },
+      ...{ peer, protocol, credentials },
+      tunnelled: hbone ? await freePort() : null,
       app: http2App ? app.ports.http2 : app.ports.http1,
       dir: join(dir, row.id),
       accessLog: options.accessLog,
     });
     await verify(row, pair, credentials);
-    await measure.memoryIdle(figures, row.name, pair);
+    if (measures(options, 'memory') && protocol !== 'tcp') await measure.memoryIdle(figures, row.name, pair);
     figures.note(`${row.name}: ${peer.note}.`);
     say(`${row.name}: serves, mutual TLS checked`);
     return pair;
@@ -155,8 +157,9 @@ class Bench {
   /** A daemon runs for days: what its first seconds cost more (a JIT compiles, pools fill) is told by the row `start`. */
   async warmUp(): Promise<void> {
     const nowhere = new Figures();
-    await this.#eachTarget((target) => measure.keepAlive(nowhere, target, RATE_CONNECTIONS, WARM_UP_MS));
+    await this.#eachHttp((target) => measure.keepAlive(nowhere, target, RATE_CONNECTIONS, WARM_UP_MS));
     await this.#eachTarget((target) => measure.fresh(nowhere, target, WARM_UP_MS / 3));
+    if (!measures(this.#options, 'handshakes')) return;
     for (const resumed of [false, true]) await this.#handshakes(nowhere, GROUPS[0], resumed, WARM_UP_MS / 3);
   }
 
@@ -165,32 +168,42 @@ class Bench {
     const { seconds, connections, rate } = this.#options;
     const ms = seconds * 1000;
     const figures = this.#figures;
-    for (const count of connections) {
-      await this.#eachTarget((target) => measure.keepAlive(figures, target, count, ms));
+    const wanted = (name: Measurement): boolean => measures(this.#options, name);
+    if (wanted('load')) {
+      for (const count of connections) {
+        await this.#eachHttp((target) => measure.keepAlive(figures, target, count, ms));
+      }
     }
-    await this.#eachTarget((target) =>
-      measure.fixedRate(figures, target, rate, RATE_CONNECTIONS, RATE_LASTS * ms),
-    );
-    await this.#eachTarget((target) => measure.bulk(figures, target, ms));
-    await this.#eachTarget((target) => measure.fresh(figures, target, ms));
-    for (const group of GROUPS) {
-      for (const resumed of [false, true]) await this.#handshakes(figures, group, resumed, ms);
+    if (wanted('rate')) {
+      await this.#eachHttp((target) =>
+        measure.fixedRate(figures, target, rate, RATE_CONNECTIONS, RATE_LASTS * ms),
+      );
     }
-    await this.#eachPair(async ({ row, pair }) => {
-      const table = "start: the caller's side, from its process to its first answer of 200";
-      figures.add(table, row.name, 'ms', await pair.timedStart());
-    });
+    if (wanted('bulk')) await this.#eachHttp((target) => measure.bulk(figures, target, ms));
+    if (wanted('fresh')) await this.#eachTarget((target) => measure.fresh(figures, target, ms));
+    if (wanted('handshakes')) {
+      for (const group of GROUPS) {
+        for (const resumed of [false, true]) await this.#handshakes(figures, group, resumed, ms);
+      }
+    }
+    if (wanted('start')) {
+      await this.#eachHttpPair(async ({ row, pair }) => {
+        const table = "start: the caller's side, from its process to its first answer of 200";
+        figures.add(table, row.name, 'ms', await pair.timedStart());
+      });
+    }
   }
 
   /** What would disturb the rounds. */
   async last(): Promise<void> {
+    if (!measures(this.#options, 'memory')) return;
     const { http1 } = this.#app.ports;
-    await this.#eachPair(({ row, pair }) => measure.memoryHeld(this.#figures, row.name, pair, http1));
+    await this.#eachHttpPair(({ row, pair }) => measure.memoryHeld(this.#figures, row.name, pair, http1));
   }
 
   async #handshakes(figures: Figures, group: string, resumed: boolean, measureMs: number): Promise<void> {
-    await this.#eachPair(async ({ row, pair }) => {
-      if (row.http2 || !row.peer.groups.includes(group)) return;
+    await this.#eachHttpPair(async ({ row, pair }) => {
+      if (row.protocol === 'http2' || row.hbone || !row.peer.groups.includes(group)) return;
       const credentials = this.#credentials.web;
       await measure.handshakes(figures, {
         row: row.name,
@@ -203,15 +216,26 @@ class Bench {
     });
   }
 
-  async #eachTarget(of: (target: measure.Target) => Promise<void>): Promise<void> {
+  /** All but the rows of TCP. */
+  async #eachHttp(of: (target: measure.Target) => Promise<void>): Promise<void> {
+    await this.#eachTarget(of, (row) => row.protocol !== 'tcp');
+  }
+
+  async #eachTarget(
+    of: (target: measure.Target) => Promise<void>,
+    isWanted: (row: Row) => boolean = () => true,
+  ): Promise<void> {
     for (const target of this.#targets) {
+      if (target.running !== null && !isWanted(target.running.row)) continue;
       await this.#attempt(target.running, () => of(target));
       target.running?.pair.emptyLogs();
     }
   }
 
-  async #eachPair(of: (running: Running) => Promise<void>): Promise<void> {
-    for (const one of this.#running) await this.#attempt(one, () => of(one));
+  async #eachHttpPair(of: (running: Running) => Promise<void>): Promise<void> {
+    for (const one of this.#running) {
+      if (one.row.protocol !== 'tcp') await this.#attempt(one, () => of(one));
+    }
   }
 
   /** A fault costs a cell and is told; of ours, or of the app, it makes the bench fail once all is measured. */

@@ -32,9 +32,11 @@ export function memoryOf(pid: number): Memory | null {
   return { rssMb: mb('VmRSS'), rssAnonMb: mb('RssAnon') };
 }
 
-/** Connections of this machine that are open to a port of 127.0.0.1; null where there is no /proc. */
-export function connectionsTo(port: number): number | null {
+/** Connections that are open to a port, of the network namespace that this process is in; null where there is no /proc. */
+export function connectionsTo(port: number, pid: number): number | null {
   if (process.platform !== 'linux') return null;
-  const remote = ` 0100007F:${port.toString(16).toUpperCase().padStart(4, '0')} 01 `;
-  return readFileSync('/proc/net/tcp', 'latin1').split(remote).length - 1;
+  const remotePort = port.toString(16).toUpperCase().padStart(4, '0');
+  const open = new RegExp(`: [0-9A-F]+:[0-9A-F]{4} [0-9A-F]+:${remotePort} 01 `, 'g');
+  const all = ['tcp', 'tcp6'].map((file) => readFileSync(`/proc/${pid}/net/${file}`, 'latin1')).join('');
+  return all.match(open)?.length ?? 0;
 }

@@ -31,7 +31,8 @@ export async function benchProfile(options: BenchOptions): Promise<void> {
   const app = await startApp();
   const pair = await startPair({
     peer: oarlock,
-    http2: false,
+    protocol: 'http1',
+    tunnelled: null,
     app: app.ports.http1,
     dir,
     credentials: await issueCredentials(dir),

@@ -1,10 +1,11 @@
 /** The rows of the side-by-side bench: a way from the generator to the app each. */
 import { envoy } from './peers/envoy.ts';
 import { haproxy } from './peers/haproxy.ts';
+import { hboneNodeHttp2 } from './peers/hbone-node-http2.ts';
 import { httpProxy, httpProxy3 } from './peers/http-proxy.ts';
 import { nginx } from './peers/nginx.ts';
 import { oarlock } from './peers/oarlock.ts';
-import type { Peer } from './peers/peer.ts';
+import type { Peer, Protocol } from './peers/peer.ts';
 import { pipe } from './peers/pipe.ts';
 import { undici } from './peers/undici.ts';
 
@@ -13,32 +14,51 @@ export interface Row {
   readonly id: string;
   readonly name: string;
   readonly peer: Peer;
-  /** HTTP/2 between the two sides. */
-  readonly http2: boolean;
+  /** Between the two sides. Rows of TCP are measured with new connections alone: of these the others tell with HTTP. */
+  readonly protocol: Protocol;
+  /** In streams of an HBONE tunnel. */
+  readonly hbone: boolean;
   /** HTTP/2 to the app as well: where the port is declared so, a mesh speaks it all the way. */
   readonly http2App: boolean;
 }
 
 /** The row without any proxy. */
 export const NONE = { id: 'none', name: 'no proxy' } as const;
-/** The row whose figures the aims are about. */
+/** Our row with a TLS connection for each; the ids of our other rows begin with it. */
 export const OURS = 'oarlock';
+export const OURS_HBONE = 'oarlock-hbone';
+export const OURS_HBONE_TCP = 'oarlock-hbone-tcp';
 
 export const rows: readonly Row[] = [
   row(OURS, oarlock),
-  row('oarlock-h2', oarlock, { http2: true, http2App: true }),
+  row(OURS_HBONE, oarlock, { hbone: true }),
+  row('oarlock-h2', oarlock, { protocol: 'http2', http2App: true }),
+  row('oarlock-tcp', oarlock, { protocol: 'tcp' }),
+  row(OURS_HBONE_TCP, oarlock, { protocol: 'tcp', hbone: true }),
   row('pipe', pipe),
+  row('hbone-node-http2', hboneNodeHttp2, { hbone: true }),
   row('http-proxy', httpProxy),
   row('http-proxy-3', httpProxy3),
   row('undici', undici),
   row('nginx', nginx),
   row('haproxy', haproxy),
-  row('haproxy-h2', haproxy, { http2: true }),
+  row('haproxy-h2', haproxy, { protocol: 'http2' }),
+  row('haproxy-tcp', haproxy, { protocol: 'tcp' }),
   row('envoy', envoy),
-  row('envoy-h2', envoy, { http2: true }),
+  row('envoy-h2', envoy, { protocol: 'http2' }),
+  row('envoy-tcp', envoy, { protocol: 'tcp' }),
 ];
 
-function row(id: string, peer: Peer, { http2 = false, http2App = false } = {}): Row {
-  const name = http2 ? `${peer.name}, HTTP/2 between` : peer.name;
-  return { id, name, peer, http2, http2App };
+function row(
+  id: string,
+  peer: Peer,
+  { protocol = 'http1', hbone = false, http2App = false }: Partial<Row> = {},
+): Row {
+  const name = [
+    peer.name,
+    ...(protocol === 'tcp' ? ['TCP'] : []),
+    ...(protocol === 'http2' ? ['HTTP/2 between'] : []),
+    ...(hbone && !peer.carriesBytes ? ['HBONE between'] : []),
+  ].join(', ');
+  return { id, name, peer, protocol, hbone, http2App };
 }

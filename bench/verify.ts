@@ -1,35 +1,77 @@
 /** Proves before anything is measured that a pair does mutual TLS, with both checks on. */
 import { readFileSync } from 'node:fs';
-import { createServer } from 'node:tls';
+import { connect, type Socket } from 'node:net';
+import { type ConnectionOptions, createServer } from 'node:tls';
 import type { AllCredentials } from './peers/credentials.ts';
 import type { Credentials } from './peers/peer.ts';
 import type { Pair } from './peers/start.ts';
-import { askPlain, askTls } from './request.ts';
+import { connectionsTo } from './proc.ts';
+import { askPlain, askTls, askTunnel } from './request.ts';
 import type { Row } from './rows.ts';
 
 /** A caller that goes to the wrong server must not be served; this long it may try. */
 const WRONG_SERVER_MS = 1_500;
+/** So many connections of the app at once, and at most so many tunnels for them (one, or one each for what came while the first shook hands). */
+const APP_CONNECTIONS = 16;
+const MOST_TUNNELS = 2;
+const KEPT_REQUEST = 'GET /small HTTP/1.1\r\nHost: orders.bench.svc.cluster.local\r\n\r\n';
+
+const ALPN = {
+  http1: ['istio-http/1.1', 'http/1.1'],
+  http2: ['istio-h2', 'h2'],
+  tcp: ['istio'],
+} as const;
 
 /** @throws with the check that failed */
 export async function verify(row: Row, pair: Pair, credentials: AllCredentials): Promise<void> {
   const { web, stranger } = credentials;
-  const root = {
-    ca: readFileSync(web.root),
-    ALPNProtocols: row.http2 ? ['istio-h2', 'h2'] : ['istio-http/1.1', 'http/1.1'],
-  };
+  const root = { ca: readFileSync(web.root) };
+  const ask = (tls: ConnectionOptions): Promise<number> =>
+    pair.tunnelled === null
+      ? askTls(pair.ingress, { ...tls, ALPNProtocols: [...ALPN[row.protocol]] })
+      : askTunnel(pair.ingress, `127.0.0.1:${pair.tunnelled}`, tls);
   const as = ({ cert, key }: Credentials) => ({ ...root, cert: readFileSync(cert), key: readFileSync(key) });
   const expected = (what: string, status: number, isRight: boolean): void => {
     if (!isRight) throw new Error(`${row.name}: ${what} got ${status === 0 ? 'no answer' : status}`);
   };
-  const allowed = await askTls(pair.ingress, as(web));
+  const allowed = await ask(as(web));
   expected('the allowed caller', allowed, allowed === 200);
-  const anonymous = await askTls(pair.ingress, root);
+  const anonymous = await ask(root);
   expected('a caller without certificate', anonymous, anonymous !== 200);
   const plain = await askPlain(pair.ingress);
   expected('a caller in plaintext', plain, plain !== 200);
-  const other = await askTls(pair.ingress, as(stranger));
+  const other = await ask(as(stranger));
   expected('a caller of another identity', other, (other === 200) !== row.peer.judges);
   await refusesWrongServer(row, pair, stranger);
+  if (row.hbone) await usesTunnel(row, pair);
+}
+
+/** Many connections of the app lie in one tunnel, and none beside it. */
+export async function usesTunnel(row: Row, pair: Pair): Promise<void> {
+  const kept = await Promise.all(
+    Array.from({ length: APP_CONNECTIONS }, () => connectionAnswered(row, pair.egress)),
+  );
+  const tunnels = connectionsTo(pair.ingress, pair.callerPid);
+  const beside = pair.tunnelled === null ? 0 : connectionsTo(pair.tunnelled, pair.callerPid);
+  for (const socket of kept) socket.destroy();
+  if (tunnels === null || beside === null) return;
+  if (tunnels === 0 || tunnels > MOST_TUNNELS || beside > 0) {
+    const found = `${tunnels} to the tunnels' port and ${beside} beside it`;
+    throw new Error(`${row.name}: ${APP_CONNECTIONS} connections of the app made ${found}: no HBONE`);
+  }
+}
+
+/** @returns a connection that was answered once, and is open */
+function connectionAnswered(row: Row, port: number): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ port, host: '127.0.0.1' });
+    const refuse = (): void => reject(new Error(`${row.name}: a connection of the app was not answered`));
+    socket.on('error', refuse).once('close', refuse);
+    socket.once('data', (chunk: Buffer) =>
+      chunk.toString('latin1', 0, 12) === 'HTTP/1.1 200' ? resolve(socket) : refuse(),
+    );
+    socket.write(KEPT_REQUEST);
+  });
 }
 
 /** The caller's side is pointed at a server of the same CA and another identity. */
@@ -60,9 +102,14 @@ async function refusesWrongServer(row: Row, pair: Pair, { cert, key, root }: Cre
   impostor.on('tlsClientError', () => {});
   await new Promise<void>((resolve) => impostor.listen(0, '127.0.0.1', resolve));
   const { port } = impostor.address() as { readonly port: number };
-  // Resolved or not: what counts is what reached the impostor.
-  await pair.timedStart(port, WRONG_SERVER_MS).catch(() => {});
+  const served = await pair.timedStart(port, WRONG_SERVER_MS).then(
+    () => true,
+    () => false,
+  );
   impostor.close();
+  // The port beside the tunnel's, where there is one, would lead to the right server.
+  if (served)
+    throw new Error(`${row.name}: the caller's side is served though its way leads to another server`);
   if (requests > 0) throw new Error(`${row.name}: the caller's side sends requests to any server`);
   if (handshakes === 0) throw new Error(`${row.name}: the caller's side never dialled the wrong server`);
 }

@@ -49,12 +49,20 @@ const EXTENSIONS = 'type.googleapis.com/envoy.extensions';
 /** Istio lifts these limits, which would refuse a thousand connections. */
 const UNLIMITED = 4_294_967_295;
 
+/** As istiod gives it. */
+const ALPN = {
+  http1: ['istio-http/1.1', 'istio', 'http/1.1'],
+  http2: ['istio-h2', 'istio', 'h2'],
+  tcp: ['istio'],
+} as const;
+
 const address = (port: number) => ({ socket_address: { address: '127.0.0.1', port_value: port } });
 
 function bootstrap(side: Side): unknown {
   const { listen } = side;
   const socket = side.role === 'callee' ? { transport_socket: downstreamTls(side) } : {};
-  const filters = [{ name: 'http', typed_config: connectionManager(side) }];
+  const filters =
+    side.protocol === 'tcp' ? tcpFilters(side) : [{ name: 'http', typed_config: connectionManager(side) }];
   return {
     static_resources: {
       listeners: [{ name: 'in', address: address(listen), filter_chains: [{ filters, ...socket }] }],
@@ -63,18 +71,34 @@ function bootstrap(side: Side): unknown {
   };
 }
 
-function connectionManager({ role, dir, http2, accessLog }: Side): unknown {
-  const callee = role === 'callee';
+function accessLogs({ dir, accessLog }: Side): readonly unknown[] {
   const log = {
     '@type': `${EXTENSIONS}.access_loggers.file.v3.FileAccessLog`,
     path: join(dir, 'access.log'),
     log_format: { json_format: ISTIO_JSON },
   };
+  return accessLog ? [{ name: 'file', typed_config: log }] : [];
+}
+
+function tcpFilters(side: Side): readonly unknown[] {
+  const proxy = {
+    '@type': `${EXTENSIONS}.filters.network.tcp_proxy.v3.TcpProxy`,
+    stat_prefix: side.role,
+    cluster: 'next',
+    access_log: accessLogs(side),
+  };
+  const tcp = { name: 'tcp', typed_config: proxy };
+  return side.role === 'callee' ? [rbac('network'), tcp] : [tcp];
+}
+
+function connectionManager(side: Side): unknown {
+  const { role, protocol } = side;
+  const callee = role === 'callee';
   const router = { name: 'router', typed_config: { '@type': `${EXTENSIONS}.filters.http.router.v3.Router` } };
   return {
     '@type': `${EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager`,
     stat_prefix: callee ? 'inbound' : 'outbound',
-    codec_type: callee && http2 ? 'HTTP2' : 'HTTP1',
+    codec_type: callee && protocol === 'http2' ? 'HTTP2' : 'HTTP1',
     normalize_path: true,
     ...(role === 'plain' ? { upgrade_configs: [{ upgrade_type: 'websocket' }] } : {}),
     ...(callee
@@ -83,8 +107,8 @@ function connectionManager({ role, dir, http2, accessLog }: Side): unknown {
           set_current_client_cert_details: { subject: true, dns: true, uri: true },
         }
       : {}),
-    access_log: accessLog ? [{ name: 'file', typed_config: log }] : [],
-    http_filters: callee ? [rbac(), router] : [router],
+    access_log: accessLogs(side),
+    http_filters: callee ? [rbac('http'), router] : [router],
     route_config: {
       virtual_hosts: [
         {
@@ -97,7 +121,7 @@ function connectionManager({ role, dir, http2, accessLog }: Side): unknown {
   };
 }
 
-function rbac(): unknown {
+function rbac(layer: 'http' | 'network'): unknown {
   const policy = {
     permissions: [{ any: true }],
     principals: [{ authenticated: { principal_name: { exact: CALLER_URI } } }],
@@ -105,20 +129,22 @@ function rbac(): unknown {
   return {
     name: 'rbac',
     typed_config: {
-      '@type': `${EXTENSIONS}.filters.http.rbac.v3.RBAC`,
+      '@type': `${EXTENSIONS}.filters.${layer}.rbac.v3.RBAC`,
+      ...(layer === 'network' ? { stat_prefix: 'rbac' } : {}),
       rules: { action: 'ALLOW', policies: { 'ns[bench]-policy[web-only]-rule[0]': policy } },
     },
   };
 }
 
-function cluster({ role, dial, http2, credentials }: Side): unknown {
+function cluster({ role, dial, protocol, credentials }: Side): unknown {
   const between = role === 'caller';
-  const version = between && http2 ? { http2_protocol_options: {} } : { http_protocol_options: {} };
+  const version =
+    between && protocol === 'http2' ? { http2_protocol_options: {} } : { http_protocol_options: {} };
   const context = {
     '@type': `${EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext`,
     sni: SERVICE,
     common_tls_context: {
-      alpn_protocols: http2 ? ['istio-h2', 'istio', 'h2'] : ['istio-http/1.1', 'istio', 'http/1.1'],
+      alpn_protocols: ALPN[protocol],
       ...tls(credentials, { exact: CALLEE_URI }),
     },
   };
@@ -131,24 +157,28 @@ function cluster({ role, dial, http2, credentials }: Side): unknown {
       cluster_name: 'next',
       endpoints: [{ lb_endpoints: [{ endpoint: { address: address(dial) } }] }],
     },
-    typed_extension_protocol_options: {
-      'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
-        '@type': `${EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions`,
-        explicit_http_config: version,
-      },
-    },
+    ...(protocol === 'tcp' ? {} : { typed_extension_protocol_options: httpOptions(version) }),
     ...(between ? { transport_socket: { name: 'tls', typed_config: context } } : {}),
   };
 }
 
-function downstreamTls({ credentials, http2 }: Side): unknown {
+function httpOptions(version: unknown): unknown {
+  return {
+    'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
+      '@type': `${EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions`,
+      explicit_http_config: version,
+    },
+  };
+}
+
+function downstreamTls({ credentials, protocol }: Side): unknown {
   return {
     name: 'tls',
     typed_config: {
       '@type': `${EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext`,
       require_client_certificate: true,
       common_tls_context: {
-        alpn_protocols: http2 ? ['istio-h2', 'istio', 'h2'] : ['istio-http/1.1', 'istio', 'http/1.1'],
+        alpn_protocols: ALPN[protocol],
         ...tls(credentials, { prefix: 'spiffe://cluster.local/' }),
       },
     },

@@ -30,9 +30,25 @@ const LOG_FORMAT =
   `"bytes_received":%U,"bytes_sent":%B,"upstream_host":"%si:%sp","upstream_local_address":"%bi:%bp",` +
   `"downstream_local_address":"%fi:%fp","downstream_remote_address":"%ci:%cp","requested_server_name":"%[ssl_fc_sni]"}'`;
 
-function configuration({ role, listen, dial, credentials, http2, accessLog }: Side, bundle: string): string {
-  const alpn = http2 ? 'h2' : 'http/1.1';
-  const tls = `ssl crt ${bundle} ca-file ${credentials.root} verify required ssl-min-ver TLSv1.3 alpn ${alpn}`;
+const TCP_LOG_FORMAT =
+  `'{"start_time":"%t","duration":%Tt,"bytes_received":%U,"bytes_sent":%B,"response_flags":"%ts","upstream_host":"%si:%sp",` +
+  `"upstream_local_address":"%bi:%bp","downstream_local_address":"%fi:%fp","downstream_remote_address":"%ci:%cp",` +
+  `"requested_server_name":"%[ssl_fc_sni]"}'`;
+
+function httpRules(role: Side['role']): string {
+  return `declare capture request len 256
+  http-request capture req.hdr(host) id 0
+  ${role === 'callee' ? 'http-request set-header X-Forwarded-Client-Cert "Hash=%[ssl_c_sha1,hex]"' : 'http-request del-header X-Forwarded-Client-Cert'}
+  ${role === 'plain' ? 'http-request del-header Upgrade unless { req.hdr(Upgrade) -m str -i websocket }' : ''}`;
+}
+
+function configuration(
+  { role, listen, dial, credentials, protocol, accessLog }: Side,
+  bundle: string,
+): string {
+  const http = protocol !== 'tcp';
+  const alpn = { http1: 'alpn http/1.1', http2: 'alpn h2', tcp: 'alpn istio' }[protocol];
+  const tls = `ssl crt ${bundle} ca-file ${credentials.root} verify required ssl-min-ver TLSv1.3 ${alpn}`;
   const bind = role === 'callee' ? `${tls} curves X25519` : '';
   const server = role === 'caller' ? `${tls} verifyhost ${SERVICE} pool-max-conn -1` : '';
   return `
@@ -41,19 +57,16 @@ global
   maxconn 8192
   ${accessLog ? 'log stdout len 4096 format raw local0 info' : ''}
 defaults
-  mode http
-  ${accessLog ? `log global\n  log-format ${LOG_FORMAT}` : ''}
+  mode ${http ? 'http' : 'tcp'}
+  ${accessLog ? `log global\n  log-format ${http ? LOG_FORMAT : TCP_LOG_FORMAT}` : ''}
   timeout connect 10s
   timeout client 1h
   timeout server 1h
   timeout http-keep-alive 1h
-  http-reuse always
+  ${http ? 'http-reuse always' : ''}
 frontend in
   bind 127.0.0.1:${listen} backlog 4096 ${bind}
-  declare capture request len 256
-  http-request capture req.hdr(host) id 0
-  ${role === 'callee' ? 'http-request set-header X-Forwarded-Client-Cert "Hash=%[ssl_c_sha1,hex]"' : 'http-request del-header X-Forwarded-Client-Cert'}
-  ${role === 'plain' ? 'http-request del-header Upgrade unless { req.hdr(Upgrade) -m str -i websocket }' : ''}
+  ${http ? httpRules(role) : ''}
   default_backend out
 backend out
   server next 127.0.0.1:${dial} ${server}

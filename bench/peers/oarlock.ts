@@ -20,21 +20,51 @@ export const oarlock: Peer = {
     const args = [
       ...['run', '--config', file, '--workload', `bench/${workload}`, '--intercept', 'none'],
       ...['--bind', '127.0.0.1', '--cert-dir', dirname(side.credentials.cert), '--drain', '1s'],
-      ...['--admin-port', 'off', '--health-port', 'off', '--hbone-port', 'off', '--metrics-port', '0'],
+      ...[
+        '--admin-port',
+        'off',
+        '--health-port',
+        'off',
+        '--hbone-port',
+        hbonePort(side),
+        '--metrics-port',
+        '0',
+      ],
       ...['--log-level', 'warn', '--access-log', side.accessLog ? join(side.dir, 'access.log') : 'off'],
     ];
     return nodeScript('cli/main.ts', args, side.nodeFlags);
   },
 };
 
-function port({ http2 }: Side, number: number): string {
-  return http2
-    ? `{number: ${number}, name: http2, protocol: HTTP2}`
-    : `{number: ${number}, name: http, protocol: HTTP}`;
+function hbonePort({ role, listen, tunnelled }: Side): string {
+  return role === 'callee' && tunnelled !== null ? String(listen) : 'off';
+}
+
+const DECLARED = {
+  http1: { name: 'http', protocol: 'HTTP' },
+  http2: { name: 'http2', protocol: 'HTTP2' },
+  tcp: { name: 'tcp', protocol: 'TCP' },
+} as const;
+
+function port(side: Side, number: number): string {
+  const { name, protocol } = DECLARED[side.protocol];
+  return `{number: ${number}, name: ${name}, protocol: ${protocol}}`;
+}
+
+/** @param reached the port that the callee's side is dialled at: for each connection, or for a tunnel of many */
+function callee({ protocol, tunnelled }: Side, reached: number): string {
+  const { name } = DECLARED[protocol];
+  const ports = tunnelled === null ? `${name}: ${reached}` : `${name}: ${tunnelled}, hbone: ${reached}`;
+  const tunnel = tunnelled === null ? '' : ', networking.istio.io/tunnel: http';
+  return `
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: orders, namespace: bench}
+spec: {address: 127.0.0.1, labels: {app: orders${tunnel}}, serviceAccount: orders, ports: {${ports}}}`;
 }
 
 function callerResources(side: Side): string {
-  const { listen, dial, http2 } = side;
+  const { listen, dial } = side;
   return `
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -45,11 +75,7 @@ spec:
   resolution: STATIC
   ports: [${port(side, listen)}]
   workloadSelector: {labels: {app: orders}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: bench}
-spec: {address: 127.0.0.1, labels: {app: orders}, serviceAccount: orders, ports: {${http2 ? 'http2' : 'http'}: ${dial}}}
+---${callee(side, dial)}
 ---
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
@@ -69,11 +95,7 @@ ${modeAndPolicy('STRICT')}`;
 }
 
 function calleeResources(side: Side): string {
-  return `
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: orders, namespace: bench}
-spec: {address: 127.0.0.1, labels: {app: orders}, serviceAccount: orders}
+  return `${callee(side, side.listen)}
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
@@ -81,7 +103,7 @@ metadata: {name: orders, namespace: bench}
 spec:
   workloadSelector: {labels: {app: orders}}
   ingress:
-  - port: ${port(side, side.listen)}
+  - port: ${port(side, side.tunnelled ?? side.listen)}
     bind: 127.0.0.1
     defaultEndpoint: 127.0.0.1:${side.dial}
 ${side.role === 'plain' ? mode('DISABLE') : modeAndPolicy('STRICT')}`;

@@ -5,6 +5,9 @@ export const CALLER_URI = 'spiffe://cluster.local/ns/bench/sa/web';
 export const CALLEE_URI = 'spiffe://cluster.local/ns/bench/sa/orders';
 export const SERVICE = 'orders.bench.svc.cluster.local';
 
+/** What a side's port is declared as, and is spoken between the two sides. */
+export type Protocol = 'http1' | 'http2' | 'tcp';
+
 /** One process of a pair, between two ports of 127.0.0.1. */
 export interface Side {
   /** `caller`: plaintext in, mutual TLS out. `callee`: mutual TLS in, plaintext out. `plain`: plaintext both ways. */
@@ -15,8 +18,12 @@ export interface Side {
   readonly dir: string;
   /** Of no use to `plain`. */
   readonly credentials: Credentials;
-  /** HTTP/2 between the two sides. */
-  readonly http2: boolean;
+  readonly protocol: Protocol;
+  /**
+   * For two sides with HBONE between: the port of the callee's side that each stream names as where it goes, and that
+   * nobody is to connect to. Null for two sides with a connection for each.
+   */
+  readonly tunnelled: number | null;
   readonly accessLog: boolean;
   /** Flags of Node, for those that run under it. */
   readonly nodeFlags: readonly string[];
@@ -37,6 +44,8 @@ export interface Peer {
   readonly judges: boolean;
   /** Key exchange groups that its handshakes are measured with; none where another peer's are the same. */
   readonly groups: readonly string[];
+  /** Joins connections and reads nothing of what they carry: its row is one of HTTP and one of TCP. */
+  readonly carriesBytes?: boolean;
   /** What its rows have and lack, for the notes below the tables. */
   readonly note: string;
   /** Why it cannot run on this machine; null where it can. */

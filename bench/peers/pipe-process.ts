@@ -1,22 +1,11 @@
 /** One side of a pair that only moves bytes, in a process of its own. */
-import { createServer, connect as dial, type Socket } from 'node:net';
+import { createServer, connect as dial } from 'node:net';
 import { connect, createServer as createTlsServer } from 'node:tls';
+import { join } from './join.ts';
 import { clientTls, serverTls, sideOf } from './node-tls.ts';
 import { CALLER_URI } from './peer.ts';
 
 const side = sideOf();
-
-function join(a: Socket, b: Socket): void {
-  a.pipe(b);
-  b.pipe(a);
-  for (const [one, other] of [
-    [a, b],
-    [b, a],
-  ] as const) {
-    one.on('error', () => other.destroy());
-    one.on('close', () => other.destroy());
-  }
-}
 
 const to = { port: side.dial, host: '127.0.0.1' };
 if (side.role === 'callee') {

@@ -5,6 +5,7 @@ import type { Peer } from './peer.ts';
 export const pipe: Peer = {
   name: 'Node, bytes alone',
   judges: true,
+  carriesBytes: true,
   groups: ['X25519', 'X25519MLKEM768'],
   note: 'no proxy of HTTP: `net` and `tls` streams joined, SPIFFE URIs compared once a connection; nothing read, judged, counted or logged',
   missing: () => null,

@@ -7,7 +7,7 @@ import { haproxy } from './haproxy.ts';
 import { httpProxy, httpProxy3 } from './http-proxy.ts';
 import { nginx } from './nginx.ts';
 import type { Credentials } from './peer.ts';
-import { startSide } from './start.ts';
+import { startSide, type Wanted } from './start.ts';
 import { undici } from './undici.ts';
 
 const peers = {
@@ -48,9 +48,10 @@ export async function startPeer(
   const clear = (): void => rmSync(dir, { recursive: true, force: true });
   process.once('exit', clear);
   const identities = { web: NO_CREDENTIALS, orders: NO_CREDENTIALS, stranger: NO_CREDENTIALS };
-  const wanted = {
+  const wanted: Wanted = {
     peer: peers[name],
-    http2: false,
+    protocol: 'http1',
+    tunnelled: null,
     app: upstreamPort,
     dir,
     credentials: identities,

@@ -5,7 +5,7 @@ import { Child } from '../children.ts';
 import { freePort } from '../ports.ts';
 import { askPlain, connects } from '../request.ts';
 import type { AllCredentials } from './credentials.ts';
-import type { Peer, Side } from './peer.ts';
+import type { Peer, Protocol, Side } from './peer.ts';
 
 /** Until the first request is answered. */
 const SERVED_MS = 15_000;
@@ -16,7 +16,9 @@ const ATTEMPTS = 3;
 /** What a pair is started with. */
 export interface Wanted {
   readonly peer: Peer;
-  readonly http2: boolean;
+  readonly protocol: Protocol;
+  /** As {@link Side} has it, free so far. */
+  readonly tunnelled: number | null;
   /** Port of the app, in the version the callee's side speaks to it. */
   readonly app: number;
   /** A folder of its own; it need not exist. */
@@ -51,9 +53,14 @@ export class Pair {
     return this.#caller.port;
   }
 
-  /** Where the caller's side dials, in mutual TLS. */
+  /** Where the caller's side dials, in mutual TLS: for each connection, or a tunnel. */
   get ingress(): number {
     return this.#callee.port;
+  }
+
+  /** The port that streams of a tunnel name; null for none. */
+  get tunnelled(): number | null {
+    return this.#wanted.tunnelled;
   }
 
   get callerPid(): number {
@@ -118,7 +125,7 @@ export async function startSide(
   mkdirSync(dir, { recursive: true });
   for (let attempt = 1; ; attempt++) {
     const listen = await freePort();
-    const { peer, credentials, http2, accessLog, nodeFlags = [] } = wanted;
+    const { peer, credentials, protocol, tunnelled, accessLog, nodeFlags = [] } = wanted;
     const own = role === 'caller' ? credentials.web : credentials.orders;
     const command = peer.command({
       role,
@@ -126,7 +133,8 @@ export async function startSide(
       dial,
       dir,
       credentials: own,
-      http2,
+      protocol,
+      tunnelled,
       accessLog,
       nodeFlags,
     });
