@@ -6,8 +6,9 @@ import { load } from './measure.ts';
 import type { BenchOptions } from './options.ts';
 import { benchDir, startApp } from './pairs.ts';
 import { issueCredentials } from './peers/credentials.ts';
-import { oarlock } from './peers/oarlock.ts';
 import { startPair } from './peers/start.ts';
+import { freePort } from './ports.ts';
+import { OURS, type Row, rows } from './rows.ts';
 
 const SHOWN = 25;
 const ROOT = join(import.meta.dirname, '..');
@@ -29,18 +30,19 @@ export async function benchProfile(options: BenchOptions): Promise<void> {
   const profiles = join(dir, 'profiles');
   mkdirSync(profiles);
   const app = await startApp();
+  const row = wantedRow(options);
+  const { peer, protocol, hbone, http2App } = row;
   const pair = await startPair({
-    peer: oarlock,
-    protocol: 'http1',
-    tunnelled: null,
-    app: app.ports.http1,
+    ...{ peer, protocol },
+    tunnelled: hbone ? await freePort() : null,
+    app: http2App ? app.ports.http2 : app.ports.http1,
     dir,
     credentials: await issueCredentials(dir),
     accessLog: options.accessLog,
     nodeFlags: ['--cpu-prof', `--cpu-prof-dir=${profiles}`],
   });
   const [connections = 32] = options.connections;
-  const target = { name: oarlock.name, port: pair.egress, pids: pair.pids };
+  const target = { name: row.name, port: pair.egress, pids: pair.pids };
   const measureMs = options.seconds * options.rounds * 1000;
   const { requests, seconds, cpuMs } = await load(target, { path: '/small', connections, measureMs });
   // The profiles are written as the processes leave.
@@ -48,17 +50,26 @@ export async function benchProfile(options: BenchOptions): Promise<void> {
   await app.child.stop();
   const self = new Map<string, number>();
   let busy = 0;
-  for (const name of readdirSync(profiles)) {
+  const written = readdirSync(profiles);
+  if (written.length === 0) throw new Error(`${row.name} wrote no profile: V8's are those of rows of Node`);
+  for (const name of written) {
     busy += addTo(self, JSON.parse(readFileSync(join(profiles, name), 'utf8')) as CpuProfile, measureMs);
   }
   const perRequest = cpuMs === null ? '' : `, ${((cpuMs * 1000) / requests).toFixed(0)} µs CPU a request`;
   process.stdout.write(
-    `${connections} connections, ${Math.round(requests / seconds)} requests/s${perRequest}, both under the profiler.\n\n| share of busy time | function |\n| ---: | --- |\n`,
+    `${row.name}, ${connections} connections, ${Math.round(requests / seconds)} requests/s${perRequest}, both under the profiler.\n\n| share of busy time | function |\n| ---: | --- |\n`,
   );
   const top = [...self].toSorted(([, a], [, b]) => b - a).slice(0, SHOWN);
   for (const [name, micros] of top) {
     process.stdout.write(`| ${((micros / busy) * 100).toFixed(1)} % | ${name} |\n`);
   }
+}
+
+function wantedRow(options: BenchOptions): Row {
+  const [id = OURS] = options.rows ?? [];
+  const row = rows.find((row) => row.id === id);
+  if (row === undefined) throw new Error(`there is no row ${id}`);
+  return row;
 }
 
 /**
