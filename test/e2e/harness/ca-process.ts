@@ -20,15 +20,19 @@ export class CaProcess {
     this.running = this.#start();
   }
 
-  /** Starts one whose root lies in `dir`. */
-  static async start(t: Test, dir: string, ttl = '1h'): Promise<CaProcess> {
-    const ca = new CaProcess(t, dir, `127.0.0.1:${await freePort()}`, ttl);
+  /** Starts one whose root lies in `dir`, on an address of this machine. */
+  static async start(t: Test, dir: string, ttl = '1h', host = '127.0.0.1'): Promise<CaProcess> {
+    const ca = new CaProcess(t, dir, `${host}:${await freePort()}`, ttl);
     await ca.up();
     return ca;
   }
 
   get root(): string {
     return join(this.dir, 'root-cert.pem');
+  }
+
+  get port(): number {
+    return Number(this.address.slice(this.address.lastIndexOf(':') + 1));
   }
 
   up(): Promise<unknown> {

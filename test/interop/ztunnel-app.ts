@@ -1,0 +1,21 @@
+/** Run in the namespace behind ztunnel: its apps, and its callers, at the bidding of the test that forked it. */
+import { type CallerName, callers, startApps } from './ztunnel-traffic.ts';
+
+export interface Order {
+  readonly id: number;
+  readonly name: CallerName;
+  readonly args: readonly unknown[];
+}
+
+const { ports } = await startApps();
+
+process.on('message', async ({ id, name, args }: Order) => {
+  const caller = callers[name] as (...args: readonly unknown[]) => Promise<unknown>;
+  try {
+    process.send?.({ id, result: await caller(...args) });
+  } catch (error) {
+    process.send?.({ id, error: String(error) });
+  }
+});
+process.on('disconnect', () => process.exit(0));
+process.send?.({ ports });

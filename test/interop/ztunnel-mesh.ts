@@ -1,0 +1,187 @@
+/** The mesh of the ztunnel tests: `orders` beside Oarlock in this namespace, `legacy` beside ztunnel in one of its own. */
+import { join } from 'node:path';
+import type { Test } from 'tap';
+import { CaProcess } from '../e2e/harness/ca-process.ts';
+import { Mesh, type Sidecar } from '../e2e/harness/mesh.ts';
+import { freePorts } from '../e2e/harness/ports.ts';
+import { egress, hostOf, ingress, type PortYaml, service, sidecar } from '../e2e/harness/resources.ts';
+import { peerAuthentication, policy } from '../e2e/harness/shop.ts';
+import { createNamespace, type Namespace } from './ztunnel-net.ts';
+import { type AppProcess, startAppProcess, startZtunnel, type Ztunnel } from './ztunnel-peer.ts';
+import { type AppPorts, startApps, type Target } from './ztunnel-traffic.ts';
+
+/** Both always dial HBONE here. */
+export const HBONE_PORT = 15_008;
+/** Of Istio's label that makes an endpoint's peers dial HBONE. */
+const TUNNEL_LABEL = 'networking.istio.io/tunnel: http';
+/** A service of ztunnel's registry with the sidecar as its waypoint, which it is not. */
+export const STRAY: Target = { host: '198.19.0.1', port: 80 };
+/** Nothing listens on it, on either side. */
+const DOWN = 9;
+
+export type PortName = keyof AppPorts | 'down' | 'httpDown' | 'denied';
+
+/** What each port carries; `denied` is the one ztunnel's policy refuses. */
+const PROTOCOLS: Readonly<Record<PortName, string>> = {
+  http: 'HTTP',
+  digest: 'TCP',
+  greet: 'TCP',
+  reset: 'TCP',
+  down: 'TCP',
+  httpDown: 'HTTP',
+  denied: 'HTTP',
+};
+const NAMES = Object.keys(PROTOCOLS) as PortName[];
+
+type Numbers = Readonly<Record<PortName, number>>;
+
+export interface World {
+  readonly mesh: Mesh;
+  readonly namespace: Namespace;
+  readonly ca: CaProcess;
+  readonly orders: Sidecar;
+  /** The apps and callers beside ztunnel. */
+  readonly theirs: AppProcess;
+  /** The apps beside Oarlock, and where this process dials them. */
+  readonly ours: AppPorts;
+  /** Where ztunnel's callers reach the apps beside Oarlock. */
+  readonly toOrders: (name: PortName) => Target;
+  /** Where Oarlock's callers reach the apps beside ztunnel. */
+  readonly toLegacy: (name: PortName) => Target;
+  /** The same apps under a name whose account is not ztunnel's. */
+  readonly toImpostor: (name: PortName) => Target;
+  /** Starts ztunnel; the one before must be gone. */
+  readonly startZtunnel: () => Promise<Ztunnel>;
+}
+
+/** Starts all but ztunnel. */
+export async function createWorld(t: Test, binary: string): Promise<World> {
+  const namespace = createNamespace(t);
+  const { here, there } = namespace;
+  const side = await startApps();
+  t.teardown(() => side.close());
+  const theirs = await startAppProcess(t, namespace);
+  const ingressPorts = await numbers();
+  const legacyPorts = await numbers();
+  const impostorPorts = await numbers();
+  const listening: Numbers = { ...theirs.ports, down: DOWN, httpDown: DOWN + 2, denied: DOWN + 4 };
+  const apps: Numbers = { ...side.ports, down: DOWN, httpDown: DOWN, denied: DOWN };
+  const mesh = await Mesh.create(
+    t,
+    [
+      peerAuthentication('STRICT'),
+      service('orders', portsOf(ingressPorts)),
+      workloadAt(here, 'orders', 'orders', ingressPorts),
+      service('legacy', portsOf(legacyPorts)),
+      workloadAt(there, 'legacy', 'legacy', listening),
+      service('impostor', portsOf(impostorPorts)),
+      workloadAt(there, 'impostor', 'somebody', listening),
+      sidecar('orders', {
+        ingress: portsOf(ingressPorts).map((port, i) => ingress(port, apps[NAMES[i] ?? 'down'])),
+        egress: [
+          ...portsOf(legacyPorts, 'legacy-').map((port) => egress(port, hostOf('legacy'))),
+          ...portsOf(impostorPorts, 'impostor-').map((port) => egress(port, hostOf('impostor'))),
+        ],
+      }),
+    ].join('---\n'),
+  );
+  mesh.write('policy.yaml', allow('legacy'));
+  const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), '1h', here);
+  const orders = await mesh.ready(
+    'shop/orders',
+    ...(await ca.flags('orders')),
+    ...['--bind', here, '--hbone-port', String(HBONE_PORT), '--access-log', 'stderr'],
+  );
+  const target =
+    (host: string, ports: Numbers) =>
+    (name: PortName): Target => ({ host, port: ports[name] });
+  return {
+    mesh,
+    namespace,
+    ca,
+    orders,
+    theirs,
+    ours: side.ports,
+    toOrders: target(here, ingressPorts),
+    toLegacy: target('127.0.0.1', legacyPorts),
+    toImpostor: target('127.0.0.1', impostorPorts),
+    startZtunnel: () =>
+      startZtunnel(t, {
+        binary,
+        namespace,
+        ca,
+        account: 'legacy',
+        config: ztunnelConfig(namespace, listening.denied),
+      }),
+  };
+}
+
+async function numbers(): Promise<Numbers> {
+  const free = await freePorts(NAMES.length);
+  return Object.fromEntries(NAMES.map((name, i) => [name, free[i] ?? 0])) as Numbers;
+}
+
+/** Ports of these numbers as resources name them: in lower case. */
+function portsOf(ports: Numbers, prefix = ''): PortYaml[] {
+  return NAMES.map((name) => ({
+    number: ports[name],
+    name: prefix + name.toLowerCase(),
+    protocol: PROTOCOLS[name],
+  }));
+}
+
+/** The policy in `policy.yaml`: only this account may call `orders`. */
+export function allow(account: string): string {
+  return policy('callers', `[{from: [{source: {principals: [cluster.local/ns/shop/sa/${account}]}}]}]`);
+}
+
+function workloadAt(address: string, name: string, account: string, ports: Numbers): string {
+  const named = NAMES.map((port) => `${port.toLowerCase()}: ${ports[port]}`).join(', ');
+  return `apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: ${name}, namespace: shop}
+spec:
+  address: ${address}
+  labels: {app: ${name}, ${TUNNEL_LABEL}}
+  serviceAccount: ${account}
+  ports: {${named}}
+`;
+}
+
+/** What ztunnel would be told of the same mesh. */
+function ztunnelConfig({ here, there }: Namespace, denied: number): string {
+  return `workloads:
+${ztunnelWorkload('legacy', there)}
+${ztunnelWorkload('orders', here)}
+services:
+- name: stray
+  namespace: shop
+  hostname: ${hostOf('stray')}
+  vips: [/${STRAY.host}]
+  ports: {${STRAY.port}: ${STRAY.port}}
+  waypoint: {destination: /${here}, hboneMtlsPort: ${HBONE_PORT}}
+policies:
+- name: closed
+  namespace: shop
+  scope: Namespace
+  action: Deny
+  dryRun: false
+  rules: [[[{destinationPorts: [${denied}]}]]]
+`;
+}
+
+function ztunnelWorkload(name: string, address: string): string {
+  return `- uid: test//v1/Pod/shop/${name}
+  name: ${name}
+  namespace: shop
+  trustDomain: cluster.local
+  serviceAccount: ${name}
+  workloadIps: [${address}]
+  workloadName: ${name}
+  workloadType: pod
+  canonicalName: ${name}
+  canonicalRevision: latest
+  clusterId: Kubernetes
+  protocol: HBONE
+  services: {}`;
+}

@@ -1,0 +1,308 @@
+/** Apps and callers on either side of ztunnel: they run in a test's own process and, by ztunnel-app.ts, in a namespace. */
+import { createHash, randomBytes } from 'node:crypto';
+import { createServer, request } from 'node:http';
+import { connect, createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import { buffer } from 'node:stream/consumers';
+
+export const GREETING = '220 ready\r\n';
+/** Bytes the resetting app waits for. */
+const RESET_WORD = 'reset me';
+
+/** Ports of the apps of one side. */
+export interface AppPorts {
+  /** Tells what it was sent; `/echo` sends the body back. */
+  readonly http: number;
+  /** Reads all there is, up to the FIN, and only then answers: with its length and digest. */
+  readonly digest: number;
+  /** Speaks first, then sends back what it gets. */
+  readonly greet: number;
+  /** Sends back what it gets, and resets the connection when told to; tells how its connections ended. */
+  readonly reset: number;
+}
+
+export interface Side {
+  readonly ports: AppPorts;
+  close(): void;
+}
+
+/** How each connection of this process's resetting app ended, in order: `end`, or an error's code. */
+const endings: string[] = [];
+
+/** Starts the apps of one side on all its addresses, on ports of the kernel's choosing. */
+export async function startApps(): Promise<Side> {
+  const sockets = new Set<Socket>();
+  const http = createServer(async (incoming, response) => {
+    const body = await buffer(incoming);
+    const { method, url, headers } = incoming;
+    if (url === '/echo') response.end(body);
+    else response.end(JSON.stringify({ method, url, headers, bodyBytes: body.length }));
+  });
+  http.keepAliveTimeout = 60_000;
+  const servers: Server[] = [
+    http,
+    tcp(async (socket) => {
+      socket.end(digestOf(await buffer(socket)));
+    }),
+    tcp((socket) => {
+      socket.write(GREETING);
+      socket.pipe(socket);
+    }),
+    tcp((socket) => {
+      socket.on('data', (chunk: Buffer) => {
+        if (chunk.includes(RESET_WORD)) socket.resetAndDestroy();
+        else socket.write(chunk);
+      });
+      let ending: string | null = null;
+      const over = (how: string): void => {
+        ending ??= how;
+      };
+      socket.on('end', () => {
+        over('end');
+        socket.end();
+      });
+      socket.on('error', (error: NodeJS.ErrnoException) => over(error.code ?? error.message));
+      socket.on('close', () => endings.push(ending ?? 'closed'));
+    }),
+  ];
+  for (const server of servers) {
+    server.on('connection', (socket: Socket) => {
+      sockets.add(socket);
+      socket.once('close', () => sockets.delete(socket));
+    });
+  }
+  const [httpPort = 0, digest = 0, greet = 0, reset = 0] = await Promise.all(servers.map(listen));
+  return {
+    ports: { http: httpPort, digest, greet, reset },
+    close() {
+      for (const server of servers) server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
+function tcp(serve: (socket: Socket) => void | Promise<void>): Server {
+  return createTcpServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    socket.on('error', () => {});
+    void Promise.resolve(serve(socket)).catch(() => socket.destroy());
+  });
+}
+
+function listen(server: Server): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(0, '0.0.0.0', () => {
+      const address = server.address();
+      resolve(address === null || typeof address === 'string' ? 0 : address.port);
+    });
+  });
+}
+
+/** Length and SHA-256. */
+function digestOf(bytes: Buffer): string {
+  return `${bytes.length} ${createHash('sha256').update(bytes).digest('hex')}`;
+}
+
+export interface Target {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface HttpAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: string;
+}
+
+/** One request on a connection of its own. An answer that does not come whole is a rejection. */
+function get(
+  target: Target,
+  path: string,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<HttpAnswer> {
+  return exchange(target, path, 'GET', Buffer.alloc(0), headers);
+}
+
+/** Posts that many random bytes to `/echo`; true where the very same came back. */
+async function postAndCompare(target: Target, bytes: number): Promise<boolean> {
+  const sent = randomBytes(bytes);
+  const { body } = await exchange(target, '/echo', 'POST', sent, {}, 'latin1');
+  return Buffer.from(body, 'latin1').equals(sent);
+}
+
+function exchange(
+  { host, port }: Target,
+  path: string,
+  method: string,
+  body: Buffer,
+  headers: Readonly<Record<string, string>>,
+  encoding: BufferEncoding = 'utf8',
+): Promise<HttpAnswer> {
+  return new Promise((resolve, reject) => {
+    const length = method === 'GET' ? {} : { 'content-length': String(body.length) };
+    const outgoing = request({ host, port, path, method, headers: { ...length, ...headers }, agent: false });
+    outgoing.on('error', reject);
+    outgoing.on('response', (response) => {
+      buffer(response).then(
+        (bytes) =>
+          resolve({
+            status: response.statusCode ?? 0,
+            headers: response.headers,
+            body: bytes.toString(encoding),
+          }),
+        reject,
+      );
+    });
+    outgoing.end(body);
+  });
+}
+
+/** What a TCP caller got, and how it was left. */
+export interface Ended {
+  readonly text: string;
+  /** `end`: a FIN came. `ECONNRESET` and its like: an abort. */
+  readonly over: string;
+}
+
+/** Sends that many random bytes and a FIN; true where the app, which answers after the FIN, had them all. */
+async function halfClose(target: Target, bytes: number): Promise<boolean> {
+  const sent = randomBytes(bytes);
+  const { text, over } = await speak(target, sent, true);
+  return over === 'end' && text === digestOf(sent);
+}
+
+/** Waits for the greeting before it says a word; resolves with all that was said. */
+async function beGreeted(target: Target): Promise<string> {
+  const socket = dial(target);
+  const text = await heard(socket, GREETING.length);
+  socket.write('EHLO');
+  const rest = await heard(socket, 4);
+  socket.destroy();
+  return text + rest;
+}
+
+/** Sends a word and stays; resolves once the other side ends it. */
+function say(target: Target, word: string): Promise<Ended> {
+  return speak(target, Buffer.from(word), false);
+}
+
+/** Has the app reset a connection that carried a word both ways. */
+async function beReset(target: Target): Promise<Ended> {
+  const socket = dial(target);
+  const over = ending(socket);
+  socket.write('ping');
+  const text = await heard(socket, 4);
+  socket.write(RESET_WORD);
+  return { text, over: await over };
+}
+
+/** Resets a connection that carried a word both ways. */
+async function reset(target: Target): Promise<string> {
+  const socket = dial(target);
+  socket.write('ping');
+  const text = await heard(socket, 4);
+  socket.resetAndDestroy();
+  return text;
+}
+
+/** Holds that many connections open at once, each with a word of its own both ways; how many had it right. */
+async function manyAtOnce(target: Target, count: number): Promise<number> {
+  const sockets = Array.from({ length: count }, () => dial(target));
+  const right = await Promise.all(
+    sockets.map(async (socket, i) => {
+      const word = `word-${String(i).padStart(5, '0')}`;
+      socket.write(word);
+      try {
+        return (await heard(socket, word.length)) === word;
+      } catch {
+        return false;
+      }
+    }),
+  );
+  // Not one is closed before the last has answered: they were open at once.
+  for (const socket of sockets) socket.destroy();
+  return right.filter(Boolean).length;
+}
+
+/** Sends one request after the other until told to stop by time (ms); counts by status, or by error. */
+async function keepAsking(target: Target, ms: number): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {};
+  const end = performance.now() + ms;
+  while (performance.now() < end) {
+    let outcome: string;
+    try {
+      outcome = String((await get(target, '/')).status);
+    } catch (error) {
+      outcome = (error as NodeJS.ErrnoException).code ?? 'error';
+    }
+    counts[outcome] = (counts[outcome] ?? 0) + 1;
+  }
+  return counts;
+}
+
+/** What either side can be asked to do, by name. */
+export const callers = {
+  get,
+  postAndCompare,
+  halfClose,
+  beGreeted,
+  say,
+  beReset,
+  reset,
+  manyAtOnce,
+  keepAsking,
+  endings: async (): Promise<readonly string[]> => endings,
+};
+
+type Callers = typeof callers;
+export type CallerName = keyof Callers;
+
+/** Has one side do a thing: its own process, or another one's. */
+export type Ask = <Name extends CallerName>(
+  name: Name,
+  ...args: Parameters<Callers[Name]>
+) => Promise<Awaited<ReturnType<Callers[Name]>>>;
+
+function dial({ host, port }: Target): Socket {
+  const socket = connect({ host, port, allowHalfOpen: true, noDelay: true });
+  socket.on('error', () => {});
+  return socket;
+}
+
+async function speak(target: Target, bytes: Buffer, andEnd: boolean): Promise<Ended> {
+  const socket = dial(target);
+  const parts: Buffer[] = [];
+  socket.on('data', (part: Buffer) => parts.push(part));
+  const over = ending(socket);
+  if (andEnd) socket.end(bytes);
+  else socket.write(bytes);
+  const how = await over;
+  socket.destroy();
+  return { text: Buffer.concat(parts).toString('latin1'), over: how };
+}
+
+function ending(socket: Socket): Promise<string> {
+  return new Promise((resolve) => {
+    socket.on('end', () => resolve('end'));
+    socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+    socket.on('close', () => resolve('closed'));
+  });
+}
+
+/** The next bytes of that number. */
+function heard(socket: Socket, bytes: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = '';
+    const over = (): void => reject(new Error(`it ended after ${JSON.stringify(text)}`));
+    const onData = (chunk: Buffer): void => {
+      text += chunk.toString('latin1');
+      if (text.length < bytes) return;
+      socket.off('data', onData);
+      socket.off('close', over);
+      socket.off('end', over);
+      resolve(text);
+    };
+    socket.on('data', onData);
+    socket.on('close', over);
+    socket.on('end', over);
+  });
+}

@@ -1,0 +1,268 @@
+/** A real ztunnel at the other end of HBONE, both ways: HTTP, TCP, many streams, policy, identities, aborts, restarts. */
+import { readFileSync } from 'node:fs';
+import t, { type Test } from 'tap';
+import { spiffe } from '../e2e/harness/test-ca.ts';
+import { until, within } from '../e2e/harness/wait.ts';
+import { captureWire } from './ztunnel-capture.ts';
+import { allow, createWorld, HBONE_PORT, type PortName, STRAY } from './ztunnel-mesh.ts';
+import { missing } from './ztunnel-net.ts';
+import { READINESS_PORT } from './ztunnel-peer.ts';
+import { type Ask, callers, GREETING, type Target } from './ztunnel-traffic.ts';
+
+t.setTimeout(180_000);
+
+const binary = process.env.OARLOCK_ZTUNNEL ?? '';
+const lacking = [...(binary === '' ? ['OARLOCK_ZTUNNEL, the path of a ztunnel'] : []), ...missing()];
+if (lacking.length > 0) {
+  t.plan(0, `SKIPPED: it needs ${lacking.join(', ')}`);
+  process.exit(0);
+}
+
+const MB = 1_048_576;
+/** In a path that must not be read on the wire. */
+const SECRET = 'the-secret-of-the-orders';
+
+const world = await createWorld(t, binary);
+const { mesh, namespace, ca, orders, theirs, ours, toOrders, toLegacy, toImpostor } = world;
+const wire = await captureWire(t, namespace);
+let ztunnel = await world.startZtunnel();
+
+/** Has this process be the caller. */
+const here: Ask = (name, ...args) => {
+  const caller = callers[name] as (...args: readonly unknown[]) => Promise<never>;
+  return within(name, caller(...args));
+};
+
+interface Way {
+  readonly title: string;
+  /** The caller's side. */
+  readonly ask: Ask;
+  readonly to: (name: PortName) => Target;
+  /** The app's side. */
+  readonly app: Ask;
+  /** Streams that one tunnel carries at most. */
+  readonly perTunnel: number;
+}
+
+/** 100 is the default of both. */
+const ways: readonly Way[] = [
+  { title: 'ztunnel calls Oarlock', ask: theirs.ask, to: toOrders, app: here, perTunnel: 100 },
+  { title: 'Oarlock calls ztunnel', ask: here, to: toLegacy, app: theirs.ask, perTunnel: 100 },
+];
+
+// ---- what passes
+
+for (const { title, ask, to, app, perTunnel } of ways) {
+  t.test(title, async (t) => {
+    await t.test('HTTP/1.1', async (t) => {
+      for (let i = 0; i < 3; i++) {
+        const { status, body } = await ask('get', to('http'), `/${SECRET}`, { 'x-mine': 'yes' });
+        t.equal(status, 200);
+        t.match(JSON.parse(body), { method: 'GET', url: `/${SECRET}`, headers: { 'x-mine': 'yes' } });
+      }
+      t.ok(await ask('postAndCompare', to('http'), MB), '1 MB and back');
+    });
+
+    await t.test('TCP: the answer comes after the FIN', async (t) => {
+      t.ok(await ask('halfClose', to('digest'), 5), 'a few bytes');
+      t.ok(await ask('halfClose', to('digest'), 5 * MB), '5 MB');
+    });
+
+    await t.test('TCP: the server speaks first', async (t) => {
+      t.equal(await ask('beGreeted', to('greet')), `${GREETING}EHLO`);
+    });
+
+    await t.test('200 connections at once on a few tunnels', async (t) => {
+      const count = 200;
+      let most = 0;
+      const watch = setInterval(() => {
+        most = Math.max(most, tunnels());
+      }, 5);
+      t.equal(await ask('manyAtOnce', to('reset'), count), count);
+      clearInterval(watch);
+      // One that is filling up and the idle one of the other way may be there too.
+      t.ok(most >= 1 && most <= Math.ceil(count / perTunnel) + 3, `${most} tunnels`);
+    });
+
+    // ztunnel knows no abort: what its app or its peer resets, it ends.
+    await t.test('TCP: the app resets', async (t) => {
+      const mark = ztunnel.log.mark;
+      t.same(await ask('beReset', to('reset')), { text: 'ping', over: 'end' });
+      if (ask === theirs.ask) await ztunnelSaw(/reset or abnormally closed/, mark);
+    });
+    await t.test('TCP: the caller resets', async (t) => {
+      const before = (await app('endings')).length;
+      const mark = ztunnel.log.mark;
+      t.equal(await ask('reset', to('reset')), 'ping');
+      const endings = await until('the app to see it', async () => {
+        const all = await app('endings');
+        return all.length > before ? all.slice(before) : null;
+      });
+      t.same(endings, ['end']);
+      if (ask === here) await ztunnelSaw(/reset or abnormally closed/, mark);
+    });
+  });
+}
+
+/** The error of a connection in ztunnel's access log. */
+async function ztunnelSaw(error: RegExp, mark: number): Promise<Readonly<Record<string, unknown>>> {
+  return ztunnel.log.next({ scope: 'access', error }, mark);
+}
+
+/** Established connections of this namespace with the HBONE port at one end. */
+function tunnels(): number {
+  const port = HBONE_PORT.toString(16).toUpperCase().padStart(4, '0');
+  const table = ['/proc/net/tcp', '/proc/net/tcp6'].flatMap((file) =>
+    readFileSync(file, 'latin1').split('\n'),
+  );
+  return table.filter((line) => {
+    const [, local = '', remote = '', state] = line.trim().split(/\s+/);
+    return state === '01' && (local.endsWith(`:${port}`) || remote.endsWith(`:${port}`));
+  }).length;
+}
+
+// ---- ztunnel calls: who it is, what is refused
+
+t.test('the app beside Oarlock is told who calls, and so are the metrics', async (t) => {
+  const { body } = await theirs.ask('get', toOrders('http'), '/');
+  t.match(JSON.parse(body).headers['x-forwarded-client-cert'], `URI=${spiffe('shop', 'legacy')}`);
+  const labels = { source_principal: spiffe('shop', 'legacy'), connection_security_policy: 'mutual_tls' };
+  t.ok((await orders.metric('istio_requests_total', { ...labels, reporter: 'destination' })) >= 5);
+  await theirs.ask('beGreeted', toOrders('greet'));
+  t.ok(
+    (await orders.metric('istio_tcp_connections_opened_total', { ...labels, reporter: 'destination' })) >= 1,
+  );
+});
+
+t.test('a port without a listener of ours is dialled as the CONNECT says', async (t) => {
+  t.ok(await theirs.ask('halfClose', { host: namespace.here, port: ours.digest }, MB));
+});
+
+t.test('our policy judges ztunnel by its identity', async (t) => {
+  const mark = ztunnel.log.mark;
+  await mesh.change('policy.yaml', allow('another'), [orders]);
+  const { status, body } = await theirs.ask('get', toOrders('http'), '/');
+  t.equal(status, 403);
+  t.equal(body, 'RBAC: access denied');
+  const { text } = await theirs.ask('say', toOrders('reset'), 'ping');
+  t.equal(text, '', 'not a byte of a TCP app');
+  await ztunnelSaw(/401 Unauthorized/, mark);
+  await mesh.change('policy.yaml', allow('legacy'), [orders]);
+  t.equal((await theirs.ask('get', toOrders('http'), '/')).status, 200);
+});
+
+t.test('an app beside Oarlock that is down', async (t) => {
+  const mark = ztunnel.log.mark;
+  const { text } = await theirs.ask('say', toOrders('down'), 'hello');
+  t.equal(text, '');
+  await ztunnelSaw(/503 Service Unavailable/, mark);
+  t.equal((await theirs.ask('get', toOrders('httpDown'), '/')).status, 503, 'HTTP answers for itself');
+});
+
+t.test('an address that is not ours is refused', async (t) => {
+  const mark = ztunnel.log.mark;
+  const logged = orders.mark;
+  const { text } = await theirs.ask('say', STRAY, 'hello');
+  t.equal(text, '');
+  await ztunnelSaw(/400 Bad Request/, mark);
+  const line = JSON.stringify(await orders.accessed({ direction: 'inbound' }, logged));
+  t.match(line, STRAY.host, 'our log names it');
+});
+
+// ---- Oarlock calls: what ztunnel is told, what is refused
+
+t.test('ztunnel is told who calls', async (t) => {
+  const mark = ztunnel.log.mark;
+  t.equal((await here('get', toLegacy('http'), '/')).status, 200);
+  const accessed = await ztunnel.log.next({ scope: 'access', direction: 'inbound' }, 0);
+  t.equal(accessed['src.identity'], spiffe('shop', 'orders'));
+  // A stream that was there may have carried the request: this one is new for certain.
+  await here('beGreeted', toLegacy('greet'));
+  const { req } = await ztunnel.log.next({ message: 'received request' }, mark);
+  t.match(String(req), /method: CONNECT/);
+  t.match(String(req), `uri: ${namespace.there}:`);
+  t.match(String(req), /"baggage": "[^"]*k8s\.namespace\.name=shop[^"]*"/);
+  t.match(String(req), /"baggage": "[^"]*service\.name=orders[^"]*"/);
+  t.match(String(req), /"forwarded": "for=/);
+});
+
+t.test("a denial of ztunnel's policy is told as such", async (t) => {
+  const mark = orders.mark;
+  const { status, body } = await here('get', toLegacy('denied'), '/');
+  t.equal(status, 503);
+  t.match(body, '401');
+  t.match(JSON.stringify(await orders.accessed({ direction: 'outbound' }, mark)), '401');
+});
+
+t.test('an app beside ztunnel that is down', async (t) => {
+  const { status, body } = await here('get', toLegacy('httpDown'), '/');
+  t.equal(status, 503);
+  t.match(body, '503');
+  const { text, over } = await here('say', toLegacy('down'), 'hello');
+  t.same({ text, over }, { text: '', over: 'ECONNRESET' });
+});
+
+t.test('a ztunnel of another identity is refused by secure naming', async (t) => {
+  const mark = orders.mark;
+  const { status, body } = await here('get', toImpostor('http'), '/');
+  t.equal(status, 503);
+  t.match(body, 'identity_mismatch');
+  for (const name of ['greet', 'reset'] as const) {
+    const { text, over } = await here('say', toImpostor(name), 'hello');
+    t.same({ text, over }, { text: '', over: 'ECONNRESET' }, name);
+  }
+  const line = JSON.stringify(await orders.logged({ reason: 'identity_mismatch' }, mark));
+  t.match(line, /expected spiffe:\/\/cluster\.local\/ns\/shop\/sa\/somebody, got .*sa\/legacy/);
+});
+
+t.test('a restart of ztunnel under load: new streams reach the new one', async (t) => {
+  await restart(t, () => ztunnel.stop(), 'which drains');
+  await restart(t, () => ztunnel.kill(), 'which is killed');
+});
+
+async function restart(t: Test, end: () => Promise<void>, how: string): Promise<void> {
+  let over = false;
+  const load = Promise.all(Array.from({ length: 4 }, () => askUntil(() => over)));
+  t.equal((await here('get', toLegacy('http'), '/')).status, 200);
+  await end();
+  ztunnel = await world.startZtunnel();
+  await until('the new one to answer', async () => (await here('get', toLegacy('http'), '/')).status === 200);
+  for (let i = 0; i < 20; i++) t.equal((await here('get', toLegacy('http'), '/')).status, 200, how);
+  t.ok(await here('halfClose', toLegacy('digest'), MB), how);
+  over = true;
+  const statuses = new Set((await load).flat());
+  // While there was none: our own 503, or an answer cut off with the stream; never another's bytes.
+  t.same(
+    [...statuses].filter((status) => ![200, 503, 0].includes(status)),
+    [],
+    how,
+  );
+  t.ok(statuses.has(200));
+}
+
+/** Asks one time after the other; 0 stands for an answer that did not come whole. */
+async function askUntil(over: () => boolean): Promise<number[]> {
+  const statuses: number[] = [];
+  while (!over()) {
+    statuses.push(
+      await here('get', toLegacy('http'), '/').then(
+        ({ status }) => status,
+        () => 0,
+      ),
+    );
+  }
+  return statuses;
+}
+
+t.test(
+  'between them is nothing but TLS on the HBONE port',
+  { skip: wire === null && 'no tcpdump' },
+  async (t) => {
+    if (wire === null) return;
+    const { bytes, contains } = await wire.stop();
+    t.ok((bytes.get(HBONE_PORT) ?? 0) > 20 * MB, 'what was sent is there');
+    t.same(new Set(bytes.keys()), new Set([HBONE_PORT, READINESS_PORT, ca.port]), 'no other port');
+    t.ok(contains('/healthz/ready'), 'plaintext is seen where there is some: the probe of ztunnel');
+    for (const word of [SECRET, GREETING, 'k8s.namespace.name']) t.notOk(contains(word), word);
+  },
+);
