@@ -98,6 +98,10 @@ function registrySetOf(resources: readonly Resource[], decoded: Decoded, mesh: M
       kubernetes === null ? 'ServiceEntry' : 'Service',
     ),
     workloadEntries: locate(decoded.workloadEntries, () => 'WorkloadEntry'),
+    pods: locate(
+      decoded.pods.map(({ workload }) => workload),
+      () => 'Pod',
+    ),
     destinationRules: locate(decoded.destinationRules, () => 'DestinationRule'),
     sidecars: locate(decoded.sidecars, () => 'Sidecar'),
     workloads: [...registry.workloads, ...registry.pods.map(({ workload }) => workload)],

@@ -51,6 +51,7 @@ export const setChecks = {
   portNotOfService: ['OLK0259', 'Warning'],
   anyIdentity: ['OLK0260', 'Warning'],
   hidesRule: ['OLK0261', 'Info'],
+  tunnelOff: ['OLK0262', 'Warning'],
 
   sameHost: ['OLK0271', 'Warning'],
   protocolConflict: ['OLK0272', 'Warning'],
@@ -59,6 +60,9 @@ export const setChecks = {
   portName: ['OLK0275', 'Info'],
   noAccount: ['OLK0276', 'Info'],
   workloadPortConflict: ['OLK0277', 'Warning'],
+  tunnelLabel: ['OLK0278', 'Warning'],
+  tunnelPortUnused: ['OLK0279', 'Warning'],
+  tunnelPortShared: ['OLK0280', 'Warning'],
 } as const satisfies Record<string, readonly [code: string, severity: Exclude<Severity, 'Error'>]>;
 
 export type SetCheck = keyof typeof setChecks;

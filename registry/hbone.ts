@@ -30,16 +30,24 @@ export function allowsTunnel(set: ClientTls | null): boolean {
 }
 
 /**
- * The tunnel to an endpoint whose workload takes HBONE; null: it does not, or its address is a socket path, which a
- * CONNECT cannot name. A host name will do: it is resolved before anyone is asked to connect there.
+ * Whether an endpoint is one of a workload that takes HBONE, and has an address. A socket path is none that a CONNECT
+ * can name; a host name is resolved before anyone is asked to connect there.
+ */
+export function canTunnel({ workload, address }: ServiceEndpoint): boolean {
+  return workload !== null && takesHbone(workload) && !isUnixAddress(address);
+}
+
+/**
+ * The tunnel to an endpoint; null: it has none.
  * @param expectedOf who may answer in the place of the workload of that identity
  */
 export function tunnelTo(
-  { workload, address }: ServiceEndpoint,
+  endpoint: ServiceEndpoint,
   trustDomain: string,
   expectedOf: (identity: string) => readonly string[],
 ): EndpointTunnel | null {
-  if (workload === null || !takesHbone(workload) || isUnixAddress(address)) return null;
+  const { workload } = endpoint;
+  if (workload === null || !canTunnel(endpoint)) return null;
   const { uri } = identityOf(trustDomain, workload.namespace, workload.serviceAccount || 'default');
   return { port: workload.hbonePort ?? HBONE_PORT, identity: uri, expectedIdentities: expectedOf(uri) };
 }

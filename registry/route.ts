@@ -207,7 +207,9 @@ function warningsOf(
   // Behind a wildcard the name that was asked for is expected.
   const byName = ownDestination && isOriginated(tls.mode) && tls.sni === null;
   // A tunnel's peer is always somebody in particular.
-  const named = endpoints.length > 0 && endpoints.every(({ tunnel }) => tunnel !== null);
+  const named =
+    endpoints.length > 0 &&
+    endpoints.every((endpoint) => endpoint.tunnel !== null || endpoint.tls === 'DISABLE');
   if (verified && tls.expectedIdentities.length === 0 && !byName && !named) {
     const any = tls.mode === 'ISTIO_MUTUAL' ? 'any identity of the mesh' : 'any certificate of a trusted CA';
     warnings.push(

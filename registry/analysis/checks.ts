@@ -14,6 +14,7 @@ import {
 import type { RegistryCheck } from './set.ts';
 import { egressHosts, sidecarConflicts } from './sidecars.ts';
 import { autoMtls, doubleTls, modesAgainstServers, outsiders, verification } from './tls.ts';
+import { tunnelLabels, tunnelPorts, tunnelsOff } from './tunnels.ts';
 
 export const registryChecks: readonly RegistryCheck[] = [
   selectors,
@@ -27,6 +28,7 @@ export const registryChecks: readonly RegistryCheck[] = [
   outsiders,
   verification,
   doubleTls,
+  tunnelsOff,
   anyIdentity,
   providerServices,
   sameHosts,
@@ -35,6 +37,8 @@ export const registryChecks: readonly RegistryCheck[] = [
   withoutEndpoints,
   accounts,
   workloadPorts,
+  tunnelLabels,
+  tunnelPorts,
   sidecarConflicts,
   egressHosts,
 ];

@@ -32,7 +32,7 @@ export const anyIdentity: RegistryCheck = (set) => {
     const open = routes.find(
       (route) =>
         route?.tls.mode === 'ISTIO_MUTUAL' &&
-        route.endpoints.length > 0 &&
+        route.endpoints.some((endpoint) => endpoint.tls === 'ISTIO_MUTUAL' && endpoint.tunnel === null) &&
         route.tls.expectedIdentities.length === 0,
     );
     if (open === undefined || open === null) continue;

@@ -3,6 +3,7 @@ import { fewOf, finding, type Located, resourceName, unmatchedSelector } from '.
 import type { Problem, Resource } from '../../mesh/resource.ts';
 import { selects } from '../../mesh/schema.ts';
 import { isHttp, type Protocol, type Workload } from '../../mesh/workload.ts';
+import { takesHbone } from '../hbone.ts';
 import { byAge } from '../hosts.ts';
 import type { ServiceEntry } from '../service-entry.ts';
 import { allServices, endpointsOn, type RegistryCheck, type RegistrySet, rawAt } from './set.ts';
@@ -154,7 +155,10 @@ export const withoutEndpoints: RegistryCheck = (set) =>
 /** Peers tell by the account that a WorkloadEntry is in the mesh, and whom to expect there. */
 export const accounts: RegistryCheck = (set) =>
   set.workloadEntries
-    .filter(({ item }) => item.serviceAccount === '' && !item.labels.has('security.istio.io/tlsMode'))
+    .filter(
+      ({ item }) =>
+        item.serviceAccount === '' && !item.labels.has('security.istio.io/tlsMode') && !takesHbone(item),
+    )
     .map(({ item, resource }) => {
       const message = `no serviceAccount: clients speak plaintext to ${item.namespace}/${item.name}, as to a workload without sidecar`;
       return finding(resource, ['spec'], 'noAccount', message);

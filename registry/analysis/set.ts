@@ -6,6 +6,7 @@ import type { EffectiveMode, MeshSettings } from '../../mesh/snapshot.ts';
 import type { Workload } from '../../mesh/workload.ts';
 import type { DestinationRule } from '../destination-rule.ts';
 import { endpointsOf, type ServiceEndpoint } from '../endpoints.ts';
+import { canTunnel, takesHbone } from '../hbone.ts';
 import { isCoveredBy, isWildcard } from '../hosts.ts';
 import type { Registry, Service } from '../registry.ts';
 import type { RuleLookup } from '../rule-lookup.ts';
@@ -23,6 +24,7 @@ export interface RegistrySet {
   /** Kubernetes Services among them. */
   readonly serviceEntries: readonly Located<ServiceEntry>[];
   readonly workloadEntries: readonly Located<Workload>[];
+  readonly pods: readonly Located<Workload>[];
   readonly destinationRules: readonly Located<DestinationRule>[];
   readonly sidecars: readonly Located<Sidecar>[];
   /** WorkloadEntries and Pods, ready or not. */
@@ -78,10 +80,17 @@ export function portsOf(service: Service): readonly number[] {
  * Whether a workload may have a sidecar that PeerAuthentication speaks to. A Pod that does not say otherwise is
  * taken to: its namespace's label is not among the files.
  */
-export function mayHaveSidecar({ kind, labels, serviceAccount }: Workload): boolean {
+export function mayHaveSidecar(workload: Workload): boolean {
+  if (takesHbone(workload)) return true;
+  const { kind, labels, serviceAccount } = workload;
   const label = labels.get(TLS_MODE_LABEL);
   if (label !== undefined) return label === 'istio';
   return kind === 'Pod' ? labels.get('sidecar.istio.io/inject') !== 'false' : serviceAccount !== '';
+}
+
+/** Whether clients reach an endpoint by HBONE where no rule tells them otherwise. */
+export function isTunnelled({ entries }: Service, endpoint: ServiceEndpoint): boolean {
+  return entries[0]?.resolution !== 'HEADLESS' && canTunnel(endpoint);
 }
 
 /** `shop` of `orders.shop.svc.cluster.local` and of `*.shop.svc.cluster.local`; null for another host. */

@@ -12,6 +12,7 @@ import { TLS_MODE_LABEL } from '../workload-entry.ts';
 import {
   allServices,
   endpointsOn,
+  isTunnelled,
   mayHaveSidecar,
   namespaceMode,
   namespaceOfHost,
@@ -32,7 +33,8 @@ interface TlsSetting {
   holdsOn(port: number): boolean;
 }
 
-function settingsOf({ item, resource }: Located<DestinationRule>): readonly TlsSetting[] {
+/** Every `tls` of a rule. */
+export function settingsOf({ item, resource }: Located<DestinationRule>): readonly TlsSetting[] {
   const of = (
     policy: TrafficPolicy | null,
     path: FieldPath,
@@ -88,8 +90,11 @@ interface Server {
 function serversOf(set: RegistrySet, host: string, setting: TlsSetting): readonly Server[] {
   const services = servicesOf(set, host);
   const endpoints = endpointsOn(set, services).filter(({ port }) => setting.holdsOn(port));
-  const servers = endpoints.flatMap(({ endpoint: { workload, port } }): Server[] => {
+  const servers = endpoints.flatMap(({ service, endpoint }): Server[] => {
+    const { workload, port } = endpoint;
     if (workload === null || !mayHaveSidecar(workload)) return [];
+    // A tunnel satisfies any mode.
+    if (setting.tls.mode === 'ISTIO_MUTUAL' && isTunnelled(service, endpoint)) return [];
     if (setting.subset !== null && !selects(setting.subset, workload.labels)) return [];
     const name = `port ${port} of ${workload.namespace}/${workload.name}`;
     return [{ name, mode: set.modeOf(workload, port) }];
@@ -212,7 +217,7 @@ export const autoMtls: RegistryCheck = (set) => {
   const locate = new Map(set.serviceEntries.map(({ item, resource }) => [item, resource]));
   for (const { service, port, endpoint } of endpointsOn(set, allServices(set))) {
     const { workload } = endpoint;
-    if (workload === null || !mayHaveSidecar(workload)) continue;
+    if (workload === null || !mayHaveSidecar(workload) || isTunnelled(service, endpoint)) continue;
     if (set.modeOf(workload, endpoint.port).mode !== 'STRICT' || isTold(set, service, port)) continue;
     const entry = service.entries[0];
     const cause = causeOf(set, service, entry === undefined ? null : (locate.get(entry) ?? null));

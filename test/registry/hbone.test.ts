@@ -250,6 +250,21 @@ t.test('what a route says of its tunnels', async (t) => {
   t.same(route?.warnings, []);
   const nameless = snapshotOf(service() + entry({ account: '' })).route(HOST, 9080);
   t.same(nameless?.warnings, [], 'no account, but nobody else is accepted in a tunnel');
+  const mixed = entry({ account: '' }) + entry({ name: 'b', address: '10.0.0.2', labels: '', account: '' });
+  t.same(
+    snapshotOf(service() + mixed).route(HOST, 9080)?.warnings,
+    [],
+    'nor of who is spoken to in plaintext',
+  );
+  const open = mixed.replace(
+    'labels: {app: orders}',
+    'labels: {app: orders, security.istio.io/tlsMode: istio}',
+  );
+  t.match(
+    snapshotOf(service() + open).route(HOST, 9080)?.warnings,
+    [/any identity of the mesh is accepted/],
+    'but of one without tunnel',
+  );
   const socket = service('', 'MESH_INTERNAL', 'DNS') + entry({ address: 'unix:///run/orders' });
   t.match(snapshotOf(socket).route(HOST, 9080)?.warnings, [/unix:\/\/\/run\/orders is a socket path/]);
   t.same(snapshotOf(socket + rule('mode: DISABLE')).route(HOST, 9080)?.warnings, [], 'a rule asks for none');
