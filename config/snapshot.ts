@@ -232,9 +232,9 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   const routes = cachedRoutes(context);
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
   const inbound = inboundPorts(registry, sidecar, own);
-  // By flags a Pod is named, and its own document says more.
-  const pod = registry.pod(`${own.namespace}/${own.name}`)?.workload;
-  const named = new Set([...own.ports.values(), ...(pod?.ports.values() ?? [])]);
+  // Flags say no ports, but the Pod they mean may be known.
+  const pod = 'entry' in input.workload ? null : registry.pod(`${own.namespace}/${own.name}`);
+  const named = new Set((pod?.workload ?? own).ports.values());
   const ingress = ingressListeners(sidecar, own, input.intercept);
   const extAuthz = usableProviders(decoded.mesh.extAuthz ?? new Map(), routes);
   const trusted = new Set([mesh.trustDomain, ...mesh.trustDomainAliases]);

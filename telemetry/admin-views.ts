@@ -86,6 +86,7 @@ export function snapshotView(snapshot: Snapshot | null, problems: readonly strin
       labels: Object.fromEntries(workload.labels),
       addresses: workload.addresses,
       ports: Object.fromEntries(workload.ports),
+      hbonePort: snapshot.hbonePort,
     },
     mesh: snapshot.mesh,
     ports: [...ports]

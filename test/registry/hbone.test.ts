@@ -1,7 +1,7 @@
 /** HBONE: which endpoints get a tunnel, at which port and to whom, and what keeps an endpoint without one. */
 import t from 'tap';
 import type { Route } from '../../mesh/route.ts';
-import { resource, snapshotOf } from './helper.ts';
+import { errorsOf, resource, snapshotOf } from './helper.ts';
 
 const HOST = 'orders.shop.svc.cluster.local';
 const TUNNEL = 'networking.istio.io/tunnel';
@@ -369,6 +369,35 @@ workloadSelector: {labels: {app: orders}}`,
     lines(snapshot.route(HOST, 7)),
     [/^10\.0\.0\.1:7 /],
     'a service’s port of that name is not the tunnel’s',
+  );
+});
+
+t.test('in other places the name is a name like any other', async (t) => {
+  const inline = (names: string): string =>
+    resource(
+      'ServiceEntry',
+      'shop/orders',
+      `hosts: [${HOST}]
+resolution: STATIC
+ports: [{number: 9080, name: ${names}}]
+endpoints: [{address: 10.0.0.1, labels: {${HTTP}}, serviceAccount: orders, ports: {hbone: 25008}}]`,
+    );
+  t.match(
+    lines(snapshotOf(inline('hbone')).route(HOST, 9080)),
+    [`10.0.0.1:25008 ISTIO_MUTUAL > 15008 ${ACCOUNT}`],
+    'a service’s port at an endpoint written into it',
+  );
+  t.match(
+    errorsOf(inline('http')),
+    [/endpoints\[0\]\.ports/],
+    'which names no port its service has not (Istio: validateServiceEntry)',
+  );
+  const byName = kubeService('').replace('targetPort: 8080', 'targetPort: hbone');
+  const machine = entry({ ports: 'hbone: 25008' }).replace('app: orders', 'app: reviews');
+  t.same(
+    lines(snapshotOf(byName + machine).route(KUBE, 9080)),
+    [],
+    'a Service cannot be served on the port of tunnels',
   );
 });
 

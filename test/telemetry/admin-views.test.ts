@@ -145,7 +145,13 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
   const view = snapshotView(snapshot, []);
   t.match(JSON.parse(JSON.stringify(view)), {
     generation: 7,
-    workload: { name: 'orders', namespace: 'shop', labels: { app: 'orders' }, ports: { http: 19080 } },
+    workload: {
+      name: 'orders',
+      namespace: 'shop',
+      labels: { app: 'orders' },
+      ports: { http: 19080 },
+      hbonePort: 15_008,
+    },
     ports: [
       { port: 8443, mode: 'PERMISSIVE', source: null },
       { port: 19080, mode: 'STRICT', source: 'shop/default', protocol: 'http', service: 'orders.shop' },
