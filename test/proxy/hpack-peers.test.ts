@@ -3,9 +3,10 @@ import { once } from 'node:events';
 import { createServer, type ServerHttp2Stream, sensitiveHeaders } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { Worker } from 'node:worker_threads';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { encodeHeaders, HpackDecoder } from '../../proxy/http2/hpack.ts';
 import { HpackError } from '../../proxy/http2/hpack-error.ts';
+import { STATIC_TABLE } from '../../proxy/http2/hpack-static.ts';
 import { random } from '../corpus/run.ts';
 import { END_HEADERS, END_STREAM, frame, frameClient, TYPE } from './http2-frames.ts';
 
@@ -14,7 +15,7 @@ type Field = readonly [name: string, value: string];
 const BOUNDS = { maxTableBytes: 4096, maxListBytes: 16_384 };
 const next = random(7541);
 const below = (limit: number): number => Math.floor(next() * limit);
-const pick = <T>(from: readonly T[]): T => from[below(from.length)] as T;
+const pick = <T>(from: ArrayLike<T>): T => from[below(from.length)] as T;
 
 const NAMES = ['via', 'baggage', 'x-a', 'x-b', 'forwarded', 'x-secret', 'accept-encoding', 'link'];
 const VALUES = ['', 'gzip, deflate', 'a=b', '10.0.0.7:8080', 'spiffe://cluster.local/ns/shop/sa/web'];
@@ -22,6 +23,7 @@ const VALUES = ['', 'gzip, deflate', 'a=b', '10.0.0.7:8080', 'spiffe://cluster.l
 const OCTETS = Array.from({ length: 256 }, (_, octet) => octet).filter(
   (octet) => octet > 0x20 && octet !== 0x7f,
 );
+const SHORT = Buffer.from('0123456789aceiost');
 
 /** Fields that repeat, so that tables are worth it, and some that are new. */
 function someFields(): Field[] {
@@ -31,25 +33,36 @@ function someFields(): Field[] {
   ]);
 }
 
+/** Mostly of what has short codes: nghttp2 only uses Huffman's where the text gets shorter. */
 function text(length: number): string {
-  return String.fromCharCode(...Array.from({ length }, () => pick(OCTETS)));
+  const octets = Array.from({ length }, () => (next() < 0.9 ? pick(SHORT) : pick(OCTETS)));
+  return String.fromCharCode(...octets);
+}
+
+/** A server of `node:http2`. @param answer gets each request's names and values in turn */
+async function listen(
+  t: Test,
+  answer: (stream: ServerHttp2Stream, raw: readonly string[]) => void,
+): Promise<number> {
+  const server = createServer({ maxHeaderListPairs: 1_000 });
+  server.on('stream', (stream: ServerHttp2Stream, _headers, _flags, raw) => answer(stream, raw));
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  t.teardown(() => server.close());
+  return (server.address() as AddressInfo).port;
 }
 
 t.test('node:http2 and we read a thousand blocks of each other', async (t) => {
   const REQUESTS = 1_000;
   const asked: string[][] = [];
   const answers = Array.from({ length: REQUESTS }, someFields);
-  const server = createServer({ maxHeaderListPairs: 1_000 });
-  server.on('stream', (stream: ServerHttp2Stream, _headers, _flags, raw) => {
+  const port = await listen(t, (stream, raw) => {
     asked.push([...raw]);
     const fields = answers[asked.length - 1] ?? [];
     const flat = [':status', '200', 'date', 'today', ...fields.flat()];
     // RFC 7541 §6.2.3: these are never indexed.
     stream.respond(Object.assign(flat, { [sensitiveHeaders]: ['x-secret'] }), { endStream: true });
   });
-  await once(server.listen(0, '127.0.0.1'), 'listening');
-  t.teardown(() => server.close());
-  const client = await frameClient(t, (server.address() as AddressInfo).port);
+  const client = await frameClient(t, port);
   t.teardown(() => client.peer.socket.destroy());
 
   const decoder = new HpackDecoder(BOUNDS);
@@ -108,6 +121,37 @@ function isUpdate(octet = 0): boolean {
 function same(a: readonly string[], b: readonly string[]): boolean {
   return a.length === b.length && a.every((part, i) => part === b[i]);
 }
+
+t.test('each index of the static table means the same to node:http2', async (t) => {
+  const statuses = [200, 204, 206, 304, 400, 404, 500];
+  const asked: string[][] = [];
+  const port = await listen(t, (stream, raw) => {
+    asked.push([...raw]);
+    stream.respond([':status', String(statuses[asked.length - 1]), 'date', 'today'], { endStream: true });
+  });
+  const client = await frameClient(t, port);
+  t.teardown(() => client.peer.socket.destroy());
+  const decoder = new HpackDecoder(BOUNDS);
+  // HTTP/2 has no Transfer-Encoding (RFC 9113 §8.2.2); a length of 0 agrees with END_STREAM.
+  const names = STATIC_TABLE.map(({ name }) => name).filter(
+    (name) => !name.startsWith(':') && name !== 'transfer-encoding',
+  );
+  t.equal(new Set(names).size, 46, 'all but that and 14 entries of pseudo-fields');
+  for (const [i, status] of statuses.entries()) {
+    const request: Field[] = [
+      [':method', i % 2 === 0 ? 'GET' : 'POST'],
+      [':scheme', i % 2 === 0 ? 'http' : 'https'],
+      [':path', i % 2 === 0 ? '/' : '/index.html'],
+      [':authority', '0'],
+      ...names.map((name): Field => [name, '0']),
+      ['accept-encoding', 'gzip, deflate'],
+    ];
+    client.say(frame(TYPE.HEADERS, END_STREAM | END_HEADERS, 2 * i + 1, encodeHeaders(request)));
+    const { payload } = await client.next(TYPE.HEADERS, 2 * i + 1);
+    t.equal(decoder.decode(payload).fields[0]?.value, String(status));
+    t.same(asked[i], request.flat());
+  }
+});
 
 t.test('chance: whatever comes is decoded within bounds or an HpackError', async (t) => {
   const BLOCKS = 50_000;

@@ -353,7 +353,8 @@ t.test('a list too large is still read to its end', async (t) => {
 });
 
 t.test('what we write', async (t) => {
-  const value = 'v'.repeat(300);
+  const long = (length: number): Fields => [['x', 'v'.repeat(length)]];
+  const hexOf = (length: number): string => '76'.repeat(length);
   const rows: [title: string, fields: Fields, hex: string][] = [
     ['nothing but a table of no size', [], ''],
     ['name and value in the static table', [[':method', 'GET']], '82'],
@@ -362,7 +363,12 @@ t.test('what we write', async (t) => {
     ['the first of several entries of that name', [[':status', '503']], '08 03353033'],
     ['a name of an index above the prefix', [['user-agent', 'a']], '0f2b 0161'],
     ['another name', [['baggage', 'a=b']], '00 0762616767616765 03613d62'],
-    ['a long value', [['x', value]], `00 0178 7fad01 ${Buffer.from(value).toString('hex')}`],
+    ['an index that fills the prefix', [['accept-charset', 'a']], '0f00 0161'],
+    ['a length below the prefix', long(126), `00 0178 7e ${hexOf(126)}`],
+    ['a length that fills it', long(127), `00 0178 7f00 ${hexOf(127)}`],
+    ['the last length of two octets', long(254), `00 0178 7f7f ${hexOf(254)}`],
+    ['the first of three', long(255), `00 0178 7f8001 ${hexOf(255)}`],
+    ['the first of four', long(16_511), `00 0178 7f808001 ${hexOf(16_511)}`],
     ['latin1', [['x', '\xe4\xff']], '00 0178 02e4ff'],
     ['an empty value', [[':path', '']], '04 00'],
     ['several', [[':method', 'POST'], AUTHORITY], '83 01 0f7777772e6578616d706c652e636f6d'],
