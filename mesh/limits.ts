@@ -181,7 +181,19 @@ export const limitTable = {
     unit: 'ms',
     value: 300_000,
     flag: 'session-idle-timeout',
-    why: 'an HTTP/2 connection of ours without a request is closed then',
+    why: 'an HTTP/2 connection of ours without a request, or a tunnel without a stream, is closed then',
+  },
+  maxTunnelStreams: {
+    unit: 'count',
+    value: 100,
+    flag: 'max-tunnel-streams',
+    why: "connections on one HBONE tunnel, each way; as ztunnel's pool has it",
+  },
+  tunnelPing: {
+    unit: 'ms',
+    value: 10_000,
+    flag: 'tunnel-ping',
+    why: 'a tunnel on which nothing was heard so long is asked; with no answer in twice as long it is given up',
   },
   resumableSessions: {
     unit: 'count',

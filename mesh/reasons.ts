@@ -16,6 +16,16 @@ const table = {
     flag: '-',
     hint: 'give the client a sidecar, or set this port to PERMISSIVE while migrating',
   },
+  plaintext_to_hbone: {
+    sentence: 'plaintext arrived on the HBONE port, which takes mutual TLS alone',
+    flag: '-',
+    hint: 'only a peer that speaks HBONE belongs there; the app has ports of its own',
+  },
+  bad_connect: {
+    sentence: 'a CONNECT on a tunnel asks for what is not ours to give',
+    flag: '-',
+    hint: "its authority must be an address of this workload and a port of its app: check the caller's registry",
+  },
   tls_not_istio: {
     sentence: 'TLS without an Istio ALPN arrived on a PERMISSIVE port declared HTTP',
     flag: '-',
@@ -168,6 +178,16 @@ const table = {
     sentence: 'the upstream could not be connected',
     flag: 'UF',
     hint: 'is it running, and is the address right?',
+  },
+  tunnel_refused: {
+    sentence: 'the peer did not let us connect through its tunnel',
+    flag: 'UF',
+    hint: "401: the peer's AuthorizationPolicy denies us; 400: the address or port is none of its own, so check the registry",
+  },
+  tunnel_broken: {
+    sentence: 'a tunnel was closed because the peer broke the rules of HTTP/2 or of fair use',
+    flag: '-',
+    hint: 'see detail for the error code it was told; an Istio peer does not do this, so ask who the peer is',
   },
   identity_mismatch: {
     sentence: 'TLS: secure naming: the server is not who it should be',

@@ -11,6 +11,24 @@ import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
 
 export type Direction = 'inbound' | 'outbound';
 
+/** What a connection came in by: an accepted socket, or a tunnel's stream that stands for one. */
+export interface ConnectionSocket extends Duplex {
+  readonly remoteAddress?: string | undefined;
+  readonly remotePort?: number | undefined;
+  readonly localAddress?: string | undefined;
+  readonly localPort?: number | undefined;
+  /** Ends it so that the peer sees an abort. */
+  resetAndDestroy(): unknown;
+}
+
+/** Answers the CONNECT that opened a stream of a tunnel; what comes first counts. */
+export interface ConnectAnswer {
+  /** 200. Again: nothing. */
+  accept(): void;
+  /** Another status, and the end; where it was answered: a reset. */
+  refuse(status: number): void;
+}
+
 /** What carries a connection's bytes once it is known; the set's owner steers it through this. */
 export interface Carrier {
   /** Finish what runs, take nothing new, then close. */
@@ -31,8 +49,8 @@ export interface Refusal {
 export class Connection {
   readonly id: number;
   readonly direction: Direction;
-  /** The accepted socket. Its TLS, where there is any, is `stream`. */
-  readonly socket: Socket;
+  /** What was accepted. Its TLS, where there is any, is `stream`. */
+  readonly socket: ConnectionSocket;
   /** Plaintext both ways: the socket itself, or its TLS. */
   stream: Duplex;
   /** All the downstream said before it ended its side, where that came while its first bytes were looked at. */
@@ -49,6 +67,8 @@ export class Connection {
   peer: Identity | null = null;
   facts: ConnectionFacts | null = null;
   sni: string | null = null;
+  /** Of a tunnel's stream: answers its CONNECT. Null: it came as a connection of its own. */
+  connect: ConnectAnswer | null = null;
   tls = false;
   series: PeerSeries | null = null;
   /** What the log says of it whatever it carries, made for the identity `loggedAs` of ours; null: nothing yet. */
@@ -77,7 +97,7 @@ export class Connection {
   /** Why we ended it, once we have: said once, and whatever falls apart after that is its consequence. */
   refusal: Refusal | null = null;
 
-  constructor(id: number, direction: Direction, socket: Socket, port: number) {
+  constructor(id: number, direction: Direction, socket: ConnectionSocket, port: number) {
     this.id = id;
     this.direction = direction;
     this.socket = socket;
@@ -118,14 +138,14 @@ export function unmapped(address: string): string {
   return bare.startsWith('::ffff:') && bare.includes('.') ? bare.slice(7) : bare;
 }
 
-/** Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike. */
-export function abortStream(stream: Duplex, socket: Socket): void {
+/** Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike, RST_STREAM in a tunnel. */
+export function abortStream(stream: Duplex, socket: ConnectionSocket): void {
   reset(socket);
   if (stream !== socket && !stream.destroyed) stream.destroy();
 }
 
 /** Resets a socket where it can be: a Unix socket has no reset (Node throws), there closing is all there is. */
-export function reset(socket: Socket): void {
+export function reset(socket: ConnectionSocket): void {
   if (socket.destroyed) return;
   try {
     socket.resetAndDestroy();
@@ -159,7 +179,7 @@ export class Connections {
   }
 
   /** Registers an accepted socket; null where the limit is reached. */
-  open(direction: Direction, socket: Socket, port: number): Connection | null {
+  open(direction: Direction, socket: ConnectionSocket, port: number): Connection | null {
     if (this.#all.size >= this.#max) return null;
     const connection = new Connection(this.#nextId++, direction, socket, port);
     this.#all.add(connection);

@@ -1,5 +1,4 @@
 /** What both sides of the data path share: the snapshot and credentials in force, the live connections, one way to refuse. */
-import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Nearest } from '../mesh/decision.ts';
@@ -16,8 +15,16 @@ import { isSecretHeader } from '../policy/secret-header.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
-import { type Connection, Connections, type Direction, reset, unmapped } from './connections.ts';
-import type { DialContext } from './dial.ts';
+import {
+  type Connection,
+  type ConnectionSocket,
+  Connections,
+  type Direction,
+  reset,
+  unmapped,
+} from './connections.ts';
+import type { TunnelEnd } from './hbone/tunnel.ts';
+import { type TunnelContext, Tunnels } from './hbone/tunnels.ts';
 import { HeldRoom } from './http/held-body.ts';
 import { UpstreamSessions } from './http2/upstream-sessions.ts';
 import { maskNearest, maskParams } from './mask.ts';
@@ -30,6 +37,8 @@ export interface DataPathOptions {
   readonly log: Logger;
   readonly accessLog: AccessLog | null;
   readonly metrics: MeshMetrics;
+  /** Name of our cluster, as metrics have it. */
+  readonly cluster: string;
   /** Reads a DestinationRule's certificate files; throws where it cannot. */
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
   /** Resolves endpoints that are host names. */
@@ -69,7 +78,7 @@ export function remoteOf({
   return remoteAddress === '' ? 'unknown' : `${remoteAddress}:${remotePort}`;
 }
 
-export class DataPath implements DialContext {
+export class DataPath implements TunnelContext {
   readonly limits: Limits;
   readonly log: Logger;
   /** Becomes another when mesh config asks for another. */
@@ -80,6 +89,8 @@ export class DataPath implements DialContext {
   readonly refusalLines: RefusalLimit;
   readonly pool: UpstreamPool;
   readonly sessions: UpstreamSessions;
+  readonly tunnels: Tunnels;
+  readonly cluster: string;
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
   readonly names: NameResolver;
   /** Null until the first set arrived. */
@@ -110,6 +121,7 @@ export class DataPath implements DialContext {
     this.log = options.log;
     this.accessLog = options.accessLog;
     this.metrics = options.metrics;
+    this.cluster = options.cluster;
     this.readTlsFiles = options.readTlsFiles;
     this.names = options.names;
     this.#verifierOf = options.verifierOf;
@@ -119,6 +131,7 @@ export class DataPath implements DialContext {
     this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
     this.pool = new UpstreamPool(options.limits);
     this.sessions = new UpstreamSessions(this);
+    this.tunnels = new Tunnels(this);
   }
 
   /**
@@ -130,8 +143,9 @@ export class DataPath implements DialContext {
     const inbound = new InboundTls(credentials, this.#trustDomains(), this.limits);
     this.outboundTls = outbound;
     this.inboundTls = inbound;
-    // A pooled connection was made under the old set: let new requests meet the new one.
+    // What was connected before was made under the old set: let new requests meet the new one.
     this.#retireUpstreams();
+    this.tunnels.clear();
   }
 
   /** Puts a new snapshot in force and judges the live connections again by it. */
@@ -153,7 +167,7 @@ export class DataPath implements DialContext {
   }
 
   /** Resets a socket that may not even become a connection. */
-  turnAway(socket: Socket, direction: Direction, port: number, reason: ReasonCode): void {
+  turnAway(socket: ConnectionSocket, direction: Direction, port: number, reason: ReasonCode): void {
     const { remoteAddress = '', remotePort = 0 } = socket;
     this.refused(
       { direction, port, remoteAddress: unmapped(remoteAddress), remotePort, peer: null, sni: null },
@@ -233,6 +247,16 @@ export class DataPath implements DialContext {
     return isSecretHeader(name) || this.#tokenHeaders.has(name);
   }
 
+  /** A peer's tunnel of ours was closed for what it did. */
+  tunnelBroke(peer: string, { detail }: TunnelEnd): void {
+    this.metrics.refused('tunnel_broken', 'outbound');
+    if (!this.refusalLines.admits('tunnel_broken', peer)) return;
+    this.log.warn(
+      { reason: 'tunnel_broken', peer, detail, hint: reasons.tunnel_broken.hint },
+      reasons.tunnel_broken.sentence,
+    );
+  }
+
   loadOf(address: string): number {
     return this.loads.get(address) ?? 0;
   }
@@ -249,6 +273,7 @@ export class DataPath implements DialContext {
     this.connections.stop();
     this.pool.stop();
     this.sessions.stop();
+    this.tunnels.stop();
   }
 
   /** What was connected before credentials or routes changed serves what it serves, and nothing new. */

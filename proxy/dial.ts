@@ -3,12 +3,13 @@ import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { Endpoint, RouteTls } from '../mesh/route.ts';
+import type { Endpoint, EndpointTunnel, RouteTls } from '../mesh/route.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
 import type { Protocol } from '../mesh/workload.ts';
-import { abortStream } from './connections.ts';
+import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
 import {
+  type MeshTls,
   type OriginateDone,
   type OutboundTls,
   originateExternal,
@@ -57,7 +58,8 @@ export interface UpstreamUser {
 /** A live upstream connection. */
 export class Upstream implements Reached {
   readonly stream: Duplex;
-  readonly socket: Socket;
+  /** What is under it: the TCP connection, or the tunnel's stream that stands for one. */
+  readonly socket: ConnectionSocket;
   /** Pool key; connections of one key are interchangeable. */
   readonly key: string;
   readonly peer: VerifiedPeer | null;
@@ -74,7 +76,7 @@ export class Upstream implements Reached {
 
   constructor(fields: {
     stream: Duplex;
-    socket: Socket;
+    socket: ConnectionSocket;
     target: DialTarget;
     peer: VerifiedPeer | null;
     address: string;
@@ -127,7 +129,7 @@ export interface Reaching {
 }
 
 /** What is dialled and how. */
-export type DialTarget = AppTarget | PeerTarget;
+export type DialTarget = AppTarget | PeerTarget | TunnelTarget;
 
 export interface AppTarget {
   readonly kind: 'app';
@@ -140,6 +142,15 @@ export interface PeerTarget {
   readonly endpoint: Endpoint;
   readonly tls: RouteTls;
   readonly protocol: UpstreamProtocol;
+}
+
+/** A tunnel to a peer: what carries the connections of many `PeerTarget`s. */
+export interface TunnelTarget {
+  readonly kind: 'tunnel';
+  readonly address: AppAddress;
+  /** Never empty. */
+  readonly expectedIdentities: readonly string[];
+  readonly protocol: 'hbone';
 }
 
 /**
@@ -159,6 +170,13 @@ export interface DialContext {
   /** Null while we have no credentials. */
   readonly outboundTls: OutboundTls | null;
   readTlsFiles(tls: RouteTls): TlsFiles;
+  /** Opens streams for endpoints that are reached by HBONE. */
+  readonly tunnels: TunnelDialler;
+}
+
+/** Whoever keeps the tunnels. */
+export interface TunnelDialler {
+  enter(target: PeerTarget, tunnel: EndpointTunnel, done: DialDone): Reaching;
 }
 
 /** Made once for each: a target goes from request to request. */
@@ -176,7 +194,7 @@ export function poolKey(target: DialTarget): string {
 
 function keyOf(target: DialTarget): string {
   const { protocol } = target;
-  if (target.kind === 'app') return `app ${protocol} ${addressText(target.address)}`;
+  if (target.kind !== 'peer') return `${target.kind} ${protocol} ${addressText(target.address)}`;
   const { endpoint, tls } = target;
   const address = `${endpoint.tls} ${protocol} ${endpoint.address}:${endpoint.port}`;
   if (endpoint.tls === 'DISABLE') return address;
@@ -197,9 +215,14 @@ export function addressText(address: AppAddress): string {
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
-/** Connects, speaks TLS where the endpoint asks for it, and verifies who answered; one call back, within the connect time-out. */
+/**
+ * Connects, speaks TLS where the endpoint asks for it, and verifies who answered; or opens a stream of a tunnel where
+ * it is reached by that. One call back, within the connect time-out.
+ */
 export function dial(context: DialContext, target: DialTarget, done: DialDone): Reaching {
-  const address = target.kind === 'app' ? target.address : endpointAddress(target.endpoint);
+  if (target.kind === 'peer' && target.endpoint.tunnel !== null)
+    return context.tunnels.enter(target, target.endpoint.tunnel, done);
+  const address = target.kind === 'peer' ? endpointAddress(target.endpoint) : target.address;
   const attempt = new Attempt(context, target, address, done);
   attempt.start();
   return attempt;
@@ -257,16 +280,18 @@ class Attempt implements OriginateDone, Reaching {
 
   #connected(): void {
     const target = this.#target;
-    if (target.kind === 'app' || target.endpoint.tls === 'DISABLE') {
+    if (target.kind === 'app' || (target.kind === 'peer' && target.endpoint.tls === 'DISABLE')) {
       this.#succeed(this.#socket, null);
+      return;
+    }
+    if (target.kind === 'tunnel') {
+      // ztunnel sends no server name either: who is meant is in each CONNECT.
+      this.#originate({ sni: null, expectedIdentities: target.expectedIdentities }, target.protocol);
       return;
     }
     const { tls, protocol, endpoint } = target;
     if (endpoint.tls === 'ISTIO_MUTUAL') {
-      const outbound = this.#context.outboundTls;
-      if (outbound === null) this.#fail('no_credentials', '');
-      else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
-      else outbound.originate(this.#socket, { tls, protocol, address: addressText(this.#address) }, this);
+      this.#originate(tls, protocol);
       return;
     }
     if (tls.credentialName !== null) {
@@ -282,6 +307,13 @@ class Attempt implements OriginateDone, Reaching {
     } catch (error) {
       this.#fail('bad_tls_files', (error as Error).message);
     }
+  }
+
+  #originate(tls: MeshTls, protocol: UpstreamProtocol | 'hbone'): void {
+    const outbound = this.#context.outboundTls;
+    if (outbound === null) this.#fail('no_credentials', '');
+    else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
+    else outbound.originate(this.#socket, { tls, protocol, address: addressText(this.#address) }, this);
   }
 
   #succeed(stream: Duplex, peer: VerifiedPeer | null): void {

@@ -21,6 +21,8 @@ const records: Buffer[] = [];
 const blocks: Buffer[] = [];
 /** Free ones kept of a size: 1 MiB of records, 4 MiB of blocks. */
 const MAX_FREE = 64;
+/** What may stand around the part of a piece that inherits its memory: a frame's header, and no frame with a payload. */
+const OVERHEAD = 9;
 /** Whose memory a large piece is. */
 const memoryOf = new WeakMap<Buffer, Buffer>();
 
@@ -33,6 +35,17 @@ function takenLarge(length: number): Buffer {
   const piece = memory.subarray(0, length);
   memoryOf.set(piece, memory);
   return piece;
+}
+
+/**
+ * Says that `part`, a view of what `hear` brought, is all of it that anybody will look at: `pass` may then free the
+ * memory with it. Only a large part counts; what else was read with it must have been read to its end.
+ */
+export function inherit(piece: Buffer, part: Buffer): void {
+  const memory = part.length > SMALL ? memoryOf.get(piece) : undefined;
+  if (memory === undefined || piece.length - part.length > OVERHEAD) return;
+  memoryOf.delete(piece);
+  memoryOf.set(part, memory);
 }
 
 function free(memory: Buffer): void {

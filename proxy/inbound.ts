@@ -1,5 +1,5 @@
 /** The inbound side: serveInbound → detect → terminate → decide → forward. */
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
@@ -7,7 +7,7 @@ import type { AppAddress, EffectiveMode } from '../mesh/snapshot.ts';
 import { isHttp, type Protocol } from '../mesh/workload.ts';
 import { admit } from './admit.ts';
 import { AppTcp } from './app-tcp.ts';
-import { type Connection, unmapped } from './connections.ts';
+import { type Connection, type ConnectionSocket, unmapped } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
 import { detect, firstByteClass, httpVersion, type Spoken, spokenIn } from './detect.ts';
 import { FirstBytes } from './first-bytes.ts';
@@ -35,6 +35,31 @@ export function serveInbound(path: DataPath, listener: InboundListener, socket: 
     return;
   }
   new InboundConnection(path, listener, connection).start();
+}
+
+/** A stream of a tunnel, whose CONNECT has no answer yet. */
+export interface TunnelledSocket extends ConnectionSocket {
+  accept(): void;
+  refuse(status: number): void;
+}
+
+/**
+ * Takes a stream of a tunnel to its end: as a connection whose TLS is done, since the tunnel's identity is its peer's.
+ * Its CONNECT is answered when all that can refuse it before its first byte has been asked.
+ */
+export function serveTunnelled(
+  path: DataPath,
+  listener: InboundListener,
+  stream: TunnelledSocket,
+  peer: VerifiedPeer,
+): void {
+  const connection = path.connections.open('inbound', stream, listener.port);
+  if (connection === null) {
+    path.turnAway(stream, 'inbound', listener.port, 'too_many_connections');
+    return;
+  }
+  connection.connect = stream;
+  new InboundConnection(path, listener, connection).startTunnelled(peer);
 }
 
 /** What is carried: `http` where only the version is still to tell, `unknown` where everything is. */
@@ -65,12 +90,26 @@ class InboundConnection {
     return this.#path.snapshot?.modeOf(this.#listener.port) ?? { mode: 'STRICT', source: null };
   }
 
+  startTunnelled(peer: VerifiedPeer): void {
+    const connection = this.#connection;
+    this.#listen();
+    connection.tls = true;
+    connection.peer = peer.identity;
+    this.#peer = peer;
+    this.#carry(this.#carriedBy(null));
+  }
+
+  #listen(): void {
+    const { socket } = this.#connection;
+    socket.on('error', ignore);
+    socket.once('close', () => this.#closed());
+  }
+
   start(): void {
     const connection = this.#connection;
     const { socket } = connection;
     const { protocol } = this.#listener;
-    socket.on('error', ignore);
-    socket.once('close', () => this.#closed());
+    this.#listen();
     const { mode } = this.#mode();
     // Nothing to tell apart: a server-first protocol must not wait for the client's first byte.
     if (mode === 'DISABLE' && protocol !== 'auto') {
@@ -228,7 +267,8 @@ class InboundConnection {
   #terminate(alpn: readonly string[]): void {
     const { inboundTls } = this.#path;
     const connection = this.#connection;
-    if (connection.closed) return;
+    const { socket } = connection;
+    if (connection.closed || !(socket instanceof Socket)) return;
     // The terminator has its own time-out from here on.
     connection.deadline = Number.POSITIVE_INFINITY;
     if (inboundTls === null || Date.now() >= inboundTls.credentials.notAfter) {
@@ -236,7 +276,7 @@ class InboundConnection {
       return;
     }
     this.#handshaking = true;
-    inboundTls.terminate(connection.socket, alpn, this.#listener.protocol !== 'tcp', {
+    inboundTls.terminate(socket, alpn, this.#listener.protocol !== 'tcp', {
       terminated: (stream, peer) => {
         this.#handshaking = false;
         if (connection.closed) return;
@@ -282,6 +322,8 @@ class InboundConnection {
   #sniff(): void {
     const connection = this.#connection;
     const { limits } = this.#path;
+    // It waits for that with its first byte, as ztunnel does.
+    connection.connect?.accept();
     let begun = false;
     const enough = (bytes: Buffer): boolean => {
       this.#race?.stop();
@@ -321,6 +363,8 @@ class InboundConnection {
       return;
     }
     this.#dropTcp();
+    // Requests are judged and answered one by one: the stream itself is let in.
+    connection.connect?.accept();
     const { app, protocol } = this.#listener;
     const cert = new PeersCert(this.#peer);
     const makeSide = (): InboundHttp => new InboundHttp(this.#path, connection, app, cert, protocol);

@@ -50,7 +50,7 @@ function label(workload: Workload | null, name: string): string {
 }
 
 /** Istio's canonical service: its own label, else the recommended or plain app label, else the workload's name. */
-function canonicalService(workload: Workload | null): string {
+export function canonicalService(workload: Workload | null): string {
   if (workload === null) return UNKNOWN;
   const { labels } = workload;
   return (
@@ -61,7 +61,8 @@ function canonicalService(workload: Workload | null): string {
   );
 }
 
-function canonicalRevision(workload: Workload | null): string {
+/** Its label, else the recommended or plain version label, else `latest`. */
+export function canonicalRevision(workload: Workload | null): string {
   if (workload === null) return 'latest';
   const { labels } = workload;
   return (

@@ -1,13 +1,12 @@
 /** A byte pipe between two streams: half-close kept, abort passed on as abort, back-pressure both ways. */
-import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { abortStream, type Carrier } from './connections.ts';
+import { abortStream, type Carrier, type ConnectionSocket } from './connections.ts';
 import { hear, pass } from './hear.ts';
 
-/** One end: the stream that carries plaintext and the socket under it. */
+/** One end: the stream that carries plaintext and what is under it. */
 export interface PipeEnd {
   readonly stream: Duplex;
-  readonly socket: Socket;
+  readonly socket: ConnectionSocket;
 }
 
 /** What each end said before it ended, already taken from its stream; null: it has not ended. */

@@ -7,7 +7,7 @@ import type { Upstream } from './dial.ts';
 import { Pipe, type PipeObserver } from './pipe.ts';
 import { reportConnection } from './report.ts';
 
-/** Refuses a connection: counter, log line, access log, reset. */
+/** Refuses a connection: counter, log line, access log, reset, or the answer to its CONNECT. */
 export function refuseConnection(
   path: DataPath,
   connection: Connection,
@@ -22,8 +22,17 @@ export function refuseConnection(
   path.refused(connection, reason, facts);
   if (carrier === null) reportConnection(path, connection, null, reason, facts);
   else carrier.abort();
-  connection.abort();
+  if (connection.connect === null) connection.abort();
+  else connection.connect.refuse(CONNECT_DENIED.has(reason) ? 401 : 503);
 }
+
+/** What is answered 401 where ztunnel answers so; all else is a matter of what is there and not of who asks. */
+const CONNECT_DENIED: ReadonlySet<ReasonCode> = new Set([
+  'policy_denied',
+  'ext_authz_denied',
+  'ext_authz_failed',
+  'untrusted_trust_domain',
+]);
 
 /**
  * Lets a stream be read into its own buffer and no further (64 KiB): while an upstream is reached for, a downstream
@@ -53,6 +62,7 @@ export function pipeConnection(
     return;
   }
   const { series } = connection;
+  connection.connect?.accept();
   path.addLoad(upstream.address, 1);
   if (series !== null) series.tcpOpened++;
   const observer: PipeObserver = {

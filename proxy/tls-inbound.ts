@@ -38,6 +38,7 @@ export class InboundTls {
   readonly #trustDomains: ReadonlySet<string>;
   readonly #meshAlpn: Server;
   readonly #httpAlpn: Server;
+  readonly #hboneAlpn: Server;
   readonly #withoutAlpn: Server;
   readonly #waiting = new WeakMap<Socket, TerminateDone>();
   readonly #peers: PeerCache;
@@ -71,8 +72,9 @@ export class InboundTls {
     createSecureContext(options);
     this.#meshAlpn = createServer({ ...options, ALPNProtocols: MESH_ALPN });
     this.#httpAlpn = createServer({ ...options, ALPNProtocols: HTTP_ALPN });
+    this.#hboneAlpn = createServer({ ...options, ALPNProtocols: ['h2'] });
     this.#withoutAlpn = createServer(options);
-    for (const server of [this.#meshAlpn, this.#httpAlpn, this.#withoutAlpn]) {
+    for (const server of [this.#meshAlpn, this.#httpAlpn, this.#hboneAlpn, this.#withoutAlpn]) {
       server.on('secureConnection', (stream) => this.#secured(stream));
       server.on('tlsClientError', (error: NodeJS.ErrnoException, stream) => this.#failed(error, stream));
     }
@@ -85,10 +87,22 @@ export class InboundTls {
    * @param http HTTP may be spoken: ALPNs besides Istio's are answered
    */
   terminate(socket: Socket, alpn: readonly string[], http: boolean, done: TerminateDone): void {
+    this.#terminate(socket, this.#serverFor(alpn, http), done);
+  }
+
+  /**
+   * The same for a tunnel: `h2`, or nothing where the client names none, as rustls has it in ztunnel.
+   * @param alpn what the ClientHello offers; without `h2` among it the handshake fails
+   */
+  terminateHbone(socket: Socket, alpn: readonly string[], done: TerminateDone): void {
+    this.#terminate(socket, alpn.length === 0 ? this.#withoutAlpn : this.#hboneAlpn, done);
+  }
+
+  #terminate(socket: Socket, server: Server, done: TerminateDone): void {
     this.#waiting.set(socket, done);
     // Half-open is for what comes after: a peer that leaves inside the handshake must not be waited for.
     socket.allowHalfOpen = false;
-    this.#serverFor(alpn, http).emit('connection', socket);
+    server.emit('connection', socket);
   }
 
   #serverFor(alpn: readonly string[], http: boolean): Server {

@@ -37,7 +37,11 @@ const MESH_ALPN = {
   http1: ['istio-http/1.1', 'istio', 'http/1.1'],
   http2: ['istio-h2', 'istio', 'h2'],
   tcp: ['istio'],
+  hbone: ['h2'],
 } as const;
+
+/** What mesh mTLS asks of a peer. */
+export type MeshTls = Pick<RouteTls, 'sni' | 'expectedIdentities'>;
 /** Outside the mesh: HTTP/2 is offered alone (pilot's `ALPNH2Only`), since nothing else could be spoken then. */
 const EXTERNAL_ALPN = { http1: ['http/1.1'], http2: ['h2'], tcp: null } as const;
 
@@ -56,14 +60,14 @@ interface Resumable {
 /** One outbound TLS connection: the record its listeners work on. */
 class Handshake {
   readonly owner: OutboundTls;
-  readonly tls: RouteTls;
+  readonly tls: MeshTls;
   readonly key: string;
   readonly resumed: Resumable | null;
   readonly done: OriginateDone;
   peer: VerifiedPeer | null = null;
   settled = false;
 
-  constructor(owner: OutboundTls, tls: RouteTls, key: string, done: OriginateDone) {
+  constructor(owner: OutboundTls, tls: MeshTls, key: string, done: OriginateDone) {
     this.owner = owner;
     this.tls = tls;
     this.key = key;
@@ -132,7 +136,7 @@ export class OutboundTls {
    */
   originate(
     socket: Socket,
-    target: { tls: RouteTls; protocol: UpstreamProtocol; address: string },
+    target: { tls: MeshTls; protocol: UpstreamProtocol | 'hbone'; address: string },
     done: OriginateDone,
   ): void {
     const { tls, protocol, address } = target;

@@ -1,6 +1,5 @@
 /** One HTTP/2 connection to an upstream: how many streams run on it, and whether it takes more. */
 import { type ClientHttp2Session, type ClientHttp2Stream, connect } from 'node:http2';
-import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Limits } from '../../mesh/limits.ts';
 import type { DialTarget, Reached, Upstream } from '../dial.ts';
@@ -182,7 +181,7 @@ export class UpstreamSession implements Reached {
 }
 
 /** HTTP/2 knows no half-closed connection: one whose peer ended it is over. */
-export function endWithPeer(stream: Duplex, socket: Socket): void {
+export function endWithPeer(stream: Duplex, socket: Duplex): void {
   stream.allowHalfOpen = false;
   socket.allowHalfOpen = false;
 }

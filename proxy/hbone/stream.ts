@@ -1,0 +1,224 @@
+/** One CONNECT of a tunnel as a stream of bytes: what the data path reads and writes as if it were a socket. */
+import { Duplex } from 'node:stream';
+import type { Sender } from '../http2/frame-writer.ts';
+
+/** What a stream asks of its tunnel. */
+export interface StreamOwner {
+  /** It has something to send. */
+  ready(stream: TunnelStream): void;
+  /** The reader has consumed so much of its window. */
+  consumed(stream: TunnelStream, octets: number): void;
+  /** Answers its CONNECT. @param end END_STREAM */
+  answer(stream: TunnelStream, status: number, end: boolean): void;
+  /** It is destroyed. @param aborted the other side must not take what came for all of it */
+  left(stream: TunnelStream, aborted: boolean): void;
+  /** Octets of the window each stream of ours is read by. */
+  readonly streamWindow: number;
+}
+
+/** Addresses as a socket has them. */
+export interface StreamAddresses {
+  readonly remoteAddress: string;
+  readonly remotePort: number;
+  readonly localAddress: string;
+  readonly localPort: number;
+}
+
+/** Written and not yet taken over by TLS: as much as a socket of ours holds. */
+const HIGH_WATER = 65_536;
+
+export class TunnelStream extends Duplex implements Sender {
+  readonly streamId: number;
+  readonly remoteAddress: string;
+  readonly remotePort: number;
+  readonly localAddress: string;
+  readonly localPort: number;
+  readonly #owner: StreamOwner;
+  queued = false;
+  /** Octets that the peer lets us send. May be negative: its SETTINGS can take back what it gave (RFC 9113 §6.9.2). */
+  sendWindow: number;
+  #pending: Buffer[] = [];
+  /** Of the first of them: what is sent already. */
+  #offset = 0;
+  #pendingBytes = 0;
+  #onWritten: ((error?: Error | null) => void) | null = null;
+  #onEnded: ((error?: Error | null) => void) | null = null;
+  /** What has come of its window, and what of that was consumed and given back. */
+  #received = 0;
+  #credited = 0;
+  /** The peer has said END_STREAM. */
+  remoteEnded = false;
+  /** We have. */
+  localEnded = false;
+  /** `performance.now()` since when nobody reads what still comes; 0: somebody does. */
+  lingersSince = 0;
+  /** Its CONNECT has its answer. */
+  answered = false;
+  #aborted = false;
+
+  constructor(owner: StreamOwner, streamId: number, sendWindow: number, addresses: StreamAddresses) {
+    super({
+      allowHalfOpen: true,
+      readableHighWaterMark: HIGH_WATER,
+      writableHighWaterMark: HIGH_WATER,
+      decodeStrings: true,
+    });
+    this.#owner = owner;
+    this.streamId = streamId;
+    this.sendWindow = sendWindow;
+    this.remoteAddress = addresses.remoteAddress;
+    this.remotePort = addresses.remotePort;
+    this.localAddress = addresses.localAddress;
+    this.localPort = addresses.localPort;
+    // An error that nobody hears ends the process.
+    this.on('error', ignore);
+  }
+
+  /** Ends it so that the other side sees an abort: the counterpart of a socket's RST. */
+  resetAndDestroy(): this {
+    this.#aborted = true;
+    this.destroy();
+    return this;
+  }
+
+  /** Answers its CONNECT with 200. Safe to call again. */
+  accept(): void {
+    if (this.answered || this.destroyed) return;
+    this.answered = true;
+    this.#owner.answer(this, 200, false);
+  }
+
+  /** Answers its CONNECT with another status and ends it; one that was answered is reset. */
+  refuse(status: number): void {
+    if (this.answered || this.destroyed) {
+      this.resetAndDestroy();
+      return;
+    }
+    this.answered = true;
+    this.localEnded = true;
+    this.#owner.answer(this, status, true);
+    this.destroy();
+  }
+
+  // ---- towards the peer
+
+  get sendable(): number {
+    return Math.min(this.#pendingBytes, this.sendWindow);
+  }
+
+  get endsBehind(): boolean {
+    return this.#onEnded !== null && this.#pendingBytes === 0;
+  }
+
+  copyOut(to: Buffer, from: number, octets: number): void {
+    let at = from;
+    let left = octets;
+    while (left > 0) {
+      const first = this.#pending[0] as Buffer;
+      const taken = Math.min(left, first.length - this.#offset);
+      first.copy(to, at, this.#offset, this.#offset + taken);
+      at += taken;
+      left -= taken;
+      this.#offset += taken;
+      if (this.#offset < first.length) break;
+      this.#pending.shift();
+      this.#offset = 0;
+    }
+    this.#pendingBytes -= octets;
+    this.sendWindow -= octets;
+  }
+
+  sent(): void {
+    if (this.#pendingBytes > 0) return;
+    const written = this.#onWritten;
+    this.#onWritten = null;
+    written?.();
+  }
+
+  ended(): void {
+    const done = this.#onEnded;
+    this.#onEnded = null;
+    this.localEnded = true;
+    done?.();
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, written: (error?: Error | null) => void): void {
+    this.#pending.push(chunk);
+    this.#pendingBytes += chunk.length;
+    this.#onWritten = written;
+    this.#owner.ready(this);
+  }
+
+  override _writev(
+    chunks: { chunk: Buffer; encoding: BufferEncoding }[],
+    written: (error?: Error | null) => void,
+  ): void {
+    for (const { chunk } of chunks) {
+      this.#pending.push(chunk);
+      this.#pendingBytes += chunk.length;
+    }
+    this.#onWritten = written;
+    this.#owner.ready(this);
+  }
+
+  override _final(ended: (error?: Error | null) => void): void {
+    this.#onEnded = ended;
+    this.#owner.ready(this);
+  }
+
+  // ---- from the peer
+
+  /** What the window has room for. */
+  get receiveWindow(): number {
+    return this.#owner.streamWindow - this.#received + this.#credited;
+  }
+
+  /** @param octets what it counts against the window, padding included */
+  counts(octets: number): void {
+    this.#received += octets;
+  }
+
+  received(piece: Buffer): void {
+    if (!this.destroyed) this.push(piece);
+  }
+
+  /** A frame is through. */
+  frameEnds(): void {
+    if (!this.destroyed) this.#credit();
+  }
+
+  remoteEnds(): void {
+    this.remoteEnded = true;
+    if (!this.destroyed) this.push(null);
+  }
+
+  override _read(): void {
+    this.#credit();
+  }
+
+  /** Half a window is given back at once: WINDOW_UPDATE for each piece would cost as much as the pieces. */
+  #credit(): void {
+    const consumed = this.#received - this.readableLength - this.#credited;
+    if (2 * consumed < this.#owner.streamWindow) return;
+    this.#credited += consumed;
+    this.#owner.consumed(this, consumed);
+  }
+
+  // ---- the end
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    const written = this.#onWritten;
+    this.#onWritten = null;
+    this.#onEnded = null;
+    // A socket that ended its side and is closed then has sent all and sends FIN, also while nobody reads it any more.
+    const whole = this.#pendingBytes === 0 && (this.localEnded || this.writableEnded);
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    this.#owner.left(this, error !== null || this.#aborted || !whole);
+    done(error);
+    // Whoever waits for it holds memory for it.
+    written?.(error ?? new Error('closed before it was sent'));
+  }
+}
+
+function ignore(): void {}

@@ -1,0 +1,658 @@
+/** One HBONE connection, of either side: an HTTP/2 session that carries CONNECT streams and nothing else (RFC 9113 §8.5). */
+import { Buffer } from 'node:buffer';
+import { performance } from 'node:perf_hooks';
+import type { Duplex } from 'node:stream';
+import type { Limits } from '../../mesh/limits.ts';
+import { hear } from '../hear.ts';
+import {
+  ConnectionFault,
+  type ErrorName,
+  errorCode,
+  errorName,
+  flag,
+  frame,
+  frameType,
+  goawayFrame,
+  headersFrames,
+  INITIAL_WINDOW,
+  MAX_FRAME,
+  MAX_WINDOW,
+  PREFACE,
+  pingFrame,
+  rstStreamFrame,
+  setting,
+  settingsFrame,
+  windowUpdateFrame,
+} from '../http2/frame.ts';
+import { FrameReader, type FrameSink } from '../http2/frame-reader.ts';
+import { FrameWriter } from '../http2/frame-writer.ts';
+import { encodeHeaders, HpackDecoder } from '../http2/hpack.ts';
+import { HpackError } from '../http2/hpack-error.ts';
+import type { HeaderField } from '../http2/hpack-static.ts';
+import { type ConnectHead, isTrailers, readConnect, readStatus } from './connect.ts';
+import { type StreamAddresses, type StreamOwner, TunnelStream } from './stream.ts';
+
+/** Why a tunnel ended. */
+export interface TunnelEnd {
+  /** Ours: what the peer did wrong; null: it did nothing wrong, or the connection broke. */
+  readonly fault: ErrorName | null;
+  readonly detail: string;
+}
+
+/** Whoever keeps a tunnel. */
+export interface TunnelKeeper {
+  /** Of a server's: the ends a stream is to show. */
+  addressesOf(head: ConnectHead): StreamAddresses;
+  /** Of a server's: a peer asks for a stream; `accept` or `refuse` on it is the answer. */
+  asked(tunnel: Tunnel, stream: TunnelStream, head: ConnectHead): void;
+  /** A stream ended, or the peer allows another number of them. */
+  roomChanged(tunnel: Tunnel): void;
+  /** It is over; its streams are gone. Called once. */
+  closed(tunnel: Tunnel, end: TunnelEnd): void;
+}
+
+/** Whoever asked for a stream. One call. */
+export interface OpenDone {
+  opened(stream: TunnelStream): void;
+  /** The peer's answer was another than 200. */
+  refused(status: number): void;
+  /** It never got an answer. @param retriable the peer has not looked at it: another tunnel may be asked (§8.7) */
+  lost(detail: string, retriable: boolean): void;
+}
+
+/** Dynamic table the peer may use (SETTINGS_HEADER_TABLE_SIZE's default). */
+const HPACK_TABLE = 4_096;
+/** A CONNECT has a handful of fields. */
+const MAX_FIELDS_BYTES = 16_384;
+/** Streams whose end is remembered: what is still on its way for them is told from what never was. */
+const REMEMBERED = 256;
+/** In so many ms is what comes weighed against what it carries. */
+const WEIGH_MS = 10_000;
+/** What may come on top of eight times the payload in that time: nginx's measure of a flood. */
+const FREE_OVERHEAD = 1_048_576;
+/** How long one that we closed may go on sending before its stream is reset. */
+const LINGER_MS = 5_000;
+/** Between the GOAWAY that warns and the one that counts: what was on its way has come by then. */
+const LAST_CALL_MS = 1_000;
+
+const PING_OPAQUE = Buffer.from('oarlock!', 'latin1');
+
+export class Tunnel implements FrameSink, StreamOwner {
+  readonly role: 'client' | 'server';
+  readonly streamWindow: number;
+  readonly #stream: Duplex;
+  readonly #limits: Limits;
+  readonly #keeper: TunnelKeeper;
+  readonly #reader: FrameReader;
+  readonly #writer: FrameWriter;
+  readonly #hpack = new HpackDecoder({ maxTableBytes: HPACK_TABLE, maxListBytes: MAX_FIELDS_BYTES });
+  readonly #streams = new Map<number, TunnelStream>();
+  /** A client's: asked for and not answered. */
+  readonly #opening = new Map<number, OpenDone>();
+  /** A server's: asked for and not answered. @see asked */
+  readonly #asked = new Set<number>();
+  /** The last streams to end; true: we reset it, so the peer may still send what it had begun. */
+  readonly #ended = new Map<number, boolean>();
+  /** Of the preface: what is still to come, a server's only. */
+  #preface: string;
+  /** The peer's first frame, which is SETTINGS, has come. */
+  #settled = false;
+  #peerWindow = INITIAL_WINDOW;
+  #peerStreams = Number.POSITIVE_INFINITY;
+  readonly #connectionWindow: number;
+  /** Come and not given back of that. */
+  #uncredited = 0;
+  /** The DATA frame under way goes there; null: nowhere. */
+  #receiving: TunnelStream | null = null;
+  #nextId = 1;
+  #lastPeerId = 0;
+  /** No new streams: we or the peer said GOAWAY. */
+  #retired = false;
+  /** The last of the peer's that we take, said in GOAWAY; Infinity: any. */
+  #lastTaken = Number.POSITIVE_INFINITY;
+  #closed = false;
+  readonly #startedAt = performance.now();
+  #heard = true;
+  #quietSince = this.#startedAt;
+  #pinged = false;
+  /** Half a frame or header block has waited since. */
+  #waitsSince = 0;
+  #idleSince = this.#startedAt;
+  #lastCallAt = Number.POSITIVE_INFINITY;
+  #opened = 0;
+  #resets = 0;
+  #weighedAt = this.#startedAt;
+  #total = 0;
+  #useful = 0;
+
+  constructor(role: 'client' | 'server', stream: Duplex, limits: Limits, keeper: TunnelKeeper) {
+    this.role = role;
+    this.#stream = stream;
+    this.#limits = limits;
+    this.#keeper = keeper;
+    this.streamWindow = limits.streamWindow;
+    // Streams bound what is kept for slow readers: one of them must not shut the window of all.
+    this.#connectionWindow = Math.min(limits.maxTunnelStreams * limits.streamWindow, MAX_WINDOW);
+    this.#preface = role === 'server' ? PREFACE : '';
+    this.#reader = new FrameReader(this, MAX_FIELDS_BYTES);
+    this.#writer = new FrameWriter(stream, (fault) => this.#fault(fault));
+  }
+
+  /** Says its SETTINGS and listens. */
+  start(): void {
+    const settings = settingsFrame([
+      [setting.headerTableSize, HPACK_TABLE],
+      ...(this.role === 'client' ? [[setting.enablePush, 0] as const] : []),
+      [setting.maxConcurrentStreams, this.role === 'client' ? 0 : this.#limits.maxTunnelStreams],
+      [setting.initialWindowSize, this.streamWindow],
+      [setting.maxHeaderListSize, MAX_FIELDS_BYTES],
+    ]);
+    const hello = this.role === 'client' ? [Buffer.from(PREFACE, 'latin1'), settings] : [settings];
+    const more = this.#connectionWindow - INITIAL_WINDOW;
+    if (more > 0) hello.push(windowUpdateFrame(0, more));
+    this.#writer.control(Buffer.concat(hello));
+    const stream = this.#stream;
+    stream.on('end', () => this.#gone('the peer closed the tunnel'));
+    stream.on('error', (error) => this.#gone(error.message));
+    stream.on('close', () => this.#gone('the tunnel broke'));
+    hear(stream, (piece) => this.#hears(piece));
+    stream.resume();
+    if (stream.destroyed || stream.readableEnded)
+      queueMicrotask(() => this.#gone('the peer closed the tunnel'));
+  }
+
+  // ---- for its keeper
+
+  /** Streams open or asked for. */
+  get size(): number {
+    return this.#streams.size;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** A client's: how many more may be asked for. */
+  get room(): number {
+    if (this.#retired || this.#closed || this.#nextId > MAX_WINDOW) return 0;
+    return Math.min(this.#limits.maxTunnelStreams, this.#peerStreams) - this.#streams.size;
+  }
+
+  /**
+   * Asks for a stream. Only where `room` is left.
+   * @param fields after `:method`
+   */
+  open(
+    fields: readonly (readonly [name: string, value: string])[],
+    addresses: StreamAddresses,
+    done: OpenDone,
+  ): TunnelStream {
+    const id = this.#nextId;
+    this.#nextId += 2;
+    const stream = new TunnelStream(this, id, this.#peerWindow, addresses);
+    this.#streams.set(id, stream);
+    this.#opening.set(id, done);
+    this.#writer.control(headersFrames(id, encodeHeaders([[':method', 'CONNECT'], ...fields]), false));
+    return stream;
+  }
+
+  /** Takes no new streams; those under way finish, then it closes. */
+  retire(): void {
+    if (this.#retired || this.#closed) return;
+    this.#retired = true;
+    if (this.role === 'server') {
+      // §6.8: one that says how it will be, a moment for what is on its way, and one that counts.
+      this.#writer.control(goawayFrame(MAX_WINDOW, 'NO_ERROR', ''));
+      this.#writer.control(pingFrame(PING_OPAQUE, false));
+      this.#pinged = true;
+      this.#lastCallAt = performance.now() + LAST_CALL_MS;
+    } else this.#closeIfEmpty();
+  }
+
+  /** Ends it at once, and all on it. */
+  abort(detail: string): void {
+    this.#end({ fault: null, detail }, 'NO_ERROR');
+  }
+
+  /** Its time-outs; called about twice a second. */
+  tick(now: number): void {
+    if (this.#closed) return;
+    if (now - this.#weighedAt > WEIGH_MS) {
+      this.#weighedAt = now;
+      this.#total = 0;
+      this.#useful = 0;
+      this.#writer.sentBytes = 0;
+    }
+    if (!this.#settled && now - this.#startedAt > this.#limits.handshakeTimeout) {
+      this.#fault(new ConnectionFault('SETTINGS_TIMEOUT', 'no SETTINGS in time'));
+    } else if (this.#waitsSince > 0 && now - this.#waitsSince > this.#limits.requestHeadTimeout) {
+      this.#fault(new ConnectionFault('ENHANCE_YOUR_CALM', 'a frame or header block came too slowly'));
+    } else if (now > this.#lastCallAt) this.#lastCall();
+    else this.#tickAlive(now);
+  }
+
+  #tickAlive(now: number): void {
+    for (const stream of this.#streams.values())
+      if (stream.lingersSince > 0 && now - stream.lingersSince > LINGER_MS) this.#reset(stream, 'CANCEL');
+    if (this.#heard) {
+      this.#heard = false;
+      this.#pinged = false;
+      this.#quietSince = now;
+    }
+    const quiet = now - this.#quietSince;
+    const { tunnelPing, sessionIdleTimeout, idleTimeout } = this.#limits;
+    if (quiet > 3 * tunnelPing) {
+      // Conntrack forgot it, or its machine is gone: nothing else would ever tell.
+      this.abort(`the peer did not answer a PING for ${Math.round(quiet)} ms`);
+      return;
+    }
+    if (quiet > tunnelPing && !this.#pinged) {
+      this.#pinged = true;
+      this.#writer.control(pingFrame(PING_OPAQUE, false));
+    }
+    const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
+    if (idle > (this.role === 'client' ? sessionIdleTimeout : idleTimeout)) this.retire();
+  }
+
+  // ---- for its streams
+
+  ready(stream: TunnelStream): void {
+    this.#writer.ready(stream);
+  }
+
+  consumed(stream: TunnelStream, octets: number): void {
+    if (!stream.remoteEnded && !this.#closed)
+      this.#writer.control(windowUpdateFrame(stream.streamId, octets));
+  }
+
+  answer(stream: TunnelStream, status: number, end: boolean): void {
+    this.#asked.delete(stream.streamId);
+    const block = encodeHeaders([[':status', String(status)]]);
+    if (!this.#closed) this.#writer.control(headersFrames(stream.streamId, block, end));
+  }
+
+  left(stream: TunnelStream, aborted: boolean): void {
+    const id = stream.streamId;
+    if (this.#streams.get(id) !== stream) return;
+    this.#opening.delete(id);
+    this.#asked.delete(id);
+    // CONNECT_ERROR is what an abort is called (§8.5), and CANCEL is read as a clean end by ztunnel. One that was asked for
+    // and is not wanted any more is cancelled.
+    if (aborted) this.#reset(stream, stream.answered ? 'CONNECT_ERROR' : 'CANCEL');
+    else {
+      if (!stream.localEnded) {
+        stream.localEnded = true;
+        this.#writer.control(frame(frameType.data, flag.endStream, id, 0));
+      }
+      if (stream.remoteEnded) this.#forget(stream, false);
+      else stream.lingersSince = performance.now();
+    }
+  }
+
+  // ---- frames
+
+  #hears(piece: Buffer): void {
+    if (this.#closed) return;
+    this.#heard = true;
+    this.#total += piece.length;
+    try {
+      const bytes = this.#preface === '' ? piece : this.#readPreface(piece);
+      if (bytes.length > 0) this.#reader.feed(bytes);
+      if (!this.#reader.waits) this.#waitsSince = 0;
+      else if (this.#waitsSince === 0) this.#waitsSince = performance.now();
+      if (this.#total > FREE_OVERHEAD + 8 * (this.#useful + this.#writer.sentBytes))
+        throw new ConnectionFault('ENHANCE_YOUR_CALM', `${this.#total} octets carried ${this.#useful}`);
+    } catch (error) {
+      if (error instanceof ConnectionFault) this.#fault(error);
+      else if (error instanceof HpackError)
+        this.#fault(new ConnectionFault('COMPRESSION_ERROR', error.message));
+      else throw error;
+    }
+  }
+
+  #readPreface(piece: Buffer): Buffer {
+    const taken = Math.min(this.#preface.length, piece.length);
+    if (piece.toString('latin1', 0, taken) !== this.#preface.slice(0, taken))
+      throw new ConnectionFault('PROTOCOL_ERROR', 'it does not speak HTTP/2');
+    this.#preface = this.#preface.slice(taken);
+    return piece.subarray(taken);
+  }
+
+  frameBegins(type: number): void {
+    // §3.4: SETTINGS is the first frame of either side.
+    if (!this.#settled && type !== frameType.settings)
+      throw new ConnectionFault('PROTOCOL_ERROR', 'the first frame is not SETTINGS');
+  }
+
+  dataBegins(id: number, length: number): void {
+    this.#uncredited += length;
+    if (2 * this.#uncredited >= this.#connectionWindow) {
+      this.#writer.control(windowUpdateFrame(0, this.#uncredited));
+      this.#uncredited = 0;
+    }
+    const stream = this.#streams.get(id);
+    this.#receiving = null;
+    if (stream === undefined) {
+      this.#strayData(id);
+      return;
+    }
+    if (stream.remoteEnded) {
+      this.#reset(stream, 'STREAM_CLOSED');
+      return;
+    }
+    if (this.#opening.has(id)) {
+      this.#malformed(stream, 'DATA before the answer');
+      return;
+    }
+    if (length > stream.receiveWindow) {
+      this.#reset(stream, 'FLOW_CONTROL_ERROR');
+      return;
+    }
+    stream.counts(length);
+    // Nobody reads it any more: a socket would answer with RST.
+    if (stream.lingersSince > 0 && length > 0) this.#reset(stream, 'CANCEL');
+    else this.#receiving = stream;
+  }
+
+  dataPiece(piece: Buffer): void {
+    this.#useful += piece.length;
+    this.#receiving?.received(piece);
+  }
+
+  dataEnds(end: boolean): void {
+    const stream = this.#receiving;
+    if (stream === null) return;
+    if (end) this.#remoteEnds(stream);
+    else stream.frameEnds();
+  }
+
+  /** DATA for a stream that is not there. */
+  #strayData(id: number): void {
+    if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'DATA on an idle stream');
+    // On its way when we reset it: passed over. The peer has ended the others itself.
+    if (this.#ended.get(id) === false) this.#writer.control(rstStreamFrame(id, 'STREAM_CLOSED'));
+  }
+
+  headers(id: number, block: Buffer, end: boolean): void {
+    // Whatever becomes of it: the table that later blocks rely on must have seen it.
+    const { fields, tooLarge } = this.#hpack.decode(block);
+    const stream = this.#streams.get(id);
+    if (stream !== undefined) this.#moreHeaders(stream, fields, end);
+    else if (this.role === 'client') {
+      if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'HEADERS on an idle stream');
+    } else if (this.#isIdle(id)) {
+      this.#useful += block.length;
+      this.#newStream(id, fields, tooLarge, end);
+    } else if (this.#ended.get(id) === false) {
+      throw new ConnectionFault('STREAM_CLOSED', 'HEADERS on a closed stream');
+    } else if (!this.#ended.has(id)) {
+      // §5.1.1: identifiers count up; one that was passed over is closed.
+      throw new ConnectionFault('PROTOCOL_ERROR', `stream ${id} after ${this.#lastPeerId}`);
+    }
+  }
+
+  /** An answer, or trailers. */
+  #moreHeaders(stream: TunnelStream, fields: readonly HeaderField[], end: boolean): void {
+    const done = this.#opening.get(stream.streamId);
+    if (done !== undefined) this.#answered(stream, done, readStatus(fields), end);
+    else if (stream.remoteEnded) this.#reset(stream, 'STREAM_CLOSED');
+    // §8.1: trailers end their stream; a CONNECT has none to speak of, and what is in them goes nowhere.
+    else if (!end || !isTrailers(fields)) this.#malformed(stream, 'bad trailers');
+    else this.#remoteEnds(stream);
+  }
+
+  #answered(stream: TunnelStream, done: OpenDone, status: number | null, end: boolean): void {
+    if (status === null || (status < 200 && end)) {
+      this.#malformed(stream, 'a bad answer');
+      return;
+    }
+    if (status < 200) return;
+    this.#opening.delete(stream.streamId);
+    stream.answered = true;
+    if (status === 200) {
+      if (end) this.#remoteEnds(stream);
+      done.opened(stream);
+      return;
+    }
+    stream.remoteEnded = end;
+    done.refused(status);
+    stream.resetAndDestroy();
+  }
+
+  #newStream(id: number, fields: readonly HeaderField[], tooLarge: boolean, end: boolean): void {
+    if (id % 2 === 0) throw new ConnectionFault('PROTOCOL_ERROR', `a client's stream ${id}`);
+    this.#lastPeerId = id;
+    this.#opened++;
+    const head = tooLarge ? null : readConnect(fields);
+    if (id > this.#lastTaken || this.#streams.size >= this.#limits.maxTunnelStreams) {
+      this.#refuseStream(id, 'REFUSED_STREAM');
+    } else if (tooLarge) {
+      this.#writer.control(headersFrames(id, encodeHeaders([[':status', '431']]), true));
+      this.#refuseStream(id, 'NO_ERROR');
+    } else if (head === null) this.#refuseStream(id, 'PROTOCOL_ERROR');
+    else {
+      const stream = new TunnelStream(this, id, this.#peerWindow, this.#keeper.addressesOf(head));
+      this.#streams.set(id, stream);
+      this.#asked.add(id);
+      if (end) this.#remoteEnds(stream);
+      this.#keeper.asked(this, stream, head);
+    }
+  }
+
+  /** Of a stream that never came to be. */
+  #refuseStream(id: number, code: ErrorName): void {
+    this.#writer.control(rstStreamFrame(id, code));
+    this.#remember(id, true);
+  }
+
+  rstStream(id: number, code: number): void {
+    if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'RST_STREAM on an idle stream');
+    const stream = this.#streams.get(id);
+    if (stream === undefined) return;
+    const done = this.#opening.get(id);
+    const unanswered = this.#asked.has(id);
+    this.#forget(stream, false);
+    const detail = `the peer reset the stream: ${errorName(code)}`;
+    if (done !== undefined) done.lost(detail, code === errorCode.REFUSED_STREAM);
+    stream.destroy(new StreamReset(detail));
+    if (unanswered) this.#countReset();
+  }
+
+  /**
+   * A peer that asks and takes it back makes us and the app work for nothing (CVE-2023-44487). Envoy's measure: so
+   * many, and most of all it asked for.
+   */
+  #countReset(): void {
+    if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
+    throw new ConnectionFault(
+      'ENHANCE_YOUR_CALM',
+      `${this.#resets} of ${this.#opened} streams reset unanswered`,
+    );
+  }
+
+  settings(payload: Buffer): void {
+    this.#settled = true;
+    for (let at = 0; at < payload.length; at += 6)
+      this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));
+    this.#writer.control(frame(frameType.settings, flag.ack, 0, 0));
+  }
+
+  #set(name: number, value: number): void {
+    if (name === setting.initialWindowSize) this.#setWindow(value);
+    else if (name === setting.maxConcurrentStreams) {
+      const grown = value > this.#peerStreams;
+      this.#peerStreams = value;
+      if (grown) this.#keeper.roomChanged(this);
+    } else if (name === setting.maxFrameSize) {
+      if (value < MAX_FRAME || value > 0xff_ffff)
+        throw new ConnectionFault('PROTOCOL_ERROR', `SETTINGS_MAX_FRAME_SIZE ${value}`);
+    } else if (name === setting.enablePush && (value > 1 || (value === 1 && this.role === 'client')))
+      throw new ConnectionFault('PROTOCOL_ERROR', `SETTINGS_ENABLE_PUSH ${value}`);
+  }
+
+  /** §6.9.2: it changes what streams already have, too. */
+  #setWindow(value: number): void {
+    if (value > MAX_WINDOW)
+      throw new ConnectionFault('FLOW_CONTROL_ERROR', `SETTINGS_INITIAL_WINDOW_SIZE ${value}`);
+    const change = value - this.#peerWindow;
+    this.#peerWindow = value;
+    for (const stream of this.#streams.values()) {
+      if (stream.sendWindow + change > MAX_WINDOW)
+        throw new ConnectionFault('FLOW_CONTROL_ERROR', 'a window beyond its bound');
+      stream.sendWindow += change;
+      if (stream.sendable > 0) this.#writer.ready(stream);
+    }
+  }
+
+  settingsAcked(): void {}
+
+  ping(opaque: Buffer, ack: boolean): void {
+    if (!ack) this.#writer.control(pingFrame(opaque, true));
+    else if (this.#lastCallAt !== Number.POSITIVE_INFINITY) this.#lastCall();
+  }
+
+  goaway(lastStream: number, code: number, debug: Buffer): void {
+    this.#retired = true;
+    const detail = `the peer goes away: ${errorName(code)} ${printable(debug)}`.trimEnd();
+    if (this.role === 'client') {
+      for (const stream of [...this.#streams.values()]) {
+        if (stream.streamId <= lastStream) continue;
+        const done = this.#opening.get(stream.streamId);
+        this.#forget(stream, false);
+        done?.lost(detail, true);
+        stream.destroy(new StreamReset(detail));
+      }
+      this.#keeper.roomChanged(this);
+    }
+    this.#closeIfEmpty();
+  }
+
+  windowUpdate(id: number, octets: number): void {
+    if (id === 0) {
+      if (this.#writer.window + octets > MAX_WINDOW)
+        throw new ConnectionFault('FLOW_CONTROL_ERROR', 'a window beyond its bound');
+      this.#writer.grow(octets);
+      return;
+    }
+    const stream = this.#streams.get(id);
+    if (stream === undefined) {
+      if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'WINDOW_UPDATE on an idle stream');
+    } else if (stream.sendWindow + octets > MAX_WINDOW) this.#reset(stream, 'FLOW_CONTROL_ERROR');
+    else {
+      stream.sendWindow += octets;
+      if (stream.sendable > 0) this.#writer.ready(stream);
+    }
+  }
+
+  streamFault(id: number, code: 'PROTOCOL_ERROR' | 'FRAME_SIZE_ERROR'): void {
+    const stream = this.#streams.get(id);
+    if (stream !== undefined) this.#reset(stream, code);
+    else this.#writer.control(rstStreamFrame(id, code));
+  }
+
+  // ---- ends
+
+  /** Never asked for. */
+  #isIdle(id: number): boolean {
+    if (this.role === 'client') return id % 2 === 0 || id >= this.#nextId;
+    return id % 2 === 0 || id > this.#lastPeerId;
+  }
+
+  #remoteEnds(stream: TunnelStream): void {
+    stream.remoteEnds();
+    if (stream.destroyed && stream.localEnded) this.#forget(stream, false);
+  }
+
+  #malformed(stream: TunnelStream, detail: string): void {
+    const done = this.#opening.get(stream.streamId);
+    this.#reset(stream, 'PROTOCOL_ERROR');
+    done?.lost(detail, false);
+  }
+
+  #reset(stream: TunnelStream, code: ErrorName): void {
+    this.#writer.control(rstStreamFrame(stream.streamId, code));
+    this.#forget(stream, true);
+    if (!stream.destroyed) stream.destroy(new StreamReset(`we reset the stream: ${code}`));
+  }
+
+  #forget(stream: TunnelStream, ours: boolean): void {
+    const id = stream.streamId;
+    if (!this.#streams.delete(id)) return;
+    this.#opening.delete(id);
+    this.#asked.delete(id);
+    if (this.#receiving === stream) this.#receiving = null;
+    this.#remember(id, ours);
+    if (this.#streams.size === 0) this.#idleSince = performance.now();
+    this.#keeper.roomChanged(this);
+    this.#closeIfEmpty();
+  }
+
+  #remember(id: number, ours: boolean): void {
+    this.#ended.set(id, ours);
+    if (this.#ended.size <= REMEMBERED) return;
+    const oldest = this.#ended.keys().next().value;
+    if (oldest !== undefined) this.#ended.delete(oldest);
+  }
+
+  /** The GOAWAY that counts: what comes after it is refused. */
+  #lastCall(): void {
+    this.#lastCallAt = Number.POSITIVE_INFINITY;
+    this.#lastTaken = this.#lastPeerId;
+    this.#writer.control(goawayFrame(this.#lastPeerId, 'NO_ERROR', ''));
+    this.#closeIfEmpty();
+  }
+
+  #closeIfEmpty(): void {
+    if (!this.#retired || this.#streams.size > 0 || this.#closed) return;
+    // A server's peer may have asked before it heard of it.
+    if (this.#lastCallAt !== Number.POSITIVE_INFINITY) return;
+    this.#end({ fault: null, detail: 'retired' }, 'NO_ERROR');
+  }
+
+  #fault(fault: ConnectionFault): void {
+    this.#end({ fault: fault.code, detail: fault.message }, fault.code);
+  }
+
+  /** The connection under it is over. */
+  #gone(detail: string): void {
+    if (this.#closed) return;
+    this.#writer.stop();
+    this.#over({ fault: null, detail });
+    this.#stream.destroy();
+  }
+
+  #end(end: TunnelEnd, code: ErrorName): void {
+    if (this.#closed) return;
+    this.#writer.control(goawayFrame(this.#lastPeerId, code, end.fault === null ? '' : end.detail));
+    this.#over(end);
+    const stream = this.#stream;
+    this.#writer.close(() => {
+      stream.end();
+      // Read on and dropped for a moment: what still comes must not turn the GOAWAY into a reset.
+      setTimeout(() => stream.destroy(), LINGER_MS).unref();
+    });
+    // A peer that does not read will not see it.
+    setTimeout(() => stream.destroy(), 2 * LINGER_MS).unref();
+  }
+
+  #over(end: TunnelEnd): void {
+    this.#closed = true;
+    const opening = [...this.#opening.values()];
+    const streams = [...this.#streams.values()];
+    this.#opening.clear();
+    this.#streams.clear();
+    for (const done of opening) done.lost(end.detail, false);
+    for (const stream of streams) stream.destroy(new StreamReset(end.detail));
+    this.#keeper.closed(this, end);
+  }
+}
+
+/** What a stream is destroyed with when it or its tunnel was cut. */
+export class StreamReset extends Error {
+  readonly code = 'ECONNRESET';
+}
+
+/** What a peer says of its GOAWAY, fit for a log. */
+function printable(debug: Buffer): string {
+  return debug.toString('latin1', 0, 128).replaceAll(/[^\x20-\x7e]/g, '?');
+}

@@ -1,0 +1,350 @@
+/** The tunnels of a thread: those to peers shared by many connections, one handshake at a time a peer; time-outs of all of them. */
+import { isIP } from 'node:net';
+import { performance } from 'node:perf_hooks';
+import type { Limits } from '../../mesh/limits.ts';
+import type { ReasonCode } from '../../mesh/reasons.ts';
+import type { EndpointTunnel } from '../../mesh/route.ts';
+import type { Snapshot } from '../../mesh/snapshot.ts';
+import {
+  addressText,
+  type DialContext,
+  type DialDone,
+  dial,
+  endpointAddress,
+  type PeerTarget,
+  type Reaching,
+  type TunnelTarget,
+  Upstream,
+} from '../dial.ts';
+import { baggageOf, forwardedFor } from './baggage.ts';
+import type { StreamAddresses, TunnelStream } from './stream.ts';
+import { type OpenDone, Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
+
+/** What dialling a tunnel needs to know beside what dialling does. */
+export interface TunnelContext extends DialContext {
+  readonly snapshot: Snapshot | null;
+  /** Name of our cluster, as metrics have it. */
+  readonly cluster: string;
+  /** Of an outbound tunnel that the peer's fault ended. */
+  tunnelBroke(peer: string, end: TunnelEnd): void;
+}
+
+const TICK_MS = 500;
+/** So often a connection whose stream was lost before its answer is asked for anew. */
+const MAX_TRIES = 3;
+
+/** Somebody who wants a stream. */
+class Waiting implements Reaching, OpenDone {
+  readonly place: Place;
+  readonly target: PeerTarget;
+  readonly done: DialDone;
+  readonly #owner: Tunnels;
+  #tries = 0;
+  #on: PeerTunnel | null = null;
+  #stream: TunnelStream | null = null;
+  over = false;
+  /** `performance.now()` by which it is to have its answer. */
+  deadline: number;
+
+  constructor(owner: Tunnels, place: Place, target: PeerTarget, done: DialDone) {
+    this.#owner = owner;
+    this.place = place;
+    this.target = target;
+    this.done = done;
+    // A tunnel being made has the time-out of its own; this one is for those that have no room for anybody.
+    this.deadline = performance.now() + 2 * owner.connectTimeout;
+  }
+
+  cancel(): void {
+    if (this.#settle()) this.#stream?.resetAndDestroy();
+  }
+
+  ask(on: PeerTunnel, fields: readonly (readonly [string, string])[]): void {
+    this.#tries++;
+    this.deadline = performance.now() + this.#owner.connectTimeout;
+    this.#on = on;
+    this.#stream = on.tunnel.open(fields, on.addresses, this);
+  }
+
+  opened(stream: TunnelStream): void {
+    const on = this.#on;
+    if (on === null || !this.#settle()) {
+      stream.resetAndDestroy();
+      return;
+    }
+    this.done.connected(
+      new Upstream({
+        stream,
+        socket: stream,
+        target: this.target,
+        peer: on.upstream.peer,
+        address: addressText(endpointAddress(this.target.endpoint)),
+        generation: on.upstream.generation,
+      }),
+    );
+  }
+
+  refused(status: number): void {
+    // 503: it is the endpoint that cannot be reached, and another one may be.
+    this.fail(status === 503 ? 'connect_failed' : 'tunnel_refused', `CONNECT was answered ${status}`);
+  }
+
+  lost(detail: string, retriable: boolean): void {
+    if (this.over) return;
+    if (retriable && this.#tries < MAX_TRIES) this.#owner.again(this);
+    else this.fail('connect_failed', detail);
+  }
+
+  timedOut(): void {
+    const { connectTimeout } = this.#owner;
+    this.fail(
+      'connect_failed',
+      this.#stream === null ? 'no tunnel has room' : `no answer within ${connectTimeout} ms`,
+    );
+    this.#stream?.resetAndDestroy();
+  }
+
+  fail(reason: ReasonCode, detail: string): void {
+    if (!this.#settle()) return;
+    const { endpoint } = this.target;
+    this.done.failed(reason, `${addressText(endpointAddress(endpoint))} by HBONE: ${detail}`);
+  }
+
+  #settle(): boolean {
+    if (this.over) return false;
+    this.over = true;
+    this.#owner.left(this);
+    return true;
+  }
+}
+
+/** A live tunnel to a peer. */
+interface PeerTunnel {
+  readonly tunnel: Tunnel;
+  readonly upstream: Upstream;
+  readonly addresses: StreamAddresses;
+}
+
+/** One peer: address and whom we expect there. */
+class Place {
+  readonly key: string;
+  readonly target: TunnelTarget;
+  readonly live: PeerTunnel[] = [];
+  waiting: Waiting[] = [];
+  dialling: Reaching | null = null;
+
+  constructor(key: string, target: TunnelTarget) {
+    this.key = key;
+    this.target = target;
+  }
+}
+
+export class Tunnels implements TunnelKeeper {
+  readonly #context: TunnelContext;
+  readonly #limits: Limits;
+  readonly #places = new Map<string, Place>();
+  readonly #placeOf = new Map<Tunnel, Place>();
+  /** All who want a stream, asked for or not. */
+  readonly #waiting = new Set<Waiting>();
+  /** Of either side. */
+  readonly #ticking = new Set<Tunnel>();
+  readonly #clock: NodeJS.Timeout;
+  /** What every CONNECT says of us, made anew with each snapshot. */
+  #said: { readonly snapshot: Snapshot; readonly fields: readonly (readonly [string, string])[] } | null =
+    null;
+
+  constructor(context: TunnelContext) {
+    this.#context = context;
+    this.#limits = context.limits;
+    this.#clock = setInterval(() => this.#tick(), TICK_MS);
+    this.#clock.unref();
+  }
+
+  get connectTimeout(): number {
+    return this.#limits.connectTimeout;
+  }
+
+  /** Reaches an endpoint by a stream on a tunnel to its peer, making that where there is none with room. */
+  enter(target: PeerTarget, tunnel: EndpointTunnel, done: DialDone): Reaching {
+    const host = target.endpoint.address;
+    const key = `${host} ${tunnel.port} ${tunnel.expectedIdentities.join(' ')}`;
+    let place = this.#places.get(key);
+    if (place === undefined) {
+      const { port, expectedIdentities } = tunnel;
+      place = new Place(key, {
+        kind: 'tunnel',
+        address: { host, port },
+        expectedIdentities,
+        protocol: 'hbone',
+      });
+      this.#places.set(key, place);
+    }
+    const waiting = new Waiting(this, place, target, done);
+    this.#waiting.add(waiting);
+    if (place.waiting.length >= this.#limits.maxWaitingStreams) {
+      queueMicrotask(() =>
+        waiting.fail('too_many_waiting', `${this.#limits.maxWaitingStreams} wait already`),
+      );
+    } else {
+      place.waiting.push(waiting);
+      this.#serve(place);
+    }
+    return waiting;
+  }
+
+  /** Its stream was lost unseen: it waits for another one. */
+  again(waiting: Waiting): void {
+    waiting.place.waiting.push(waiting);
+    // The tunnel that lost it is about to say why.
+    queueMicrotask(() => this.#serve(waiting.place));
+  }
+
+  /** Nobody waits for it any more. */
+  left(waiting: Waiting): void {
+    const { place } = waiting;
+    this.#waiting.delete(waiting);
+    const at = place.waiting.indexOf(waiting);
+    if (at >= 0) place.waiting.splice(at, 1);
+    this.#forget(place);
+  }
+
+  /** Lets a tunnel's time-outs run. */
+  keep(tunnel: Tunnel): void {
+    this.#ticking.add(tunnel);
+  }
+
+  release(tunnel: Tunnel): void {
+    this.#ticking.delete(tunnel);
+  }
+
+  /** Tunnels to peers, and their streams. */
+  get counts(): { readonly tunnels: number; readonly streams: number } {
+    let streams = 0;
+    for (const tunnel of this.#placeOf.keys()) streams += tunnel.size;
+    return { tunnels: this.#placeOf.size, streams };
+  }
+
+  /** Credentials or trust changed: what was made under the old ones carries what it carries, and nothing new. */
+  clear(): void {
+    for (const tunnel of [...this.#placeOf.keys()]) tunnel.retire();
+  }
+
+  stop(): void {
+    clearInterval(this.#clock);
+    for (const tunnel of [...this.#ticking]) tunnel.abort('stopping');
+    for (const place of this.#places.values()) place.dialling?.cancel();
+  }
+
+  // ---- TunnelKeeper
+
+  addressesOf(): StreamAddresses {
+    throw new Error('a peer asked for a stream on a tunnel of ours');
+  }
+
+  asked(): void {
+    throw new Error('a peer asked for a stream on a tunnel of ours');
+  }
+
+  roomChanged(tunnel: Tunnel): void {
+    const place = this.#placeOf.get(tunnel);
+    if (place !== undefined && place.waiting.length > 0) this.#serve(place);
+  }
+
+  closed(tunnel: Tunnel, end: TunnelEnd): void {
+    this.#ticking.delete(tunnel);
+    const place = this.#placeOf.get(tunnel);
+    this.#placeOf.delete(tunnel);
+    if (place === undefined) return;
+    const at = place.live.findIndex((one) => one.tunnel === tunnel);
+    const [one] = at < 0 ? [] : place.live.splice(at, 1);
+    if (end.fault !== null) this.#context.tunnelBroke(one?.upstream.address ?? '', end);
+    this.#serve(place);
+  }
+
+  // ----
+
+  /** Gives streams to those who wait, the fullest tunnel first: the others may fall idle and be closed. */
+  #serve(place: Place): void {
+    while (place.waiting.length > 0) {
+      const one = roomiest(place);
+      if (one === null) {
+        this.#dial(place);
+        return;
+      }
+      const waiting = place.waiting.shift();
+      if (waiting !== undefined && !waiting.over) waiting.ask(one, this.#fieldsFor(waiting.target));
+    }
+    this.#forget(place);
+  }
+
+  /** One at a time: those that wait meanwhile share what comes of it. */
+  #dial(place: Place): void {
+    // At the bound those that wait get the streams that others leave.
+    if (place.dialling !== null || place.live.length >= this.#limits.poolSize) return;
+    place.dialling = dial(this.#context, place.target, {
+      connected: (upstream) => {
+        place.dialling = null;
+        this.#made(place, upstream);
+      },
+      failed: (reason, detail) => {
+        place.dialling = null;
+        // What `fail` calls may ask again: those are for the next one.
+        const refused = place.waiting;
+        place.waiting = [];
+        for (const waiting of refused) waiting.fail(reason, detail);
+        this.#serve(place);
+      },
+    });
+  }
+
+  #made(place: Place, upstream: Upstream): void {
+    const tunnel = new Tunnel('client', upstream.stream, this.#limits, this);
+    const { remoteAddress = '', remotePort = 0, localAddress = '', localPort = 0 } = upstream.socket;
+    const addresses = { remoteAddress, remotePort, localAddress, localPort };
+    place.live.push({ tunnel, upstream, addresses });
+    this.#placeOf.set(tunnel, place);
+    this.#ticking.add(tunnel);
+    tunnel.start();
+    this.#serve(place);
+    // Made under credentials that were replaced meanwhile: it serves those who waited for it, and no more.
+    if (upstream.generation !== this.#context.generation) tunnel.retire();
+  }
+
+  #forget(place: Place): void {
+    if (place.live.length > 0 || place.waiting.length > 0) return;
+    // Nobody waits for what is being dialled: it would lie idle.
+    place.dialling?.cancel();
+    place.dialling = null;
+    if (this.#places.get(place.key) === place) this.#places.delete(place.key);
+  }
+
+  #fieldsFor({ endpoint }: PeerTarget): readonly (readonly [string, string])[] {
+    return [[':authority', addressText(endpointAddress(endpoint))], ...this.#ourFields()];
+  }
+
+  #ourFields(): readonly (readonly [string, string])[] {
+    const { snapshot, cluster } = this.#context;
+    if (snapshot === null) return [];
+    if (this.#said?.snapshot !== snapshot) {
+      const { workload } = snapshot;
+      const address = workload.addresses.find((one) => isIP(one) !== 0) ?? null;
+      const fields: (readonly [string, string])[] = [['baggage', baggageOf(workload, cluster)]];
+      if (address !== null) fields.push(['forwarded', forwardedFor(address)]);
+      this.#said = { snapshot, fields };
+    }
+    return this.#said.fields;
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    for (const tunnel of [...this.#ticking]) tunnel.tick(now);
+    for (const waiting of [...this.#waiting]) if (waiting.deadline < now) waiting.timedOut();
+  }
+}
+
+function roomiest(place: Place): PeerTunnel | null {
+  let best: PeerTunnel | null = null;
+  for (const one of place.live)
+    if (one.tunnel.room > 0 && (best === null || one.tunnel.size > best.tunnel.size)) best = one;
+  return best;
+}

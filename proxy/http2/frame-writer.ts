@@ -1,0 +1,218 @@
+/** Sends frames: all that is ready in one turn of the event loop leaves as one write, streams take turns at a frame each. */
+import { Buffer } from 'node:buffer';
+import type { Duplex } from 'node:stream';
+import { ConnectionFault, FRAME_HEADER, flag, frameType } from './frame.ts';
+
+/**
+ * Payload of a DATA frame: with its header it fills a TLS record, so that a frame is neither split over two of them
+ * nor waits for the second.
+ */
+const MAX_PAYLOAD = 16_384 - FRAME_HEADER;
+/** What one write takes at most. */
+const BATCH_BYTES = 131_072;
+/** Frames that are not DATA and wait for a peer that does not read: more are a flood of what asks for an answer. */
+const MAX_CONTROL = 65_536;
+
+/** One for all connections of a thread: OpenSSL has taken what is in it when `write` returns. */
+const batch = Buffer.allocUnsafeSlow(BATCH_BYTES);
+
+/** A stream that has something to send. */
+export interface Sender {
+  readonly streamId: number;
+  /** Octets it has and its own window allows. */
+  readonly sendable: number;
+  /** It has nothing more to send and its end is still to be said: END_STREAM goes with what is taken next. */
+  readonly endsBehind: boolean;
+  /** In the writer's ring: kept here so that asking costs nothing. */
+  queued: boolean;
+  /** Copies `octets` of what it has. */
+  copyOut(to: Buffer, at: number, octets: number): void;
+  /** END_STREAM was sent. */
+  ended(): void;
+  /** What was taken has been handed to TLS: its callers may go on. Called once a write, and may queue more. */
+  sent(): void;
+}
+
+/** Writers that have something to send in this turn. */
+let dirty: FrameWriter[] = [];
+
+function flushAll(): void {
+  const writers = dirty;
+  dirty = [];
+  for (const writer of writers) writer.flush();
+}
+
+export class FrameWriter {
+  readonly #stream: Duplex;
+  readonly #onFault: (fault: ConnectionFault) => void;
+  /** The connection's send window (§6.9.1). */
+  window = 65_535;
+  /** Octets of DATA sent; whoever weighs by it sets it back. */
+  sentBytes = 0;
+  #control: Buffer[] = [];
+  #controlBytes = 0;
+  #ring: Sender[] = [];
+  readonly #taken: Sender[] = [];
+  #scheduled = false;
+  /** TLS has one write and no more under way. */
+  #writing = false;
+  #over = false;
+  /** Called once all control frames have left, when it is closed. */
+  #onDrained: (() => void) | null = null;
+  readonly #written = (): void => {
+    this.#writing = false;
+    if (this.#over) {
+      this.#drained();
+      return;
+    }
+    this.flush();
+  };
+
+  constructor(stream: Duplex, onFault: (fault: ConnectionFault) => void) {
+    this.#stream = stream;
+    this.#onFault = onFault;
+  }
+
+  /** Queues a frame that is not DATA. */
+  control(bytes: Buffer): void {
+    if (this.#over) return;
+    this.#controlBytes += bytes.length;
+    if (this.#controlBytes > MAX_CONTROL) {
+      this.#control = [];
+      this.#controlBytes = 0;
+      this.#onFault(new ConnectionFault('ENHANCE_YOUR_CALM', 'it asks for answers and does not read them'));
+      return;
+    }
+    this.#control.push(bytes);
+    this.#schedule();
+  }
+
+  /** A stream has something to send, or may send again. */
+  ready(sender: Sender): void {
+    if (this.#over || sender.queued) return;
+    sender.queued = true;
+    this.#ring.push(sender);
+    if (this.window > 0) this.#schedule();
+  }
+
+  /** The connection's window has grown. */
+  grow(octets: number): void {
+    const shut = this.window <= 0;
+    this.window += octets;
+    if (shut && this.#ring.length > 0) this.#schedule();
+  }
+
+  /** Writes what is queued of control frames, then nothing any more. @param then called when it has left */
+  close(then: () => void): void {
+    if (this.#over) return;
+    if (!this.#writing) this.#writeControl();
+    this.#over = true;
+    this.#ring = [];
+    this.#onDrained = then;
+    if (!this.#writing) this.#drained();
+  }
+
+  /** Nothing is written any more. */
+  stop(): void {
+    this.#over = true;
+    this.#ring = [];
+    this.#control = [];
+  }
+
+  #drained(): void {
+    const then = this.#onDrained;
+    this.#onDrained = null;
+    then?.();
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#writing) return;
+    this.#scheduled = true;
+    if (dirty.push(this) === 1) setImmediate(flushAll);
+  }
+
+  flush(): void {
+    this.#scheduled = false;
+    if (this.#writing || this.#over) return;
+    let used = this.#takeControl(0);
+    used = this.#takeData(used);
+    if (used === 0) return;
+    this.#write(used);
+    // What their callers queue now goes with the next write.
+    for (const sender of this.#taken.splice(0)) sender.sent();
+  }
+
+  #writeControl(): void {
+    const used = this.#takeControl(0);
+    if (used > 0) this.#write(used);
+  }
+
+  #write(used: number): void {
+    this.#writing = true;
+    // The view is new, the memory is not: with no other write under way TLS encrypts it before this returns.
+    this.#stream.write(batch.subarray(0, used), this.#written);
+  }
+
+  #takeControl(from: number): number {
+    if (this.#control.length === 0) return from;
+    let used = from;
+    let next = 0;
+    for (const bytes of this.#control) {
+      if (used + bytes.length > BATCH_BYTES) break;
+      bytes.copy(batch, used);
+      used += bytes.length;
+      next++;
+    }
+    this.#control.splice(0, next);
+    this.#controlBytes -= used - from;
+    return used;
+  }
+
+  /** A frame of each stream in turn, until there is none that may send or no room. */
+  #takeData(from: number): number {
+    let used = from;
+    const ring = this.#ring;
+    let at = 0;
+    while (at < ring.length && used + FRAME_HEADER < BATCH_BYTES) {
+      const sender = ring[at] as Sender;
+      const octets = Math.min(sender.sendable, this.window, MAX_PAYLOAD);
+      if (octets <= 0 && !sender.endsBehind) {
+        // Shut by the connection's window it stays in its place; by its own it comes back when that grows.
+        if (sender.sendable > 0) break;
+        sender.queued = false;
+        at++;
+        continue;
+      }
+      // A frame that does not fit whole waits: cut, it would fill no record.
+      if (used + FRAME_HEADER + octets > BATCH_BYTES) break;
+      at++;
+      used = this.#takeFrame(sender, used, Math.max(octets, 0));
+      if (sender.sendable > 0 || sender.endsBehind) ring.push(sender);
+      else sender.queued = false;
+    }
+    if (at === ring.length) ring.length = 0;
+    else if (at > 0) ring.splice(0, at);
+    return used;
+  }
+
+  #takeFrame(sender: Sender, at: number, octets: number): number {
+    const payload = at + FRAME_HEADER;
+    if (octets > 0) sender.copyOut(batch, payload, octets);
+    const ends = sender.endsBehind;
+    const stream = sender.streamId;
+    batch[at] = 0;
+    batch[at + 1] = octets >>> 8;
+    batch[at + 2] = octets;
+    batch[at + 3] = frameType.data;
+    batch[at + 4] = ends ? flag.endStream : 0;
+    batch[at + 5] = stream >>> 24;
+    batch[at + 6] = stream >>> 16;
+    batch[at + 7] = stream >>> 8;
+    batch[at + 8] = stream;
+    this.window -= octets;
+    this.sentBytes += octets;
+    if (this.#taken[this.#taken.length - 1] !== sender) this.#taken.push(sender);
+    if (ends) sender.ended();
+    return payload + octets;
+  }
+}
