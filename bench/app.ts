@@ -66,8 +66,10 @@ function serveStream(
 
 const server = createServer(serve);
 const http2 = createHttp2({ settings: { maxConcurrentStreams: 10_000 } }).on('stream', serveStream);
-server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => {
-  http2.listen(0, '127.0.0.1', () => {
+/** The last argument, where there is one. */
+const [, , host = '127.0.0.1'] = process.argv;
+server.listen({ port: 0, host, backlog: 4096 }, () => {
+  http2.listen(0, host, () => {
     const ports = {
       http1: (server.address() as AddressInfo).port,
       http2: (http2.address() as AddressInfo).port,

@@ -26,6 +26,7 @@ for (const [signal, status] of [
 export interface Command {
   readonly program: string;
   readonly args: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 /** A script of this project, under our Node. */
@@ -45,14 +46,14 @@ export class Child {
 
   /** @param output where stdout and stderr go: an open file, or `line` for a pipe that {@link firstLine} reads */
   constructor(command: Command, output: number | 'line') {
-    const { program, args } = command;
+    const { program, args, env } = command;
     this.#name = [program, ...args].join(' ').slice(0, 120);
     const { PATH = '', HOME = '' } = process.env;
     const kept = SETPRIV === undefined ? [] : [SETPRIV, '--pdeathsig', 'KILL', '--'];
     const [first = program, ...rest] = [...kept, program, ...args];
     this.#process = spawn(first, rest, {
       // Nothing of our environment may steer a daemon.
-      env: { PATH, HOME },
+      env: { PATH, HOME, ...env },
       stdio: output === 'line' ? ['ignore', 'pipe', 'inherit'] : ['ignore', output, output],
       cwd: ROOT,
     });

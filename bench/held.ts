@@ -11,14 +11,14 @@ const SETTLED_MS = 300;
 const sockets: Socket[] = [];
 
 function hold(): void {
-  const socket = connect(task.port, '127.0.0.1');
+  const socket = connect(task.port, task.host);
   socket.write('GET /held HTTP/1.1\r\nHost: orders.bench.svc.cluster.local\r\n\r\n');
   socket.on('error', () => {}).resume();
   sockets.push(socket);
 }
 
 async function waiting(): Promise<number> {
-  return Number(await (await fetch(`http://127.0.0.1:${task.app}/waiting`)).text());
+  return Number(await (await fetch(`http://${task.app.host}:${task.app.port}/waiting`)).text());
 }
 
 function pause(ms = POLL_MS): Promise<void> {

@@ -107,7 +107,7 @@ class Loop {
     this.#startedAt = performance.now();
     this.#waiting = schedule === null;
     const socket = connect({
-      host: '127.0.0.1',
+      host: task.host,
       port: task.port,
       noDelay: true,
       onread: { buffer, callback: (size) => this.#read(size) },

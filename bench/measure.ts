@@ -1,8 +1,7 @@
 /** One measurement each of one row: loads, handshakes, memory. */
 import { ask, Child, nodeScript } from './children.ts';
 import type { Figures } from './figures.ts';
-import type { Credentials } from './peers/peer.ts';
-import type { Pair } from './peers/start.ts';
+import type { Address, Credentials, Pair } from './peers/peer.ts';
 import { connectionsTo, memoryOf } from './proc.ts';
 import type { HandshakeResult, HandshakeTask, HeldResult, HeldTask, LoadResult, LoadTask } from './task.ts';
 
@@ -47,6 +46,7 @@ export function handshakeTable(group: string, resumed: boolean): string {
 /** Where a load goes: through a pair, or to the app itself. */
 export interface Target {
   readonly name: string;
+  readonly host: string;
   readonly port: number;
   /** Whose CPU counts; empty for none. */
   readonly pids: readonly number[];
@@ -56,8 +56,8 @@ type Load = Pick<LoadTask, 'path' | 'connections' | 'measureMs'> & Partial<LoadT
 
 /** @throws where an answer was wrong: figures of errors say nothing */
 export async function load(target: Target, what: Load): Promise<LoadResult> {
-  const { port, pids } = target;
-  const task: LoadTask = { warmUpMs: WARM_UP_MS, fresh: false, rate: null, ...what, port, pids };
+  const { host, port, pids } = target;
+  const task: LoadTask = { warmUpMs: WARM_UP_MS, fresh: false, rate: null, ...what, host, port, pids };
   const result = await ask<LoadResult>('bench/load.ts', { ...task });
   if (result.errors > 0) throw new Error(`${target.name}, ${what.path}: ${result.errors} answers were wrong`);
   if (result.requests === 0) throw new Error(`${target.name}, ${what.path}: nothing was answered in time`);
@@ -164,8 +164,9 @@ function addMemory(figures: Figures, table: string, row: string, pair: Pair): vo
 }
 
 /** Memory while a thousand requests wait for the app, and how many connections lie between the sides meanwhile. */
-export async function memoryHeld(figures: Figures, row: string, pair: Pair, app: number): Promise<void> {
-  const task: HeldTask = { port: pair.egress, app, connections: HELD_CONNECTIONS, withinMs: HELD_MS };
+export async function memoryHeld(figures: Figures, row: string, pair: Pair, app: Address): Promise<void> {
+  const { host, egress: port } = pair;
+  const task: HeldTask = { host, port, app, connections: HELD_CONNECTIONS, withinMs: HELD_MS };
   const child = new Child(nodeScript('bench/held.ts', [JSON.stringify(task)]), 'line');
   const { held } = (await child.firstLine(2 * HELD_MS)) as unknown as HeldResult;
   if (held !== HELD_CONNECTIONS) {

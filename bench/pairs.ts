@@ -6,11 +6,13 @@ import { Child, nodeScript } from './children.ts';
 import { Figures } from './figures.ts';
 import * as measure from './measure.ts';
 import { type BenchOptions, type Measurement, measures } from './options.ts';
-import { type AllCredentials, issueCredentials } from './peers/credentials.ts';
-import { type Pair, startPair } from './peers/start.ts';
+import { issueCredentials } from './peers/credentials.ts';
+import type { AllCredentials, Pair } from './peers/peer.ts';
+import { startPair } from './peers/start.ts';
 import { freePort } from './ports.ts';
 import { rows as allRows, NONE, OURS, type Row } from './rows.ts';
 import { aimsOf, ratiosOf, shortOf } from './summaries.ts';
+import { LOOPBACK } from './task.ts';
 import { verify } from './verify.ts';
 
 const READY_MS = 15_000;
@@ -104,8 +106,8 @@ async function start(
   const missing = peer.missing();
   if (missing !== null) return leaveOut(missing);
   try {
-    const pair = await startPair({
-      ...{ peer, protocol, credentials },
+    const pair = await startPair(peer, {
+      ...{ protocol, credentials },
       tunnelled: hbone ? await freePort() : null,
       app: http2App ? app.ports.http2 : app.ports.http1,
       dir: join(dir, row.id),
@@ -142,11 +144,12 @@ class Bench {
     this.#running = running;
     this.#app = app;
     this.#credentials = credentials;
-    const none = { name: NONE.name, port: app.ports.http1, pids: [], running: null };
+    const none = { name: NONE.name, host: LOOPBACK, port: app.ports.http1, pids: [], running: null };
     this.#targets = [
       ...(options.rows === null || options.rows.includes(NONE.id) ? [none] : []),
       ...running.map((one) => ({
         name: one.row.name,
+        host: one.pair.host,
         port: one.pair.egress,
         pids: one.pair.pids,
         running: one,
@@ -198,7 +201,9 @@ class Bench {
   async last(): Promise<void> {
     if (!measures(this.#options, 'memory')) return;
     const { http1 } = this.#app.ports;
-    await this.#eachHttpPair(({ row, pair }) => measure.memoryHeld(this.#figures, row.name, pair, http1));
+    await this.#eachHttpPair(({ row, pair }) =>
+      measure.memoryHeld(this.#figures, row.name, pair, pair.app ?? { host: LOOPBACK, port: http1 }),
+    );
   }
 
   async #handshakes(figures: Figures, group: string, resumed: boolean, measureMs: number): Promise<void> {

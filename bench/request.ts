@@ -18,8 +18,8 @@ export function connects(port: number): Promise<void> {
 }
 
 /** Asks in plaintext. @returns the answer's status; 0 where the connection came but no answer */
-export function askPlain(port: number): Promise<number> {
-  return answerOn(connect({ port, host: '127.0.0.1', noDelay: true }));
+export function askPlain(port: number, host = '127.0.0.1'): Promise<number> {
+  return answerOn(connect({ port, host, noDelay: true }));
 }
 
 interface TlsCaller extends ConnectionOptions {

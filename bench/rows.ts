@@ -8,6 +8,7 @@ import { oarlock } from './peers/oarlock.ts';
 import type { Peer, Protocol } from './peers/peer.ts';
 import { pipe } from './peers/pipe.ts';
 import { undici } from './peers/undici.ts';
+import { ztunnel } from './peers/ztunnel.ts';
 
 export interface Row {
   /** As `--rows` names it. */
@@ -47,6 +48,7 @@ export const rows: readonly Row[] = [
   row('envoy', envoy),
   row('envoy-h2', envoy, { protocol: 'http2' }),
   row('envoy-tcp', envoy, { protocol: 'tcp' }),
+  row('ztunnel', ztunnel, { hbone: true }),
 ];
 
 function row(

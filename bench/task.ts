@@ -1,8 +1,11 @@
 /** What the bench's processes are told and what they answer: JSON in the last argument, one JSON line on stdout. */
 
+/** Where the bench's processes listen. */
+export const LOOPBACK = '127.0.0.1';
+
 /** HTTP/1.1 requests over keep-alive connections: a closed loop, or an open one of a fixed rate. */
 export interface LoadTask {
-  /** On 127.0.0.1. */
+  readonly host: string;
   readonly port: number;
   readonly path: string;
   /** Most requests in flight: each connection has one. */
@@ -61,9 +64,10 @@ export interface HandshakeResult {
 
 /** Requests that are never answered, all open at once until the process is stopped. */
 export interface HeldTask {
+  readonly host: string;
   readonly port: number;
-  /** The app's own port, which tells how many have come. */
-  readonly app: number;
+  /** Where the app tells how many have come. */
+  readonly app: { readonly host: string; readonly port: number };
   readonly connections: number;
   readonly withinMs: number;
 }

@@ -2,9 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { type ConnectionOptions, createServer } from 'node:tls';
-import type { AllCredentials } from './peers/credentials.ts';
-import type { Credentials } from './peers/peer.ts';
-import type { Pair } from './peers/start.ts';
+import type { AllCredentials, Credentials, Pair } from './peers/peer.ts';
 import { connectionsTo } from './proc.ts';
 import { askPlain, askTls, askTunnel } from './request.ts';
 import type { Row } from './rows.ts';
@@ -24,6 +22,11 @@ const ALPN = {
 
 /** @throws with the check that failed */
 export async function verify(row: Row, pair: Pair, credentials: AllCredentials): Promise<void> {
+  await (pair.verify?.() ?? checksIdentities(row, pair, credentials));
+  if (row.hbone) await usesTunnel(row, pair);
+}
+
+async function checksIdentities(row: Row, pair: Pair, credentials: AllCredentials): Promise<void> {
   const { web, stranger } = credentials;
   const root = { ca: readFileSync(web.root) };
   const ask = (tls: ConnectionOptions): Promise<number> =>
@@ -43,13 +46,12 @@ export async function verify(row: Row, pair: Pair, credentials: AllCredentials):
   const other = await ask(as(stranger));
   expected('a caller of another identity', other, (other === 200) !== row.peer.judges);
   await refusesWrongServer(row, pair, stranger);
-  if (row.hbone) await usesTunnel(row, pair);
 }
 
 /** Many connections of the app lie in one tunnel, and none beside it. */
-export async function usesTunnel(row: Row, pair: Pair): Promise<void> {
+async function usesTunnel(row: Row, pair: Pair): Promise<void> {
   const kept = await Promise.all(
-    Array.from({ length: APP_CONNECTIONS }, () => connectionAnswered(row, pair.egress)),
+    Array.from({ length: APP_CONNECTIONS }, () => connectionAnswered(row, pair)),
   );
   const tunnels = connectionsTo(pair.ingress, pair.callerPid);
   const beside = pair.tunnelled === null ? 0 : connectionsTo(pair.tunnelled, pair.callerPid);
@@ -62,9 +64,9 @@ export async function usesTunnel(row: Row, pair: Pair): Promise<void> {
 }
 
 /** @returns a connection that was answered once, and is open */
-function connectionAnswered(row: Row, port: number): Promise<Socket> {
+function connectionAnswered(row: Row, { host, egress: port }: Pair): Promise<Socket> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ port, host: '127.0.0.1' });
+    const socket = connect({ port, host });
     const refuse = (): void => reject(new Error(`${row.name}: a connection of the app was not answered`));
     socket.on('error', refuse).once('close', refuse);
     socket.once('data', (chunk: Buffer) =>

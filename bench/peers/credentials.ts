@@ -2,14 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { runOarlock } from '../children.ts';
-import { type Credentials, SERVICE } from './peer.ts';
-
-export interface AllCredentials {
-  readonly web: Credentials;
-  readonly orders: Credentials;
-  /** Of the same CA, and allowed nothing. */
-  readonly stranger: Credentials;
-}
+import { type AllCredentials, type Credentials, SERVICE } from './peer.ts';
 
 /** @param dir where the CA's folder and one for each identity are made */
 export async function issueCredentials(dir: string): Promise<AllCredentials> {

@@ -4,9 +4,9 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findProgram, isExecutable } from './find-program.ts';
 import { ISTIO_JSON } from './istio-json.ts';
-import { CALLEE_URI, CALLER_URI, type Peer, SERVICE, type Side } from './peer.ts';
+import { CALLEE_URI, CALLER_URI, type PortPeer, SERVICE, type Side } from './peer.ts';
 
-export const envoy: Peer = {
+export const envoy: PortPeer = {
   name: 'Envoy',
   judges: true,
   groups: ['X25519', 'X25519MLKEM768'],

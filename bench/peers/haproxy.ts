@@ -2,9 +2,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findProgram } from './find-program.ts';
-import { type Credentials, type Peer, SERVICE, type Side } from './peer.ts';
+import { type Credentials, type PortPeer, SERVICE, type Side } from './peer.ts';
 
-export const haproxy: Peer = {
+export const haproxy: PortPeer = {
   name: 'HAProxy',
   judges: false,
   groups: ['X25519'],

@@ -1,8 +1,8 @@
 /** Node's own HTTP/2 as a peer that only moves bytes: a CONNECT stream for each connection, as HBONE has them; the floor of what `node:http2` costs there. */
 import { nodeScript } from '../children.ts';
-import type { Peer } from './peer.ts';
+import type { PortPeer } from './peer.ts';
 
-export const hboneNodeHttp2: Peer = {
+export const hboneNodeHttp2: PortPeer = {
   name: 'node:http2 tunnel, bytes alone',
   judges: true,
   groups: [],

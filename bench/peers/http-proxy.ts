@@ -1,12 +1,12 @@
 /** http-proxy and http-proxy-3 as peers: two servers with keep-alive agents, mutual TLS between. */
 import { createRequire } from 'node:module';
 import { nodeScript } from '../children.ts';
-import type { Peer } from './peer.ts';
+import type { PortPeer } from './peer.ts';
 
 export const httpProxy = peer('http-proxy');
 export const httpProxy3 = peer('http-proxy-3');
 
-function peer(name: 'http-proxy' | 'http-proxy-3'): Peer {
+function peer(name: 'http-proxy' | 'http-proxy-3'): PortPeer {
   return {
     name,
     judges: true,

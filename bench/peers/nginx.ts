@@ -2,9 +2,9 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findProgram } from './find-program.ts';
-import { type Peer, SERVICE, type Side } from './peer.ts';
+import { type PortPeer, SERVICE, type Side } from './peer.ts';
 
-export const nginx: Peer = {
+export const nginx: PortPeer = {
   name: 'nginx',
   judges: false,
   groups: ['X25519'],

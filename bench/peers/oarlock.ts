@@ -2,9 +2,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { nodeScript } from '../children.ts';
-import type { Peer, Side } from './peer.ts';
+import type { PortPeer, Side } from './peer.ts';
 
-export const oarlock: Peer = {
+export const oarlock: PortPeer = {
   name: 'Oarlock',
   judges: true,
   groups: ['X25519', 'X25519MLKEM768'],

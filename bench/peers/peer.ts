@@ -38,7 +38,14 @@ export interface Credentials {
   readonly certWithName: string;
 }
 
-export interface Peer {
+export interface AllCredentials {
+  readonly web: Credentials;
+  readonly orders: Credentials;
+  /** Of the same CA, and allowed nothing. */
+  readonly stranger: Credentials;
+}
+
+interface PeerFacts {
   readonly name: string;
   /** Decides who may call by the SPIFFE identity, not by the chain alone. */
   readonly judges: boolean;
@@ -50,6 +57,61 @@ export interface Peer {
   readonly note: string;
   /** Why it cannot run on this machine; null where it can. */
   missing(): string | null;
+}
+
+/** A peer whose sides lie on ports of 127.0.0.1 that they are given. */
+export interface PortPeer extends PeerFacts {
   /** Writes what the side needs into its folder. @returns what to start */
   command(side: Side): Command;
+}
+
+/** A peer that has its own way to start. */
+export interface OtherPeer extends PeerFacts {
+  /** As {@link Pair} tells; the app is one of its own. @throws where it does not serve */
+  startPair(wanted: Wanted): Promise<Pair>;
+}
+
+export type Peer = PortPeer | OtherPeer;
+
+/** What a pair is started with. */
+export interface Wanted {
+  readonly protocol: Protocol;
+  /** As {@link Side} has it, free so far. */
+  readonly tunnelled: number | null;
+  /** Port of the app, in the version the callee's side speaks to it. */
+  readonly app: number;
+  /** A folder of its own; it need not exist. */
+  readonly dir: string;
+  readonly credentials: AllCredentials;
+  readonly accessLog: boolean;
+  readonly nodeFlags?: readonly string[];
+}
+
+/** Where something listens. */
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Two sides that run. */
+export interface Pair {
+  /** Where the caller's app dials, in plaintext: host and port. */
+  readonly host: string;
+  readonly egress: number;
+  /** Where the caller's side dials, in mutual TLS: for each connection, or a tunnel. */
+  readonly ingress: number;
+  /** The port that streams of a tunnel name; null where there is none, or none that could be reached beside the tunnel. */
+  readonly tunnelled: number | null;
+  /** Where to ask the app that it leads to, where that is not the bench's; else null. */
+  readonly app: Address | null;
+  readonly callerPid: number;
+  readonly calleePid: number;
+  readonly pids: readonly number[];
+  /** Starts one more caller's side, dialling `port`, and stops it again. @returns ms to its first answer of 200; throws where none comes */
+  timedStart(port?: number, withinMs?: number): Promise<number>;
+  /** Proves that both identities are checked, where that takes other ways than `verify.ts` has. @throws with the check that failed */
+  verify?(): Promise<void>;
+  /** Empties what was logged: it grows by megabytes a second. */
+  emptyLogs(): void;
+  stop(): Promise<void>;
 }

@@ -1,8 +1,8 @@
 /** Node as a peer that only moves bytes: plaintext in, TLS out and back, a connection for each connection; the floor of what Node's sockets cost. */
 import { nodeScript } from '../children.ts';
-import type { Peer } from './peer.ts';
+import type { PortPeer } from './peer.ts';
 
-export const pipe: Peer = {
+export const pipe: PortPeer = {
   name: 'Node, bytes alone',
   judges: true,
   carriesBytes: true,

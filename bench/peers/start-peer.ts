@@ -6,8 +6,8 @@ import { envoy } from './envoy.ts';
 import { haproxy } from './haproxy.ts';
 import { httpProxy, httpProxy3 } from './http-proxy.ts';
 import { nginx } from './nginx.ts';
-import type { Credentials } from './peer.ts';
-import { startSide, type Wanted } from './start.ts';
+import type { Credentials, Wanted } from './peer.ts';
+import { startSide } from './start.ts';
 import { undici } from './undici.ts';
 
 const peers = {
@@ -49,7 +49,6 @@ export async function startPeer(
   process.once('exit', clear);
   const identities = { web: NO_CREDENTIALS, orders: NO_CREDENTIALS, stranger: NO_CREDENTIALS };
   const wanted: Wanted = {
-    peer: peers[name],
     protocol: 'http1',
     tunnelled: null,
     app: upstreamPort,
@@ -57,7 +56,7 @@ export async function startPeer(
     credentials: identities,
     accessLog: false,
   };
-  const { port, child } = await startSide(wanted, 'plain', upstreamPort, dir);
+  const { port, child } = await startSide(peers[name], wanted, 'plain', upstreamPort, dir);
   return {
     port,
     stop: async () => {

@@ -3,30 +3,12 @@ import { closeSync, mkdirSync, openSync, readFileSync, truncateSync } from 'node
 import { join } from 'node:path';
 import { Child } from '../children.ts';
 import { freePort } from '../ports.ts';
-import { askPlain, connects } from '../request.ts';
-import type { AllCredentials } from './credentials.ts';
-import type { Peer, Protocol, Side } from './peer.ts';
+import { LOOPBACK } from '../task.ts';
+import type { Pair, Peer, PortPeer, Side, Wanted } from './peer.ts';
+import { listens, SERVED_MS, serves, until } from './until.ts';
 
-/** Until the first request is answered. */
-const SERVED_MS = 15_000;
-const POLL_MS = 2;
 /** A chosen port may be taken before its process listens there. */
 const ATTEMPTS = 3;
-
-/** What a pair is started with. */
-export interface Wanted {
-  readonly peer: Peer;
-  readonly protocol: Protocol;
-  /** As {@link Side} has it, free so far. */
-  readonly tunnelled: number | null;
-  /** Port of the app, in the version the callee's side speaks to it. */
-  readonly app: number;
-  /** A folder of its own; it need not exist. */
-  readonly dir: string;
-  readonly credentials: AllCredentials;
-  readonly accessLog: boolean;
-  readonly nodeFlags?: readonly string[];
-}
 
 interface Process {
   readonly child: Child;
@@ -36,29 +18,31 @@ interface Process {
   readonly dir: string;
 }
 
-export class Pair {
+class LoopbackPair implements Pair {
+  readonly host = LOOPBACK;
+  /** The bench's. */
+  readonly app = null;
+  readonly #peer: PortPeer;
   readonly #wanted: Wanted;
   readonly #callee: Process;
   readonly #caller: Process;
   #more = 0;
 
-  constructor(wanted: Wanted, callee: Process, caller: Process) {
+  constructor(peer: PortPeer, wanted: Wanted, callee: Process, caller: Process) {
+    this.#peer = peer;
     this.#wanted = wanted;
     this.#callee = callee;
     this.#caller = caller;
   }
 
-  /** Where the caller's app dials, in plaintext. */
   get egress(): number {
     return this.#caller.port;
   }
 
-  /** Where the caller's side dials, in mutual TLS: for each connection, or a tunnel. */
   get ingress(): number {
     return this.#callee.port;
   }
 
-  /** The port that streams of a tunnel name; null for none. */
   get tunnelled(): number | null {
     return this.#wanted.tunnelled;
   }
@@ -75,16 +59,14 @@ export class Pair {
     return [this.callerPid, this.calleePid];
   }
 
-  /** Starts one more caller's side, dialling `port`, and stops it again. @returns ms to its first answer of 200; throws where none comes */
   async timedStart(port = this.ingress, withinMs = SERVED_MS): Promise<number> {
     this.#more++;
     const dir = join(this.#wanted.dir, `caller-${this.#more}`);
-    const process = await startSide(this.#wanted, 'caller', port, dir, withinMs);
+    const process = await startSide(this.#peer, this.#wanted, 'caller', port, dir, withinMs);
     await process.child.stop();
     return process.servedMs ?? 0;
   }
 
-  /** Empties what was logged: it grows by megabytes a second. */
   emptyLogs(): void {
     for (const { dir } of [this.#caller, this.#callee]) {
       for (const name of ['access.log', 'output.log']) {
@@ -103,11 +85,12 @@ export class Pair {
 }
 
 /** Starts both sides; resolves when a request went through them. @throws with what the peer said, where it does not */
-export async function startPair(wanted: Wanted): Promise<Pair> {
-  const callee = await startSide(wanted, 'callee', wanted.app, join(wanted.dir, 'callee'));
+export async function startPair(peer: Peer, wanted: Wanted): Promise<Pair> {
+  if ('startPair' in peer) return peer.startPair(wanted);
+  const callee = await startSide(peer, wanted, 'callee', wanted.app, join(wanted.dir, 'callee'));
   try {
-    const caller = await startSide(wanted, 'caller', callee.port, join(wanted.dir, 'caller'));
-    return new Pair(wanted, callee, caller);
+    const caller = await startSide(peer, wanted, 'caller', callee.port, join(wanted.dir, 'caller'));
+    return new LoopbackPair(peer, wanted, callee, caller);
   } catch (error) {
     await callee.child.stop();
     throw error;
@@ -116,6 +99,7 @@ export async function startPair(wanted: Wanted): Promise<Pair> {
 
 /** Starts one process. @returns when a caller's side answers, and when another listens */
 export async function startSide(
+  peer: PortPeer,
   wanted: Wanted,
   role: Side['role'],
   dial: number,
@@ -125,7 +109,7 @@ export async function startSide(
   mkdirSync(dir, { recursive: true });
   for (let attempt = 1; ; attempt++) {
     const listen = await freePort();
-    const { peer, credentials, protocol, tunnelled, accessLog, nodeFlags = [] } = wanted;
+    const { credentials, protocol, tunnelled, accessLog, nodeFlags = [] } = wanted;
     const own = role === 'caller' ? credentials.web : credentials.orders;
     const command = peer.command({
       role,
@@ -155,32 +139,6 @@ export async function startSide(
     // Only a process that ended may have found its port taken.
     if (!ended || attempt === ATTEMPTS) throw new Error(`${peer.name}, ${role}: ${why}${lastWords(dir)}`);
   }
-}
-
-/** Tries until it works. @returns null, or why it never did */
-async function until(
-  child: Child,
-  withinMs: number,
-  works: () => Promise<string | null>,
-): Promise<string | null> {
-  const end = performance.now() + withinMs;
-  for (;;) {
-    const why = await works().catch((error: Error) => error.message);
-    if (why === null) return null;
-    if (child.gone) return 'it ended';
-    if (performance.now() > end) return why;
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  }
-}
-
-async function listens(port: number): Promise<string | null> {
-  await connects(port);
-  return null;
-}
-
-async function serves(port: number): Promise<string | null> {
-  const status = await askPlain(port);
-  return status === 200 ? null : `its first answers are ${status === 0 ? 'none' : status}, not 200`;
 }
 
 function lastWords(dir: string): string {

@@ -1,8 +1,8 @@
 /** `http.Server` and undici as a peer: the fastest pair that Node's own parts make. */
 import { nodeScript } from '../children.ts';
-import type { Peer } from './peer.ts';
+import type { PortPeer } from './peer.ts';
 
-export const undici: Peer = {
+export const undici: PortPeer = {
   name: 'http.Server + undici',
   judges: true,
   groups: ['X25519', 'X25519MLKEM768'],
