@@ -12,7 +12,7 @@ import { JwksStore, type KeySourceStatus } from '../providers/jwks.ts';
 import { createTokenVerifier } from '../providers/tokens.ts';
 import { connectProvider } from '../proxy/connect-provider.ts';
 import { DataPath } from '../proxy/data-path.ts';
-import { Listeners } from '../proxy/setup/listeners.ts';
+import { Listeners, type OwnPorts } from '../proxy/setup/listeners.ts';
 import { refuseConnection } from '../proxy/tcp.ts';
 import { type AccessLogFlags, AccessLogKeeper } from '../telemetry/access-log.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
@@ -21,10 +21,11 @@ import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 export interface DataPlane {
   /**
    * Opens the listeners a snapshot asks for and puts it in force.
+   * @param own the ports that the process has beside those of the snapshot
    * @param input what it was compiled from, for threads that compile their own
    * @throws ListenError; the set in force has not changed then
    */
-  apply(snapshot: Snapshot, input: SnapshotInput): Promise<void>;
+  apply(snapshot: Snapshot, own: OwnPorts, input: SnapshotInput): Promise<void>;
   /** Puts credentials in force. @throws where OpenSSL cannot use them; the old ones stay then */
   useCredentials(credentials: Credentials): void;
   /** Opens the access log's file anew: whoever rotates logs has moved it. */
@@ -97,10 +98,10 @@ export class LocalPlane implements DataPlane {
     });
   }
 
-  async apply(snapshot: Snapshot): Promise<void> {
+  async apply(snapshot: Snapshot, own: OwnPorts): Promise<void> {
     // First: a file that cannot be opened keeps the set out of force, and one that can does no harm to the old set.
     this.#path.accessLog = this.#accessLog.use(snapshot.accessLog);
-    await this.#listeners.apply(snapshot);
+    await this.#listeners.apply(snapshot, own);
     this.#keys.retain(snapshot.tokens.rules);
     this.#path.applySnapshot(snapshot);
     this.#metrics.snapshotGeneration = snapshot.generation;

@@ -12,6 +12,8 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
+import type { OwnPorts } from '../proxy/setup/listeners.ts';
+import { takesHbone } from '../registry/hbone.ts';
 import { certificatesView, snapshotView } from '../telemetry/admin-views.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
@@ -159,7 +161,8 @@ class Daemon {
 
   /** @throws ListenError; the set in force has not changed then */
   async #putInForce(snapshot: Snapshot, input: SnapshotInput): Promise<void> {
-    await this.#plane.apply(snapshot, input);
+    await this.#plane.apply(snapshot, this.#ownPorts(snapshot), input);
+    this.#warnOfHbone(snapshot);
     this.#snapshot = snapshot;
     this.#waitingFor = null;
     this.#metrics.snapshotGeneration = snapshot.generation;
@@ -171,6 +174,26 @@ class Daemon {
     );
     this.#obtainFor(snapshot.identity);
     this.#announceOnce();
+  }
+
+  #ownPorts({ workload }: Snapshot): OwnPorts {
+    const { hbonePort, hboneAsked } = this.#options;
+    return {
+      hbone: hbonePort,
+      hboneNeeded: hboneAsked || takesHbone(workload),
+      others: Object.values(this.#servers?.ports ?? {}).filter((port) => port !== null),
+    };
+  }
+
+  /** Peers go by the resources, whatever our flag says. */
+  #warnOfHbone({ workload, hbonePort: dialled }: Snapshot): void {
+    const bound = this.#plane.ports().hbone ?? null;
+    if (!takesHbone(workload) || bound === dialled) return;
+    const ours = bound === null ? 'off' : `on port ${bound}`;
+    this.#log.warn(
+      `peers dial HBONE on port ${dialled} of ${workload.namespace}/${workload.name}, and ours is ${ours}: ` +
+        "set --hbone-port, or the WorkloadEntry's port named hbone",
+    );
   }
 
   // ---- credentials

@@ -2,6 +2,7 @@
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Resource } from '../mesh/resource.ts';
+import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import type { LogLevel } from '../telemetry/log.ts';
 import type { PlaneOptions } from './data-plane.ts';
 
@@ -16,7 +17,7 @@ type PlainResource = Omit<Resource, 'origin'> & { readonly file: string };
 type PlainInput = Omit<SnapshotInput, 'resources'> & { readonly resources: readonly PlainResource[] };
 
 export type Order =
-  | { readonly kind: 'apply'; readonly input: PlainInput }
+  | { readonly kind: 'apply'; readonly own: OwnPorts; readonly input: PlainInput }
   | { readonly kind: 'credentials'; readonly credentials: Credentials }
   | { readonly kind: 'reopen-logs' }
   | { readonly kind: 'metrics' }

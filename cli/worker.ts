@@ -24,7 +24,7 @@ async function obey(request: WorkerRequest): Promise<unknown> {
       }));
       const { snapshot } = compileSnapshot({ ...request.input, resources });
       if (snapshot === null) throw new Error('a set that the main thread compiled does not compile here');
-      await plane.apply(snapshot);
+      await plane.apply(snapshot, request.own);
       return plane.ports();
     }
     case 'credentials':

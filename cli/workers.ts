@@ -1,13 +1,13 @@
 /** Several data-path threads as one data plane: the kernel spreads connections over them by SO_REUSEPORT. */
 import { once } from 'node:events';
-import { createServer } from 'node:net';
+import { type AddressInfo, createServer } from 'node:net';
 import { createSecureContext } from 'node:tls';
 import { Worker } from 'node:worker_threads';
 import { AggregatorRegistry, type Registry } from 'prom-client';
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
-import { ListenError } from '../proxy/setup/listeners.ts';
+import { ListenError, type OwnPorts } from '../proxy/setup/listeners.ts';
 import type { DataPlane } from './data-plane.ts';
 import type { Order, WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
@@ -49,21 +49,40 @@ class Thread {
 export class WorkerPlane implements DataPlane {
   readonly #threads: readonly Thread[];
   readonly #onDeath: (error: Error) => void;
+  readonly #bind: string;
   #ports: Record<string, number> = {};
 
   constructor(count: number, options: WorkerOptions, onDeath: (error: Error) => void) {
     this.#onDeath = onDeath;
+    this.#bind = options.plane.bind;
     this.#threads = Array.from({ length: count }, () => new Thread(options, onDeath));
   }
 
-  async apply(snapshot: Snapshot, input: SnapshotInput): Promise<void> {
+  async apply(snapshot: Snapshot, own: OwnPorts, input: SnapshotInput): Promise<void> {
     // SO_REUSEPORT would let us share a port with a stranger: ask for each new one alone first.
     for (const { bind, port } of [...snapshot.ingress, ...snapshot.egress]) {
-      if (!Object.values(this.#ports).includes(port)) await probe(bind, port);
+      if (!Object.values(this.#ports).includes(port)) await probe(bind, port, 'the Sidecar resource');
     }
     const resources = input.resources.map(({ origin, ...rest }) => ({ ...rest, file: origin.file }));
-    const answers = await this.#all({ kind: 'apply', input: { ...input, resources, problems: [] } });
+    const hbone = await this.#hbonePort(own);
+    const answers = await this.#all({
+      kind: 'apply',
+      own: { ...own, hbone },
+      input: { ...input, resources, problems: [] },
+    });
     this.#ports = answers[0] as Record<string, number>;
+  }
+
+  /** One port for all threads, also where the kernel chooses it. @throws ListenError */
+  async #hbonePort({ hbone, hboneNeeded }: OwnPorts): Promise<number | null> {
+    if (hbone === null || this.#ports.hbone !== undefined) return this.#ports.hbone ?? null;
+    try {
+      return await probe(this.#bind, hbone, '--hbone-port');
+    } catch (error) {
+      // Each thread would find it free for itself, beside whoever has it.
+      if (hboneNeeded) throw error;
+      return null;
+    }
   }
 
   useCredentials(credentials: Credentials): void {
@@ -96,17 +115,18 @@ export class WorkerPlane implements DataPlane {
   }
 }
 
-async function probe(bind: string | null, port: number): Promise<void> {
+/** @param bind null or '': all addresses @returns the port, the kernel's choice for 0 @throws ListenError */
+async function probe(bind: string | null, port: number, asks: string): Promise<number> {
   const server = createServer();
-  server.listen({ port, ...(bind === null ? {} : { host: bind }) });
+  server.listen({ port, ...(bind === null || bind === '' ? {} : { host: bind }) });
   try {
     await once(server, 'listening');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    throw new ListenError(
-      `${bind ?? ''}:${port} cannot be opened: ${code}; the Sidecar resource asks for it`,
-    );
+    throw new ListenError(`${bind ?? ''}:${port} cannot be opened: ${code}; ${asks} asks for it`);
   }
+  const bound = (server.address() as AddressInfo).port;
   server.close();
   await once(server, 'close');
+  return bound;
 }

@@ -36,6 +36,9 @@ export interface RunOptions {
   readonly adminPort: number | null;
   readonly metricsPort: number | null;
   readonly healthPort: number | null;
+  readonly hbonePort: number | null;
+  /** It was asked for: that it is in use is an error then, whoever does not need it. */
+  readonly hboneAsked: boolean;
   readonly limits: Limits;
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error';
   /** A file's path, `stderr`, `stdout` or `off`; null: as mesh config says. */
@@ -181,7 +184,13 @@ export function runCommandOptions(): Command {
     .addOption(portOption('health', ports.health))
     .addOption(portOption('outbound', ports.outbound, LATER))
     .addOption(portOption('inbound', ports.inbound, LATER))
-    .addOption(portOption('hbone', ports.hbone, LATER))
+    .addOption(
+      option(
+        '--hbone-port <port>',
+        `a number, 0 or off (default: ${ports.hbone})`,
+        'OARLOCK_HBONE_PORT',
+      ).argParser(port),
+    )
     .addOption(
       option(
         '--spiffe-socket <path>',
@@ -293,6 +302,8 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     adminPort: portOf(parsed.adminPort),
     metricsPort: portOf(parsed.metricsPort),
     healthPort: portOf(parsed.healthPort),
+    hbonePort: parsed.hbonePort === undefined ? ports.hbone : portOf(parsed.hbonePort),
+    hboneAsked: parsed.hbonePort !== undefined,
     limits: limitsWith(overrides),
     logLevel: parsed.logLevel as RunOptions['logLevel'],
     accessLog: text('accessLog'),

@@ -37,8 +37,6 @@ export interface DataPathOptions {
   readonly log: Logger;
   readonly accessLog: AccessLog | null;
   readonly metrics: MeshMetrics;
-  /** Name of our cluster, as metrics have it. */
-  readonly cluster: string;
   /** Reads a DestinationRule's certificate files; throws where it cannot. */
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
   /** Resolves endpoints that are host names. */
@@ -90,7 +88,6 @@ export class DataPath implements TunnelContext {
   readonly pool: UpstreamPool;
   readonly sessions: UpstreamSessions;
   readonly tunnels: Tunnels;
-  readonly cluster: string;
   readonly readTlsFiles: (tls: RouteTls) => TlsFiles;
   readonly names: NameResolver;
   /** Null until the first set arrived. */
@@ -109,6 +106,10 @@ export class DataPath implements TunnelContext {
   outboundTls: OutboundTls | null = null;
   draining = false;
 
+  get cluster(): string {
+    return this.metrics.cluster;
+  }
+
   /** Connections dialled under an older one are not used again. */
   get generation(): number {
     return this.pool.generation;
@@ -121,7 +122,6 @@ export class DataPath implements TunnelContext {
     this.log = options.log;
     this.accessLog = options.accessLog;
     this.metrics = options.metrics;
-    this.cluster = options.cluster;
     this.readTlsFiles = options.readTlsFiles;
     this.names = options.names;
     this.#verifierOf = options.verifierOf;

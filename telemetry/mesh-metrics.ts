@@ -58,6 +58,11 @@ export class MeshMetrics extends DaemonMetrics {
     this.#registerBounds();
   }
 
+  /** Name of our cluster; `unknown` unless told. */
+  get cluster(): string {
+    return this.#options.cluster ?? 'unknown';
+  }
+
   /** Series kept now, the overflow's few not counted. */
   get seriesCount(): number {
     return this.#seriesCount;
@@ -68,7 +73,7 @@ export class MeshMetrics extends DaemonMetrics {
    * `other`. Look it up once a connection and `retain` it: increments of an expired record are lost.
    */
   peer(labels: PeerLabels): PeerSeries {
-    const istio = istioLabels(labels, this.#options.cluster ?? 'unknown');
+    const istio = istioLabels(labels, this.cluster);
     // NUL stands in no label: SPIFFE URIs and Kubernetes names have none, a header cannot carry it.
     const key = Object.values(istio).join('\0');
     const known = this.#peers.get(key);

@@ -2,6 +2,7 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import type { EgressListener, IngressListener, Snapshot } from '../../mesh/snapshot.ts';
 import type { DataPath } from '../data-path.ts';
+import { type HboneListener, serveHbone } from '../hbone/serve.ts';
 import { serveInbound } from '../inbound.ts';
 import { serveOutbound } from '../outbound.ts';
 
@@ -15,7 +16,18 @@ type Wanted =
       readonly bind: string;
       readonly port: number;
     }
-  | { readonly kind: 'egress'; readonly entry: EgressListener; readonly bind: string; readonly port: number };
+  | { readonly kind: 'egress'; readonly entry: EgressListener; readonly bind: string; readonly port: number }
+  | { readonly kind: 'hbone'; readonly entry: HboneListener; readonly bind: string; readonly port: number };
+
+/** The process's ports that no resource asks for. */
+export interface OwnPorts {
+  /** HBONE; 0: the kernel's choice; null: off. */
+  readonly hbone: number | null;
+  /** It must be there; else it is done without where another process has it. */
+  readonly hboneNeeded: boolean;
+  /** Admin, metrics, health: no tunnel leads there. */
+  readonly others: readonly number[];
+}
 
 /** An open port. What it serves may change with a snapshot; the port itself stays open. */
 interface Open {
@@ -23,6 +35,8 @@ interface Open {
   wanted: Wanted;
 }
 
+/** Its key among what is open. */
+const HBONE = 'hbone';
 /** Pending connections the kernel keeps for us: a burst must not meet a full queue. */
 const BACKLOG = 1_024;
 /** Connections held until credentials arrive. */
@@ -44,6 +58,8 @@ export class Listeners {
   readonly #bind: string;
   readonly #reusePort: boolean;
   readonly #open = new Map<string, Open>();
+  #hboneMissed = false;
+  #ownPorts: OwnPorts = { hbone: null, hboneNeeded: false, others: [] };
   /** Accepted before we had credentials: held, not refused, so that an app may start before its sidecar is ready. */
   readonly #held = new Map<Socket, Held>();
 
@@ -54,10 +70,14 @@ export class Listeners {
     this.#reusePort = options.reusePort;
   }
 
-  /** Open ports by name, for the ready line: `ingress:8080`, `egress:127.0.0.1:9080`. */
+  /** Open ports by name, for the ready line: `ingress:8080`, `egress:127.0.0.1:9080`, `hbone`. */
   ports(): Record<string, number> {
     const ports: Record<string, number> = {};
     for (const { wanted } of this.#open.values()) {
+      if (wanted.kind === 'hbone') {
+        ports.hbone = wanted.port;
+        continue;
+      }
       const where = wanted.bind === '' ? '' : `${wanted.bind}:`;
       ports[`${wanted.kind}:${where}${wanted.port}`] = wanted.port;
     }
@@ -65,14 +85,17 @@ export class Listeners {
   }
 
   /**
-   * Opens what the snapshot asks for and is not open, then closes what it no longer asks for. Live
+   * Opens HBONE's port and what the snapshot asks for and is not open, then closes what it no longer asks for. Live
    * connections of a closed port stay.
    * @throws ListenError; nothing has changed then
    */
-  async apply(snapshot: Snapshot): Promise<void> {
+  async apply(snapshot: Snapshot, own: OwnPorts): Promise<void> {
+    this.#ownPorts = own;
     const wanted = this.#wanted(snapshot);
     const opened: [string, Open][] = [];
     try {
+      const hbone = await this.#openHbone(own);
+      if (hbone !== null) opened.push([HBONE, hbone]);
       for (const [key, want] of wanted) {
         if (!this.#open.has(key)) opened.push([key, await this.#listen(want)]);
       }
@@ -82,6 +105,7 @@ export class Listeners {
     }
     for (const [key, open] of opened) this.#open.set(key, open);
     for (const [key, open] of this.#open) {
+      if (key === HBONE) continue;
       const want = wanted.get(key);
       if (want !== undefined) {
         open.wanted = want;
@@ -124,6 +148,28 @@ export class Listeners {
     return wanted;
   }
 
+  /** Once. @returns null where it is open, off, or another's and not needed */
+  async #openHbone({ hbone, hboneNeeded }: OwnPorts): Promise<Open | null> {
+    // It is tried once: a port that comes free later, unasked for, is nothing to start using in the midst of things.
+    if (hbone === null || this.#open.has(HBONE) || (this.#hboneMissed && !hboneNeeded)) return null;
+    const entry: HboneListener = { port: hbone, isOurs: (port) => this.#isOurs(port) };
+    try {
+      return await this.#listen({ kind: 'hbone', entry, bind: this.#bind, port: hbone });
+    } catch (error) {
+      if (hboneNeeded || !(error instanceof ListenError)) throw error;
+      this.#hboneMissed = true;
+      this.#path.log.warn(`${error.message}; going on without HBONE, which nothing else asks for`);
+      return null;
+    }
+  }
+
+  /** Ports that we listen on, or the process does: what a tunnel brings there would come back to us, or reach the admin API. */
+  #isOurs(port: number): boolean {
+    if (this.#ownPorts.others.includes(port)) return true;
+    for (const { wanted } of this.#open.values()) if (wanted.port === port) return true;
+    return false;
+  }
+
   #listen(wanted: Wanted): Promise<Open> {
     const { bind, port } = wanted;
     const open: Open = {
@@ -136,7 +182,8 @@ export class Listeners {
         const where = bind === '' ? `port ${port}` : `${bind}:${port}`;
         const why =
           error.code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be opened: ${error.code}`;
-        reject(new ListenError(`${where} ${why}; the Sidecar resource's ${wanted.kind} entry asks for it`));
+        const asks = wanted.kind === 'hbone' ? '--hbone-port' : `the Sidecar resource's ${wanted.kind} entry`;
+        reject(new ListenError(`${where} ${why}; ${asks} asks for it`));
       });
       open.server.listen(
         { port, backlog: BACKLOG, reusePort: this.#reusePort, ...(bind === '' ? {} : { host: bind }) },
@@ -146,6 +193,9 @@ export class Listeners {
           open.server.on('error', (error) =>
             this.#path.log.error({ error: error.message, port }, 'accept failed'),
           );
+          const bound = open.server.address();
+          if (wanted.kind === 'hbone' && bound !== null && typeof bound === 'object')
+            open.wanted = { ...wanted, port: bound.port, entry: { ...wanted.entry, port: bound.port } };
           resolve(open);
         },
       );
@@ -178,13 +228,17 @@ export class Listeners {
   }
 
   #turnAway({ wanted }: Open, socket: Socket): void {
-    const direction = wanted.kind === 'ingress' ? 'inbound' : 'outbound';
+    const direction = wanted.kind === 'egress' ? 'outbound' : 'inbound';
     this.#path.turnAway(socket, direction, wanted.port, 'no_credentials');
   }
 
   #serve(wanted: Wanted, socket: Socket): void {
     if (wanted.kind === 'egress') {
       serveOutbound(this.#path, wanted.entry, socket);
+      return;
+    }
+    if (wanted.kind === 'hbone') {
+      serveHbone(this.#path, wanted.entry, socket);
       return;
     }
     const { port, protocol, defaultEndpoint } = wanted.entry;
