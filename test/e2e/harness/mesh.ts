@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Test } from 'tap';
 import { parseExposition } from '../../telemetry/exposition.ts';
 import { call } from './clients.ts';
+import { hbonePortOf, overHbone } from './hbone.ts';
 import { type Line, type Match, type Oarlock, start } from './processes.ts';
 import { type Leaf, type LeafOptions, replace, spiffe, TestCa, writeCertDir } from './test-ca.ts';
 import { until, within } from './wait.ts';
@@ -154,7 +155,8 @@ export class Mesh {
 
   /** Flags for the workload `NS/NAME` on this machine, kernel's ports for health, metrics and admin. */
   flags(workload: string, ...more: readonly string[]): string[] {
-    const ports = ['--health-port', '0', '--metrics-port', '0', '--admin-port', '0'];
+    const hbone = overHbone ? String(hbonePortOf(workload.split('/')[1] ?? '')) : 'off';
+    const ports = ['--health-port', '0', '--metrics-port', '0', '--admin-port', '0', '--hbone-port', hbone];
     return ['run', '--config', this.config, '--workload', workload, '--intercept', 'none', ...ports, ...more];
   }
 

@@ -1,5 +1,7 @@
 /** Istio's resources of the test meshes, in YAML: each a document, to be joined by `---` lines. */
 
+import { hbonePortOf, overHbone } from './hbone.ts';
+
 /** A port as services and Sidecars name it. */
 export interface PortYaml {
   readonly number: number;
@@ -36,12 +38,14 @@ ${ports.map((port) => `  - ${portYaml(port)}\n`).join('')}\
 /** A workload on this machine: label `app` and account are its name. */
 export function workload(name: string, ports: Readonly<Record<string, number>> = {}): string {
   const named = Object.entries(ports).map(([port, number]) => `${port}: ${number}`);
+  if (overHbone) named.push(`hbone: ${hbonePortOf(name)}`);
+  const labels = `app: ${name}${overHbone ? ', networking.istio.io/tunnel: http' : ''}`;
   return `apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
 metadata: {name: ${name}, namespace: shop}
 spec:
   address: 127.0.0.1
-  labels: {app: ${name}}
+  labels: {${labels}}
   serviceAccount: ${name}
   ports: {${named.join(', ')}}
 `;

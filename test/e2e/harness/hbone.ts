@@ -1,0 +1,19 @@
+/** Whether the sidecars of a test speak HBONE to one another: the same tests hold for both ways of carrying bytes. */
+import { freePorts } from './ports.ts';
+
+/** Set by the files of `test/e2e/over-hbone/` before they import the test. */
+export const overHbone = process.env.OARLOCK_TEST_OVER === 'hbone';
+
+const free = overHbone ? await freePorts(16) : [];
+const ports = new Map<string, number>();
+
+/** The HBONE port of a workload, the same for whoever asks. */
+export function hbonePortOf(workload: string): number {
+  let port = ports.get(workload);
+  if (port === undefined) {
+    port = free.pop();
+    if (port === undefined) throw new Error('more workloads than HBONE ports');
+    ports.set(workload, port);
+  }
+  return port;
+}
