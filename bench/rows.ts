@@ -1,6 +1,7 @@
 /** The rows of the side-by-side bench: a way from the generator to the app each. */
 import { envoy } from './peers/envoy.ts';
 import { haproxy } from './peers/haproxy.ts';
+import { hboneBytes } from './peers/hbone-bytes.ts';
 import { hboneNodeHttp2 } from './peers/hbone-node-http2.ts';
 import { httpProxy, httpProxy3 } from './peers/http-proxy.ts';
 import { nginx } from './peers/nginx.ts';
@@ -37,6 +38,7 @@ export const rows: readonly Row[] = [
   row('oarlock-tcp', oarlock, { protocol: 'tcp' }),
   row(OURS_HBONE_TCP, oarlock, { protocol: 'tcp', hbone: true }),
   row('pipe', pipe),
+  row('hbone-bytes', hboneBytes, { hbone: true }),
   row('hbone-node-http2', hboneNodeHttp2, { hbone: true }),
   row('http-proxy', httpProxy),
   row('http-proxy-3', httpProxy3),

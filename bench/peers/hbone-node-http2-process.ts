@@ -67,7 +67,13 @@ function callee(): void {
 }
 
 function caller(): void {
-  const server = createServer({ noDelay: true, pauseOnConnect: true }, (from) => join(from, openStream()));
+  const server = createServer({ noDelay: true, pauseOnConnect: true }, (from) => {
+    const stream = openStream();
+    from.on('error', () => stream.destroy());
+    // As a proxy would: not before it knows that somebody takes it.
+    stream.once('response', () => join(from, stream));
+    stream.once('close', () => from.destroy());
+  });
   server.listen(side.listen, '127.0.0.1');
 }
 
