@@ -10,7 +10,7 @@ import { issueCredentials } from './peers/credentials.ts';
 import type { AllCredentials, Pair } from './peers/peer.ts';
 import { startPair } from './peers/start.ts';
 import { freePort } from './ports.ts';
-import { rows as allRows, NONE, OURS, type Row } from './rows.ts';
+import { rows as allRows, isOurs, NONE, type Row } from './rows.ts';
 import { aimsOf, ratiosOf, shortOf } from './summaries.ts';
 import { LOOPBACK } from './task.ts';
 import { verify } from './verify.ts';
@@ -119,7 +119,7 @@ async function start(
     say(`${row.name}: serves, mutual TLS checked`);
     return pair;
   } catch (error) {
-    if (row.id.startsWith(OURS)) throw error;
+    if (isOurs(row)) throw error;
     return leaveOut((error as Error).message);
   }
 }
@@ -248,7 +248,7 @@ class Bench {
     try {
       await run();
     } catch (error) {
-      if (running === null || running.row.id.startsWith(OURS)) process.exitCode = 1;
+      if (running === null || isOurs(running.row)) process.exitCode = 1;
       const { message } = error as Error;
       say(`!!! ${message}`);
       this.#figures.note(`**failed once**: ${message}.`);

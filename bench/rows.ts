@@ -26,7 +26,7 @@ export interface Row {
 
 /** The row without any proxy. */
 export const NONE = { id: 'none', name: 'no proxy' } as const;
-/** Our row with a TLS connection for each; the ids of our other rows begin with it. */
+/** Our row with a TLS connection for each; the ids of our proxy's other rows begin with it. */
 export const OURS = 'oarlock';
 export const OURS_HBONE = 'oarlock-hbone';
 export const OURS_HBONE_TCP = 'oarlock-hbone-tcp';
@@ -52,6 +52,11 @@ export const rows: readonly Row[] = [
   row('envoy-tcp', envoy, { protocol: 'tcp' }),
   row('ztunnel', ztunnel, { hbone: true }),
 ];
+
+/** A row of our code: our proxy, or our tunnel alone. */
+export function isOurs({ id, peer }: Row): boolean {
+  return id.startsWith(OURS) || peer === hboneBytes;
+}
 
 function row(
   id: string,

@@ -12,7 +12,7 @@ import {
   keepAliveTable,
   rateTable,
 } from './measure.ts';
-import { NONE, OURS, OURS_HBONE, OURS_HBONE_TCP, type Row, rows } from './rows.ts';
+import { isOurs, NONE, OURS, OURS_HBONE, OURS_HBONE_TCP, type Row, rows } from './rows.ts';
 
 /** A figure by its table and column. */
 interface Measure {
@@ -148,15 +148,18 @@ function withoutTunnel({ id, hbone }: Row): string | null {
   return hbone ? id.replace('-hbone', '') : null;
 }
 
-/** Each measure of each of our rows, divided by each peer's; those with a tunnel also by that without. */
+/** Each measure of each of our rows, divided by each peer's, our tunnel alone being one of them; those with a tunnel also by that without. */
 export function ratiosOf(figures: Figures, running: readonly Row[]): Summary {
-  const ours = running.filter(({ id }) => id.startsWith(OURS));
+  const ours = running.filter(isOurs);
   const data: { row: string; measure: string; peer: string; median: number; rounds: readonly number[] }[] =
     [];
   const tables = ours.map((row) => {
     const { name } = row;
     const peers = running.filter(
-      (peer) => comparable(row, peer) && (peer.id === withoutTunnel(row) || !peer.id.startsWith(OURS)),
+      (peer) =>
+        peer !== row &&
+        comparable(row, peer) &&
+        (peer.id === withoutTunnel(row) || !peer.id.startsWith(OURS)),
     );
     const lines = compared.map((measure) => [
       measure.name,
