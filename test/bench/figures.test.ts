@@ -136,7 +136,7 @@ t.test(
       'oarlock-hbone',
       'oarlock-tcp',
       'oarlock-hbone-tcp',
-      'pipe',
+      'hbone-bytes',
       'envoy',
       'envoy-tcp',
     ];
@@ -149,10 +149,12 @@ t.test(
       readonly peer: string;
     }[];
     const peersOf = (name: string) => ratios.filter(({ row }) => row === name).map(({ peer }) => peer);
-    t.strictSame(peersOf('Oarlock'), ['Node, bytes alone', 'Envoy']);
-    t.strictSame(peersOf('Oarlock, HBONE between'), ['Oarlock', 'Node, bytes alone', 'Envoy']);
-    t.strictSame(peersOf('Oarlock, TCP'), ['Node, bytes alone', 'Envoy, TCP']);
-    t.strictSame(peersOf('Oarlock, TCP, HBONE between'), ['Oarlock, TCP', 'Node, bytes alone', 'Envoy, TCP']);
+    const bytes = "Oarlock's tunnel, bytes alone";
+    t.strictSame(peersOf('Oarlock'), [bytes, 'Envoy']);
+    t.strictSame(peersOf('Oarlock, HBONE between'), ['Oarlock', bytes, 'Envoy']);
+    t.strictSame(peersOf('Oarlock, TCP'), [bytes, 'Envoy, TCP']);
+    t.strictSame(peersOf('Oarlock, TCP, HBONE between'), ['Oarlock, TCP', bytes, 'Envoy, TCP']);
+    t.strictSame(peersOf(bytes), ['Envoy'], 'the tunnel alone is a row of ours, and compared as one of HTTP');
   },
 );
 
