@@ -49,7 +49,7 @@ async function checksIdentities(row: Row, pair: Pair, credentials: AllCredential
 }
 
 /** Many connections of the app lie in one tunnel, and none beside it. */
-async function usesTunnel(row: Row, pair: Pair): Promise<void> {
+export async function usesTunnel(row: Row, pair: Pair): Promise<void> {
   const kept = await Promise.all(
     Array.from({ length: APP_CONNECTIONS }, () => connectionAnswered(row, pair)),
   );
