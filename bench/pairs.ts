@@ -27,6 +27,11 @@ interface Running {
   readonly pair: Pair;
 }
 
+/** A row to load, or the app itself. */
+interface BenchTarget extends measure.Target {
+  readonly running: Running | null;
+}
+
 /** A folder for all that a bench writes; gone when the process ends. */
 export function benchDir(): string {
   const dir = mkdtempSync(join(tmpdir(), 'oarlock-bench-'));
@@ -130,7 +135,7 @@ class Bench {
   readonly #running: readonly Running[];
   readonly #app: App;
   readonly #credentials: AllCredentials;
-  readonly #targets: readonly (measure.Target & { readonly running: Running | null })[];
+  readonly #targets: readonly BenchTarget[];
 
   constructor(
     options: BenchOptions,
@@ -161,7 +166,9 @@ class Bench {
   async warmUp(): Promise<void> {
     const nowhere = new Figures();
     await this.#eachHttp((target) => measure.keepAlive(nowhere, target, RATE_CONNECTIONS, WARM_UP_MS));
-    await this.#eachTarget((target) => measure.fresh(nowhere, target, WARM_UP_MS / 3));
+    await this.#eachTarget((target) =>
+      measure.fresh(nowhere, target, target.running?.row.protocol === 'tcp' ? WARM_UP_MS : WARM_UP_MS / 3),
+    );
     if (!measures(this.#options, 'handshakes')) return;
     for (const resumed of [false, true]) await this.#handshakes(nowhere, GROUPS[0], resumed, WARM_UP_MS / 3);
   }
@@ -227,7 +234,7 @@ class Bench {
   }
 
   async #eachTarget(
-    of: (target: measure.Target) => Promise<void>,
+    of: (target: BenchTarget) => Promise<void>,
     isWanted: (row: Row) => boolean = () => true,
   ): Promise<void> {
     for (const target of this.#targets) {

@@ -7,8 +7,8 @@ import { connectionsTo } from './proc.ts';
 import { askPlain, askTls, askTunnel } from './request.ts';
 import type { Row } from './rows.ts';
 
-/** A caller that goes to the wrong server must not be served; this long it may try. */
-const WRONG_SERVER_MS = 1_500;
+/** A caller that goes to the wrong server must not be served; this long it may try, and longer where it started too slowly to dial at all. */
+const WRONG_SERVER_MS = [1_500, 15_000] as const;
 /** So many connections of the app at once, and at most so many tunnels for them (one, or one each for what came while the first shook hands). */
 const APP_CONNECTIONS = 16;
 const MOST_TUNNELS = 2;
@@ -104,10 +104,14 @@ async function refusesWrongServer(row: Row, pair: Pair, { cert, key, root }: Cre
   impostor.on('tlsClientError', () => {});
   await new Promise<void>((resolve) => impostor.listen(0, '127.0.0.1', resolve));
   const { port } = impostor.address() as { readonly port: number };
-  const served = await pair.timedStart(port, WRONG_SERVER_MS).then(
-    () => true,
-    () => false,
-  );
+  let served = false;
+  for (const withinMs of WRONG_SERVER_MS) {
+    if (handshakes > 0) break;
+    served = await pair.timedStart(port, withinMs).then(
+      () => true,
+      () => false,
+    );
+  }
   impostor.close();
   // The port beside the tunnel's, where there is one, would lead to the right server.
   if (served)
