@@ -96,6 +96,18 @@ export class LocalPlane implements DataPlane {
       type: 'gauge',
       read: () => countKeySets(this.#keys.status()),
     });
+    metrics.watch({
+      name: 'oarlock_tunnels',
+      help: 'HBONE tunnels open now: outbound, those to peers; inbound, those that peers made to us.',
+      type: 'gauge',
+      read: () => this.#perSide('tunnels'),
+    });
+    metrics.watch({
+      name: 'oarlock_tunnel_streams',
+      help: 'Connections that HBONE tunnels carry now.',
+      type: 'gauge',
+      read: () => this.#perSide('streams'),
+    });
   }
 
   async apply(snapshot: Snapshot, own: OwnPorts): Promise<void> {
@@ -146,6 +158,14 @@ export class LocalPlane implements DataPlane {
     this.#keys.close();
     this.#extAuthz.close();
     await this.#accessLog.close();
+  }
+
+  #perSide(what: 'tunnels' | 'streams'): { labels: { direction: string }; value: number }[] {
+    const { tunnels } = this.#path;
+    return [
+      { labels: { direction: 'inbound' }, value: tunnels.counts('server')[what] },
+      { labels: { direction: 'outbound' }, value: tunnels.counts('client')[what] },
+    ];
   }
 
   #keysChanged({ place, uri, keys, failures, lastError }: KeySourceStatus): void {

@@ -129,8 +129,13 @@ t.test('each problem code has its row, and each row its code', async (t) => {
 t.test('each metric has its row, and each row its metric', async (t) => {
   const text = page('docs/METRICS.md');
   const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => 0 });
-  // The data path registers it where the access log is: cli/data-plane.ts.
-  const names = new Set(['oarlock_access_log_dropped_total', 'oarlock_key_sets']);
+  // Those that the data path registers: cli/data-plane.ts.
+  const names = new Set([
+    'oarlock_access_log_dropped_total',
+    'oarlock_key_sets',
+    'oarlock_tunnels',
+    'oarlock_tunnel_streams',
+  ]);
   for (const { name } of await metrics.registry.getMetricsAsJSON()) names.add(name);
   t.ok(names.size > 15);
   for (const name of names) t.ok(rowOf(text, name), name);

@@ -217,11 +217,16 @@ export class Tunnels implements TunnelKeeper {
     this.#ticking.delete(tunnel);
   }
 
-  /** Tunnels to peers, and their streams. */
-  get counts(): { readonly tunnels: number; readonly streams: number } {
+  /** Tunnels of one side with their streams: a `client`'s are those to peers, a `server`'s those that peers made to us. */
+  counts(role: Tunnel['role']): { readonly tunnels: number; readonly streams: number } {
+    let tunnels = 0;
     let streams = 0;
-    for (const tunnel of this.#placeOf.keys()) streams += tunnel.size;
-    return { tunnels: this.#placeOf.size, streams };
+    for (const tunnel of this.#ticking) {
+      if (tunnel.role !== role) continue;
+      tunnels++;
+      streams += tunnel.size;
+    }
+    return { tunnels, streams };
   }
 
   /** Credentials or trust changed: what was made under the old ones carries what it carries, and nothing new. */
