@@ -14,6 +14,8 @@ import { type AppPorts, startApps, type Target } from './ztunnel-traffic.ts';
 export const HBONE_PORT = 15_008;
 /** Of Istio's label that makes an endpoint's peers dial HBONE. */
 const TUNNEL_LABEL = 'networking.istio.io/tunnel: http';
+/** The VIP of `orders` in ztunnel's registry: its port 80 is HTTP. */
+export const VIP: Target = { host: '198.19.0.2', port: 80 };
 /** A service of ztunnel's registry with the sidecar as its waypoint, which it is not. */
 export const STRAY: Target = { host: '198.19.0.1', port: 80 };
 /** Nothing listens on it, on either side. */
@@ -24,6 +26,7 @@ export type PortName = keyof AppPorts | 'down' | 'httpDown' | 'denied';
 /** What each port carries; `denied` is the one ztunnel's policy refuses. */
 const PROTOCOLS: Readonly<Record<PortName, string>> = {
   http: 'HTTP',
+  http2: 'HTTP2',
   digest: 'TCP',
   greet: 'TCP',
   reset: 'TCP',
@@ -39,7 +42,8 @@ export interface World {
   readonly mesh: Mesh;
   readonly namespace: Namespace;
   readonly ca: CaProcess;
-  readonly orders: Sidecar;
+  /** Starts Oarlock; the one before must be gone. */
+  readonly startOarlock: () => Promise<Sidecar>;
   /** The apps and callers beside ztunnel. */
   readonly theirs: AppProcess;
   /** The apps beside Oarlock, and where this process dials them. */
@@ -50,11 +54,11 @@ export interface World {
   readonly toLegacy: (name: PortName) => Target;
   /** The same apps under a name whose account is not ztunnel's. */
   readonly toImpostor: (name: PortName) => Target;
-  /** Starts ztunnel; the one before must be gone. */
-  readonly startZtunnel: () => Promise<Ztunnel>;
+  /** Starts ztunnel, with more of its environment where given; the one before must be gone. */
+  readonly startZtunnel: (env?: Readonly<Record<string, string>>) => Promise<Ztunnel>;
 }
 
-/** Starts all but ztunnel. */
+/** Starts all but the two proxies. */
 export async function createWorld(t: Test, binary: string): Promise<World> {
   const namespace = createNamespace(t);
   const { here, there } = namespace;
@@ -87,11 +91,10 @@ export async function createWorld(t: Test, binary: string): Promise<World> {
   );
   mesh.write('policy.yaml', allow('legacy'));
   const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), '1h', here);
-  const orders = await mesh.ready(
-    'shop/orders',
+  const flags = [
     ...(await ca.flags('orders')),
     ...['--bind', here, '--hbone-port', String(HBONE_PORT), '--access-log', 'stderr'],
-  );
+  ];
   const target =
     (host: string, ports: Numbers) =>
     (name: PortName): Target => ({ host, port: ports[name] });
@@ -99,19 +102,20 @@ export async function createWorld(t: Test, binary: string): Promise<World> {
     mesh,
     namespace,
     ca,
-    orders,
     theirs,
     ours: side.ports,
     toOrders: target(here, ingressPorts),
     toLegacy: target('127.0.0.1', legacyPorts),
     toImpostor: target('127.0.0.1', impostorPorts),
-    startZtunnel: () =>
+    startOarlock: () => mesh.ready('shop/orders', ...flags),
+    startZtunnel: (env = {}) =>
       startZtunnel(t, {
         binary,
         namespace,
         ca,
         account: 'legacy',
-        config: ztunnelConfig(namespace, listening.denied),
+        env,
+        config: ztunnelConfig(namespace, listening.denied, ingressPorts.http),
       }),
   };
 }
@@ -149,16 +153,14 @@ spec:
 }
 
 /** What ztunnel would be told of the same mesh. */
-function ztunnelConfig({ here, there }: Namespace, denied: number): string {
+function ztunnelConfig({ here, there }: Namespace, denied: number, vipPort: number): string {
+  const ports = `{${VIP.port}: ${vipPort}}`;
   return `workloads:
-${ztunnelWorkload('legacy', there)}
-${ztunnelWorkload('orders', here)}
+${ztunnelWorkload('legacy', there, '{}')}
+${ztunnelWorkload('orders', here, `{shop/${hostOf('orders')}: ${ports}}`)}
 services:
-- name: stray
-  namespace: shop
-  hostname: ${hostOf('stray')}
-  vips: [/${STRAY.host}]
-  ports: {${STRAY.port}: ${STRAY.port}}
+${ztunnelService('orders', VIP, ports)}
+${ztunnelService('stray', STRAY, `{${STRAY.port}: ${STRAY.port}}`)}
   waypoint: {destination: /${here}, hboneMtlsPort: ${HBONE_PORT}}
 policies:
 - name: closed
@@ -170,7 +172,15 @@ policies:
 `;
 }
 
-function ztunnelWorkload(name: string, address: string): string {
+function ztunnelService(name: string, { host }: Target, ports: string): string {
+  return `- name: ${name}
+  namespace: shop
+  hostname: ${hostOf(name)}
+  vips: [/${host}]
+  ports: ${ports}`;
+}
+
+function ztunnelWorkload(name: string, address: string, services: string): string {
   return `- uid: test//v1/Pod/shop/${name}
   name: ${name}
   namespace: shop
@@ -183,5 +193,5 @@ function ztunnelWorkload(name: string, address: string): string {
   canonicalRevision: latest
   clusterId: Kubernetes
   protocol: HBONE
-  services: {}`;
+  services: ${services}`;
 }

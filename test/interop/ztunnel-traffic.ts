@@ -1,6 +1,9 @@
 /** Apps and callers on either side of ztunnel: they run in a test's own process and, by ztunnel-app.ts, in a namespace. */
+
 import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { createServer, request } from 'node:http';
+import { createServer as createHttp2Server, connect as openSession } from 'node:http2';
 import { connect, createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { buffer } from 'node:stream/consumers';
 
@@ -12,6 +15,8 @@ const RESET_WORD = 'reset me';
 export interface AppPorts {
   /** Tells what it was sent; `/echo` sends the body back. */
   readonly http: number;
+  /** The same over HTTP/2 with prior knowledge, as gRPC has it. */
+  readonly http2: number;
   /** Reads all there is, up to the FIN, and only then answers: with its length and digest. */
   readonly digest: number;
   /** Speaks first, then sends back what it gets. */
@@ -38,10 +43,17 @@ export async function startApps(): Promise<Side> {
     else response.end(JSON.stringify({ method, url, headers, bodyBytes: body.length }));
   });
   http.keepAliveTimeout = 60_000;
+  const http2 = createHttp2Server((incoming, response) => {
+    const { method, url, headers } = incoming;
+    response.end(JSON.stringify({ method, url, headers }));
+  });
   const servers: Server[] = [
     http,
-    tcp(async (socket) => {
-      socket.end(digestOf(await buffer(socket)));
+    http2,
+    tcp((socket) => {
+      const parts: Buffer[] = [];
+      socket.on('data', (part: Buffer) => parts.push(part));
+      socket.on('end', () => socket.end(digestOf(Buffer.concat(parts))));
     }),
     tcp((socket) => {
       socket.write(GREETING);
@@ -70,9 +82,11 @@ export async function startApps(): Promise<Side> {
       socket.once('close', () => sockets.delete(socket));
     });
   }
-  const [httpPort = 0, digest = 0, greet = 0, reset = 0] = await Promise.all(servers.map(listen));
+  const [httpPort = 0, http2Port = 0, digest = 0, greet = 0, reset = 0] = await Promise.all(
+    servers.map(listen),
+  );
   return {
-    ports: { http: httpPort, digest, greet, reset },
+    ports: { http: httpPort, http2: http2Port, digest, greet, reset },
     close() {
       for (const server of servers) server.close();
       for (const socket of sockets) socket.destroy();
@@ -80,10 +94,10 @@ export async function startApps(): Promise<Side> {
   };
 }
 
-function tcp(serve: (socket: Socket) => void | Promise<void>): Server {
+function tcp(serve: (socket: Socket) => void): Server {
   return createTcpServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
     socket.on('error', () => {});
-    void Promise.resolve(serve(socket)).catch(() => socket.destroy());
+    serve(socket);
   });
 }
 
@@ -122,8 +136,30 @@ function get(
   return exchange(target, path, 'GET', Buffer.alloc(0), headers);
 }
 
-/** Posts that many random bytes to `/echo`; true where the very same came back. */
-async function postAndCompare(target: Target, bytes: number): Promise<boolean> {
+/** Requests at once on one HTTP/2 connection; the answers in their order. */
+async function getByHttp2({ host, port }: Target, paths: readonly string[]): Promise<HttpAnswer[]> {
+  const session = openSession(`http://${host}:${port}`);
+  try {
+    return await Promise.all(
+      paths.map(async (path) => {
+        const stream = session.request({ ':path': path });
+        const [headers] = (await once(stream, 'response')) as [Record<string, string>];
+        const body = (await buffer(stream)).toString();
+        return { status: Number(headers[':status']), headers: {}, body };
+      }),
+    );
+  } finally {
+    session.destroy();
+  }
+}
+
+/** That many posts at once, each of so many random bytes, to `/echo`; how many came back the same. */
+async function postAndCompare(target: Target, bytes: number, count = 1): Promise<number> {
+  const same = await Promise.all(Array.from({ length: count }, () => comesBack(target, bytes)));
+  return same.filter(Boolean).length;
+}
+
+async function comesBack(target: Target, bytes: number): Promise<boolean> {
   const sent = randomBytes(bytes);
   const { body } = await exchange(target, '/echo', 'POST', sent, {}, 'latin1');
   return Buffer.from(body, 'latin1').equals(sent);
@@ -192,7 +228,10 @@ async function beReset(target: Target): Promise<Ended> {
   socket.write('ping');
   const text = await heard(socket, 4);
   socket.write(RESET_WORD);
-  return { text, over: await over };
+  const how = await over;
+  // ztunnel tells of it once both directions are over.
+  socket.destroy();
+  return { text, over: how };
 }
 
 /** Resets a connection that carried a word both ways. */
@@ -242,6 +281,7 @@ async function keepAsking(target: Target, ms: number): Promise<Record<string, nu
 /** What either side can be asked to do, by name. */
 export const callers = {
   get,
+  getByHttp2,
   postAndCompare,
   halfClose,
   beGreeted,

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap';
 import { spiffe } from '../e2e/harness/test-ca.ts';
 import { until, within } from '../e2e/harness/wait.ts';
 import { captureWire } from './ztunnel-capture.ts';
-import { allow, createWorld, HBONE_PORT, type PortName, STRAY } from './ztunnel-mesh.ts';
+import { allow, createWorld, HBONE_PORT, type PortName, STRAY, VIP } from './ztunnel-mesh.ts';
 import { missing } from './ztunnel-net.ts';
 import { READINESS_PORT } from './ztunnel-peer.ts';
 import { type Ask, callers, GREETING, type Target } from './ztunnel-traffic.ts';
@@ -19,12 +19,15 @@ if (lacking.length > 0) {
 }
 
 const MB = 1_048_576;
+/** What either puts on one tunnel unless told otherwise. */
+const STREAMS = 100;
 /** In a path that must not be read on the wire. */
 const SECRET = 'the-secret-of-the-orders';
 
 const world = await createWorld(t, binary);
-const { mesh, namespace, ca, orders, theirs, ours, toOrders, toLegacy, toImpostor } = world;
+const { mesh, namespace, ca, theirs, ours, toOrders, toLegacy, toImpostor } = world;
 const wire = await captureWire(t, namespace);
+let orders = await world.startOarlock();
 let ztunnel = await world.startZtunnel();
 
 /** Has this process be the caller. */
@@ -40,19 +43,14 @@ interface Way {
   readonly to: (name: PortName) => Target;
   /** The app's side. */
   readonly app: Ask;
-  /** Streams that one tunnel carries at most. */
-  readonly perTunnel: number;
 }
 
-/** 100 is the default of both. */
-const ways: readonly Way[] = [
-  { title: 'ztunnel calls Oarlock', ask: theirs.ask, to: toOrders, app: here, perTunnel: 100 },
-  { title: 'Oarlock calls ztunnel', ask: here, to: toLegacy, app: theirs.ask, perTunnel: 100 },
-];
+const ztunnelCalls: Way = { title: 'ztunnel calls Oarlock', ask: theirs.ask, to: toOrders, app: here };
+const oarlockCalls: Way = { title: 'Oarlock calls ztunnel', ask: here, to: toLegacy, app: theirs.ask };
 
 // ---- what passes
 
-for (const { title, ask, to, app, perTunnel } of ways) {
+for (const { title, ask, to, app } of [ztunnelCalls, oarlockCalls]) {
   t.test(title, async (t) => {
     await t.test('HTTP/1.1', async (t) => {
       for (let i = 0; i < 3; i++) {
@@ -60,7 +58,14 @@ for (const { title, ask, to, app, perTunnel } of ways) {
         t.equal(status, 200);
         t.match(JSON.parse(body), { method: 'GET', url: `/${SECRET}`, headers: { 'x-mine': 'yes' } });
       }
-      t.ok(await ask('postAndCompare', to('http'), MB), '1 MB and back');
+      t.equal(await ask('postAndCompare', to('http'), MB), 1, '1 MB and back');
+      t.equal(await ask('postAndCompare', to('http'), MB, 20), 20, 'twenty at once');
+    });
+
+    await t.test('HTTP/2', async (t) => {
+      const answers = await ask('getByHttp2', to('http2'), ['/1', '/2', '/3']);
+      const told = answers.map(({ status, body }) => `${status} ${JSON.parse(body).url}`);
+      t.same(told, ['200 /1', '200 /2', '200 /3']);
     });
 
     await t.test('TCP: the answer comes after the FIN', async (t) => {
@@ -81,7 +86,7 @@ for (const { title, ask, to, app, perTunnel } of ways) {
       t.equal(await ask('manyAtOnce', to('reset'), count), count);
       clearInterval(watch);
       // One that is filling up and the idle one of the other way may be there too.
-      t.ok(most >= 1 && most <= Math.ceil(count / perTunnel) + 3, `${most} tunnels`);
+      t.ok(most >= 1 && most <= Math.ceil(count / STREAMS) + 3, `${most} tunnels`);
     });
 
     // ztunnel knows no abort: what its app or its peer resets, it ends.
@@ -134,6 +139,12 @@ t.test('the app beside Oarlock is told who calls, and so are the metrics', async
   );
 });
 
+t.test('a service by its address: ztunnel says which one it means', async (t) => {
+  const { status, body } = await theirs.ask('get', VIP, '/by-service');
+  t.equal(status, 200);
+  t.equal(JSON.parse(body).url, '/by-service');
+});
+
 t.test('a port without a listener of ours is dialled as the CONNECT says', async (t) => {
   t.ok(await theirs.ask('halfClose', { host: namespace.here, port: ours.digest }, MB));
 });
@@ -165,7 +176,7 @@ t.test('an address that is not ours is refused', async (t) => {
   const { text } = await theirs.ask('say', STRAY, 'hello');
   t.equal(text, '');
   await ztunnelSaw(/400 Bad Request/, mark);
-  const line = JSON.stringify(await orders.accessed({ direction: 'inbound' }, logged));
+  const line = JSON.stringify(await orders.logged({ reason: 'bad_connect' }, logged));
   t.match(line, STRAY.host, 'our log names it');
 });
 
@@ -190,14 +201,22 @@ t.test("a denial of ztunnel's policy is told as such", async (t) => {
   const mark = orders.mark;
   const { status, body } = await here('get', toLegacy('denied'), '/');
   t.equal(status, 503);
-  t.match(body, '401');
-  t.match(JSON.stringify(await orders.accessed({ direction: 'outbound' }, mark)), '401');
+  t.match(body, 'tunnel_refused');
+  t.match(
+    JSON.stringify(await orders.logged({ reason: 'tunnel_refused' }, mark)),
+    /CONNECT was answered 401/,
+  );
 });
 
 t.test('an app beside ztunnel that is down', async (t) => {
+  const mark = orders.mark;
   const { status, body } = await here('get', toLegacy('httpDown'), '/');
   t.equal(status, 503);
-  t.match(body, '503');
+  t.match(body, 'connect_failed');
+  t.match(
+    JSON.stringify(await orders.logged({ reason: 'connect_failed' }, mark)),
+    /CONNECT was answered 503/,
+  );
   const { text, over } = await here('say', toLegacy('down'), 'hello');
   t.same({ text, over }, { text: '', over: 'ECONNRESET' });
 });
@@ -216,43 +235,56 @@ t.test('a ztunnel of another identity is refused by secure naming', async (t) =>
 });
 
 t.test('a restart of ztunnel under load: new streams reach the new one', async (t) => {
-  await restart(t, () => ztunnel.stop(), 'which drains');
-  await restart(t, () => ztunnel.kill(), 'which is killed');
+  const start = async (): Promise<void> => {
+    ztunnel = await world.startZtunnel();
+  };
+  await restart(t, oarlockCalls, 'which drains', async () => {
+    await ztunnel.stop();
+    await start();
+  });
+  await restart(t, oarlockCalls, 'which is killed', async () => {
+    await ztunnel.kill();
+    await start();
+  });
 });
 
-async function restart(t: Test, end: () => Promise<void>, how: string): Promise<void> {
+t.test('a restart of Oarlock under load: new streams reach the new one', async (t) => {
+  const again = (signal: NodeJS.Signals) => async (): Promise<void> => {
+    orders.process.signal(signal);
+    await orders.process.end();
+    orders = await world.startOarlock();
+  };
+  await restart(t, ztunnelCalls, 'which drains', again('SIGTERM'));
+  await restart(t, ztunnelCalls, 'which is killed', again('SIGKILL'));
+});
+
+async function restart(
+  t: Test,
+  { ask, to }: Way,
+  how: string,
+  restarted: () => Promise<void>,
+): Promise<void> {
   let over = false;
-  const load = Promise.all(Array.from({ length: 4 }, () => askUntil(() => over)));
-  t.equal((await here('get', toLegacy('http'), '/')).status, 200);
-  await end();
-  ztunnel = await world.startZtunnel();
-  await until('the new one to answer', async () => (await here('get', toLegacy('http'), '/')).status === 200);
-  for (let i = 0; i < 20; i++) t.equal((await here('get', toLegacy('http'), '/')).status, 200, how);
-  t.ok(await here('halfClose', toLegacy('digest'), MB), how);
+  const outcomes = new Set<number>();
+  const load = Array.from({ length: 4 }, async () => {
+    while (!over) outcomes.add(await ask('get', to('http'), '/').then(statusOf, notWhole));
+  });
+  await until('answers', () => outcomes.has(200));
+  await restarted();
+  const answers = async (): Promise<boolean> => (await ask('get', to('http'), '/')).status === 200;
+  await until('the new one to answer', answers);
+  for (let i = 0; i < 20; i++) t.ok(await answers(), how);
+  t.ok(await ask('halfClose', to('digest'), MB), how);
   over = true;
-  const statuses = new Set((await load).flat());
-  // While there was none: our own 503, or an answer cut off with the stream; never another's bytes.
-  t.same(
-    [...statuses].filter((status) => ![200, 503, 0].includes(status)),
-    [],
-    how,
-  );
-  t.ok(statuses.has(200));
+  await Promise.all(load);
+  // While there was none: our own 503, or a connection cut. Never anything else.
+  const odd = [...outcomes].filter((outcome) => ![200, 503, notWhole()].includes(outcome));
+  t.same(odd, [], how);
 }
 
-/** Asks one time after the other; 0 stands for an answer that did not come whole. */
-async function askUntil(over: () => boolean): Promise<number[]> {
-  const statuses: number[] = [];
-  while (!over()) {
-    statuses.push(
-      await here('get', toLegacy('http'), '/').then(
-        ({ status }) => status,
-        () => 0,
-      ),
-    );
-  }
-  return statuses;
-}
+const statusOf = ({ status }: { readonly status: number }): number => status;
+/** Stands for an answer of which not all came. */
+const notWhole = (): number => 0;
 
 t.test(
   'between them is nothing but TLS on the HBONE port',
