@@ -17,3 +17,8 @@ export function hbonePortOf(workload: string): number {
   }
   return port;
 }
+
+/** What a workload's sidecar is told. Idle tunnels close soon: one would count as a connection where none is to be left. */
+export function hboneFlags(workload: string): string[] {
+  return ['--hbone-port', String(hbonePortOf(workload)), '--session-idle-timeout', '2s'];
+}

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Test } from 'tap';
 import { parseExposition } from '../../telemetry/exposition.ts';
 import { call } from './clients.ts';
-import { hbonePortOf, overHbone } from './hbone.ts';
+import { hboneFlags, overHbone } from './hbone.ts';
 import { type Line, type Match, type Oarlock, start } from './processes.ts';
 import { type Leaf, type LeafOptions, replace, spiffe, TestCa, writeCertDir } from './test-ca.ts';
 import { until, within } from './wait.ts';
@@ -87,7 +87,8 @@ export async function health(port: number): Promise<{ status: number; body: Reco
   return { status, body: JSON.parse(body.toString()) as Record<string, unknown> };
 }
 
-function sumOf(text: string, name: string, labels: Readonly<Record<string, string>>): number {
+/** Sum of the samples of an exposition whose labels are all as given. */
+export function sumOf(text: string, name: string, labels: Readonly<Record<string, string>>): number {
   let sum = 0;
   for (const line of parseExposition(text)) {
     const chosen = Object.entries(labels).every(([key, value]) => line.labels[key] === value);
@@ -155,9 +156,10 @@ export class Mesh {
 
   /** Flags for the workload `NS/NAME` on this machine, kernel's ports for health, metrics and admin. */
   flags(workload: string, ...more: readonly string[]): string[] {
-    const hbone = overHbone ? String(hbonePortOf(workload.split('/')[1] ?? '')) : 'off';
-    const ports = ['--health-port', '0', '--metrics-port', '0', '--admin-port', '0', '--hbone-port', hbone];
-    return ['run', '--config', this.config, '--workload', workload, '--intercept', 'none', ...ports, ...more];
+    const ports = ['--health-port', '0', '--metrics-port', '0', '--admin-port', '0'];
+    const hbone = overHbone ? hboneFlags(workload.split('/')[1] ?? '') : ['--hbone-port', 'off'];
+    const asked = ['run', '--config', this.config, '--workload', workload, '--intercept', 'none'];
+    return [...asked, ...ports, ...hbone, ...more];
   }
 
   /** Starts the sidecar of `shop/NAME` with files as credentials, and waits until it is ready. */
