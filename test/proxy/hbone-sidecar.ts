@@ -78,7 +78,7 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
   );
   const apply = async (policies: string): Promise<void> => {
     const input = inputOf(options, policies);
-    await plane.apply(snapshotOf(input), { hbone: 0, hboneNeeded: true, others: [ADMIN] }, input);
+    await plane.apply(snapshotOf(input), { hbone: 0, hboneNeeded: true, others: [ADMIN] });
   };
   await apply(options.policies ?? '');
   plane.useCredentials(credentialsOf(await ca.leaf(spiffe('shop', 'orders'))));
