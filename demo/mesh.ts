@@ -63,6 +63,8 @@ export async function startMesh({ supervisor, dir, ports }: MeshOptions): Promis
   const log = (name: string) => join(logs, `${name}.log`);
   const accessLog = (name: WorkloadName) => log(`${name}-sidecar-access`);
   const token = (name: WorkloadName) => join(dir, 'tokens', name);
+  // As services.yaml has it: tunnels lead to orders alone.
+  const hbonePort = (name: WorkloadName) => (name === 'orders' ? String(ports.ordersHbone) : 'off');
   await Promise.all(
     [logs, ca, join(dir, 'tokens')].map((path) => mkdir(path, { recursive: true, mode: 0o700 })),
   );
@@ -115,8 +117,8 @@ export async function startMesh({ supervisor, dir, ports }: MeshOptions): Promis
         ],
         ...['--ca-address', caAddress, '--ca-root', join(ca, 'root-cert.pem'), '--token', token(name)],
         // The metrics port answers /healthz/ready too.
-        ...['--admin-port', '0', '--metrics-port', '0', '--health-port', 'off', '--hbone-port', 'off'],
-        ...['--drain', DRAIN, '--access-log', accessLog(name)],
+        ...['--admin-port', '0', '--metrics-port', '0', '--health-port', 'off'],
+        ...['--hbone-port', hbonePort(name), '--drain', DRAIN, '--access-log', accessLog(name)],
       ],
       log: log(`${name}-sidecar`),
     });

@@ -12,6 +12,8 @@ export const writtenPorts = {
   orders: 18281,
   /** STRICT. */
   payments: 18282,
+  /** Tunnels to orders. */
+  ordersHbone: 18481,
   /** DISABLE. */
   paymentsHealth: 18292,
   webToOrders: 18381,

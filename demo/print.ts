@@ -14,7 +14,10 @@ export function meshText(mesh: Mesh, seconds: number): string {
   return `
 A small mesh is up after ${seconds.toFixed(1)} s, and traffic runs through it twice a second:
 
-  legacy ── plaintext ──▶ web ══ mutual TLS ══▶ orders ══ mutual TLS ══▶ payments
+  legacy ── plaintext ──▶ web ══ HBONE ══▶ orders ══ mutual TLS ══▶ payments
+
+  HBONE        one mutual TLS connection, a tunnel, carries all connections of web's to orders
+  mutual TLS   a TLS connection for each: this link is kept so, as Istio's Envoy sidecars speak
 
 Three apps that know nothing of TLS, and an Oarlock process beside each:
 
@@ -38,6 +41,8 @@ Ctrl-C stops all of it.
 function workloadText(name: WorkloadName, mesh: Mesh): string {
   const { identity, admin, metrics, log } = mesh.sidecars[name];
   const others = portsOf(mesh, name, 'ingress:').map((port) => `${port} ${modeOf(port, mesh)}`);
+  const { hbone } = mesh.sidecars[name].ports;
+  if (hbone !== undefined) others.push(`${hbone} HBONE`);
   const own = portsOf(mesh, name, 'egress:').map((port) => `${port} → ${calleeOf(port, mesh)}`);
   const rows = [
     ['app', mesh.services[name].address ?? ''],

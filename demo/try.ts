@@ -23,6 +23,7 @@ export function tryList({ ports, config, sidecars }: Mesh): readonly Try[] {
   const { web, orders } = sidecars;
   const curl = `curl -sS${noProxy()}`;
   const call = `${curl} ${WITH_STATUS}`;
+  const oarlock = [process.execPath, process.argv[1] ?? ''].map(quoted).join(' ');
   const url = (port: number, path: string) => `http://127.0.0.1:${port}${path}`;
   const policies = quoted(`${config}/authorization.yaml`);
   const typo = quoted(`${config}/typo.yaml`);
@@ -37,7 +38,20 @@ export function tryList({ ports, config, sidecars }: Mesh): readonly Try[] {
       status: 0,
     },
     {
-      title: 'The same with DELETE: no AuthorizationPolicy allows it',
+      title:
+        'Eight of them at once: one tunnel to the sidecar of orders carries them all, a stream for each connection',
+      command: `(for i in 1 2 3 4 5 6 7 8; do ${curl} -o /dev/null ${url(ports.webToOrders, '/orders/7')} & done; wait); ${curl} ${web.metrics} | grep '^oarlock_tunnel'`,
+      expect: 'oarlock_tunnels{direction="outbound"} 1',
+      status: 0,
+    },
+    {
+      title: 'How web reaches orders, told from the YAML alone: by HBONE, as the label of orders asks',
+      command: `${oarlock} route --config ${quoted(config)} --namespace shop --labels app=web --host orders --port ${ports.webToOrders}`,
+      expect: `ISTIO_MUTUAL by HBONE on 127.0.0.1:${ports.ordersHbone}`,
+      status: 0,
+    },
+    {
+      title: 'As the app web with DELETE: no AuthorizationPolicy allows it',
       command: deleteOrder,
       expect: 'RBAC: access denied [403]',
       status: 0,

@@ -92,11 +92,15 @@ async function processesOf({ tmp }: Demo): Promise<string> {
   return (await shell(`${list} | grep -F 'TMPDIR=${tmp}' | grep -v grep`)).output;
 }
 
+/** Lines of the sidecar's metrics. */
+async function metricsOf(ready: Ready, name: string): Promise<string[]> {
+  const { body } = await request(ready.sidecars[name]?.metrics ?? '');
+  return (await body.text()).split('\n');
+}
+
 /** Requests that the sidecar answered 200 over mutual TLS. */
-async function served(metrics: string): Promise<number> {
-  const { body } = await request(metrics);
-  return (await body.text())
-    .split('\n')
+async function served(ready: Ready, name: string): Promise<number> {
+  return (await metricsOf(ready, name))
     .filter((line) => line.startsWith('istio_requests_total{') && line.includes('reporter="destination"'))
     .filter((line) => line.includes('response_code="200"') && line.includes('"mutual_tls"'))
     .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
@@ -122,12 +126,19 @@ t.test('every printed command returns what it promises, and Ctrl-C leaves nothin
     }
   }
 
-  const { payments } = ready.sidecars;
-  const before = await served(payments?.metrics ?? '');
-  await until(
-    'steady traffic at payments',
-    async () => (await served(payments?.metrics ?? '')) >= before + 4,
-  );
+  const before = await served(ready, 'payments');
+  await until('steady traffic at payments', async () => (await served(ready, 'payments')) >= before + 4);
+
+  const links = [
+    { name: 'web', inbound: 0, outbound: 1 },
+    { name: 'orders', inbound: 1, outbound: 0 },
+    { name: 'payments', inbound: 0, outbound: 0 },
+  ];
+  for (const { name, inbound, outbound } of links) {
+    const lines = await metricsOf(ready, name);
+    t.ok(lines.includes(`oarlock_tunnels{direction="inbound"} ${inbound}`), `tunnels to ${name}`);
+    t.ok(lines.includes(`oarlock_tunnels{direction="outbound"} ${outbound}`), `tunnels of ${name}`);
+  }
 
   const pids = pidsOf(ready);
   t.equal(new Set(pids).size, 8);
