@@ -53,14 +53,23 @@ function free(memory: Buffer): void {
   if (all.length < MAX_FREE) all.push(memory);
 }
 
+/** A stream whose writes call back when the bytes have been copied, as a socket's do: to the kernel, or into TLS. */
+export interface CopyingStream extends Duplex {
+  readonly copies: true;
+}
+
+function copies(stream: Duplex): boolean {
+  return stream instanceof Socket || 'copies' in stream;
+}
+
 /**
  * Writes a piece that `hear` brought, as it came, and that nobody looks at any more: once it is out its memory is used
  * again.
  * @returns false where the stream wants a pause, as `write` does
  */
 export function pass(piece: Buffer, to: Duplex): boolean {
-  // A socket calls back when kernel or OpenSSL has copied it; any other stream may when it has only taken it over.
-  const memory = piece.length > SMALL && to instanceof Socket ? memoryOf.get(piece) : undefined;
+  // Any other stream may call back when it has only taken it over.
+  const memory = piece.length > SMALL && copies(to) ? memoryOf.get(piece) : undefined;
   if (memory === undefined) return to.write(piece);
   memoryOf.delete(piece);
   return to.write(piece, (error) => {

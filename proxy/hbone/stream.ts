@@ -1,5 +1,6 @@
 /** One CONNECT of a tunnel as a stream of bytes: what the data path reads and writes as if it were a socket. */
 import { Duplex } from 'node:stream';
+import type { CopyingStream } from '../hear.ts';
 import type { Sender } from '../http2/frame-writer.ts';
 
 /** What a stream asks of its tunnel. */
@@ -27,7 +28,8 @@ export interface StreamAddresses {
 /** Written and not yet taken over by TLS: as much as a socket of ours holds. */
 const HIGH_WATER = 65_536;
 
-export class TunnelStream extends Duplex implements Sender {
+export class TunnelStream extends Duplex implements Sender, CopyingStream {
+  readonly copies = true;
   readonly streamId: number;
   readonly remoteAddress: string;
   readonly remotePort: number;
