@@ -13,7 +13,9 @@ const CONNECTIONS = 3;
 t.test('three connections share one tunnel, and leave it to the next', async (t) => {
   const app = await httpApp(t);
   const tcp = await tcpApp(t, echo);
-  const { ports, web, orders } = await startPair(t, { http: app.port, tcp: tcp.port });
+  // An idle tunnel must still be there when it is counted.
+  const flags = ['--session-idle-timeout', '5m'];
+  const { ports, web, orders } = await startPair(t, { http: app.port, tcp: tcp.port }, { flags });
   const sides = [
     { sidecar: web, direction: 'outbound', other: 'inbound' },
     { sidecar: orders, direction: 'inbound', other: 'outbound' },
