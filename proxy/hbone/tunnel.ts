@@ -178,6 +178,16 @@ export class Tunnel implements FrameSink, StreamOwner {
     return Math.min(this.#limits.maxTunnelStreams, this.#peerStreams) - this.#streams.size;
   }
 
+  /** A client's: streams the peer allows at once. */
+  get peerStreams(): number {
+    return this.#peerStreams;
+  }
+
+  /** A client's: what to take for that until the peer has said it. */
+  expectStreams(count: number): void {
+    if (!this.#settled) this.#peerStreams = count;
+  }
+
   /**
    * Asks for a stream. Only where `room` is left.
    * @param fields after `:method`
@@ -471,6 +481,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   }
 
   settings(payload: Buffer): void {
+    if (!this.#settled) this.#peerStreams = Number.POSITIVE_INFINITY;
     this.#settled = true;
     for (let at = 0; at < payload.length; at += 6)
       this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));

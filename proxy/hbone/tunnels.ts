@@ -306,6 +306,8 @@ export class Tunnels implements TunnelKeeper {
     const tunnel = new Tunnel('client', upstream.stream, this.#limits, this);
     const { remoteAddress = '', remotePort = 0, localAddress = '', localPort = 0 } = upstream.socket;
     const addresses = { remoteAddress, remotePort, localAddress, localPort };
+    // Else each new tunnel would be asked for all that wait, and refuse most of them.
+    tunnel.expectStreams(Math.min(...place.live.map((other) => other.tunnel.peerStreams)));
     place.live.push({ tunnel, upstream, addresses });
     this.#placeOf.set(tunnel, place);
     this.#ticking.add(tunnel);

@@ -71,41 +71,34 @@ export const GET: readonly (readonly [string, string])[] = [
   [':path', '/'],
 ];
 
-/** A client whose preface and SETTINGS have been said. */
-export class FrameClient {
+/** One end of a connection: what it says, and what it has heard. */
+export class FrameEnd {
   readonly peer: Peer;
-  #read = 0;
+  #read: number;
   readonly frames: Frame[] = [];
 
-  constructor(peer: Peer) {
+  /** @param skip octets that come before the first frame: the preface of a client */
+  constructor(peer: Peer, skip: number) {
     this.peer = peer;
-    this.say(PREFACE, frame(TYPE.SETTINGS, 0, 0));
+    this.#read = skip;
   }
 
   say(...frames: readonly Buffer[]): void {
     this.peer.write(Buffer.concat(frames));
   }
 
-  /** A whole request in one HEADERS frame. */
-  request(
-    stream: number,
-    fields: readonly (readonly [string, string])[] = GET,
-    flags = END_STREAM | END_HEADERS,
-  ): void {
-    this.say(frame(TYPE.HEADERS, flags, stream, block(fields)));
-  }
-
   /** The first frame of that type, on that stream where one is named, waiting for it. */
-  async next(type: number, stream?: number): Promise<Frame> {
-    const find = (): Frame | undefined =>
-      this.#parse().find((one) => one.type === type && (stream === undefined || one.stream === stream));
-    await this.peer.until(`a frame of type ${type}`, () => find() !== undefined, PATIENCE);
-    return find() as Frame;
+  next(type: number, stream?: number): Promise<Frame> {
+    const wanted = (one: Frame): boolean =>
+      one.type === type && (stream === undefined || one.stream === stream);
+    return this.first(`a frame of type ${type}`, wanted);
   }
 
-  /** The status that a stream is answered with. */
-  async status(stream: number): Promise<number> {
-    return statusOf((await this.next(TYPE.HEADERS, stream)).payload);
+  /** The first frame that is as `wanted`, waiting for it. */
+  async first(what: string, wanted: (frame: Frame) => boolean): Promise<Frame> {
+    const find = (): Frame | undefined => this.#parse().find(wanted);
+    await this.peer.until(what, () => find() !== undefined, PATIENCE);
+    return find() as Frame;
   }
 
   /** The code of the RST_STREAM that a stream gets. */
@@ -133,6 +126,28 @@ export class FrameClient {
       this.#read = end;
     }
     return this.frames;
+  }
+}
+
+/** A client whose preface and SETTINGS have been said. */
+export class FrameClient extends FrameEnd {
+  constructor(peer: Peer) {
+    super(peer, 0);
+    this.say(PREFACE, frame(TYPE.SETTINGS, 0, 0));
+  }
+
+  /** A whole request in one HEADERS frame. */
+  request(
+    stream: number,
+    fields: readonly (readonly [string, string])[] = GET,
+    flags = END_STREAM | END_HEADERS,
+  ): void {
+    this.say(frame(TYPE.HEADERS, flags, stream, block(fields)));
+  }
+
+  /** The status that a stream is answered with. */
+  async status(stream: number): Promise<number> {
+    return statusOf((await this.next(TYPE.HEADERS, stream)).payload);
   }
 }
 

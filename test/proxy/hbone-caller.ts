@@ -1,0 +1,140 @@
+/** The sidecar of `shop/web` in this process, whose services are reached by tunnels to peers that a test plays. */
+import { readFileSync } from 'node:fs';
+import { pino } from 'pino';
+import type { Test } from 'tap';
+import { LocalPlane } from '../../cli/data-plane.ts';
+import { parseDocuments } from '../../config/documents.ts';
+import { compileSnapshot } from '../../config/snapshot.ts';
+import { type LimitName, limitsWith } from '../../mesh/limits.ts';
+import { problemLine } from '../../mesh/resource.ts';
+import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
+import { sumOf, tempDir } from '../e2e/harness/mesh.ts';
+import { freePorts } from '../e2e/harness/ports.ts';
+import { egress, hostOf, service, sidecar, workload } from '../e2e/harness/resources.ts';
+import { type Leaf, spiffe, type TestCa } from '../e2e/harness/test-ca.ts';
+import { until } from '../e2e/harness/wait.ts';
+import { credentialsOf } from './inbound-sidecar.ts';
+
+/** An endpoint of `orders`: nobody listens at its own ports, its peer takes tunnels. */
+export interface Place {
+  /** Where its peer takes them. */
+  readonly hbone: number;
+  /** Its port of the service, as CONNECT names it. */
+  readonly port: number;
+  readonly address?: string;
+}
+
+export interface CallerOptions {
+  readonly places: readonly Place[];
+  readonly limits?: Partial<Record<LimitName, number>>;
+  /** More YAML, of services that have the port `tcp` and of rules. */
+  readonly resources?: string;
+  /** Further services, reached by a listener for TCP each. */
+  readonly services?: readonly string[];
+}
+
+type Line = Readonly<Record<string, unknown>>;
+
+export interface Caller {
+  /** Where `web`'s app dials. */
+  readonly http: number;
+  readonly tcp: number;
+  /** Of the further services, in their order. */
+  readonly more: readonly number[];
+  /** Lines of the log. */
+  readonly lines: readonly Line[];
+  /** The next line of the log with that reason, waiting for it. */
+  refused(reason: string): Promise<Line>;
+  /** The access log's line of that request or connection, waiting for it. */
+  accessed(match: Line): Promise<Line>;
+  metric(name: string, labels?: Readonly<Record<string, string>>): Promise<number>;
+  useCredentials(leaf: Leaf): void;
+  drain(): Promise<void>;
+}
+
+/** Names the ports `http` and `tcp` of `orders` have the same number at a place. */
+export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): Promise<Caller> {
+  const { places, services = [] } = options;
+  const [http = 0, tcp = 0, ...more] = await freePorts(2 + services.length);
+  const lines: Line[] = [];
+  const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
+  const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' });
+  const logFile = `${tempDir(t)}/access.log`;
+  const plane = new LocalPlane(
+    {
+      limits: limitsWith({ drain: 200, ...options.limits }),
+      bind: '127.0.0.1',
+      accessLog: { accessLog: logFile, accessLogEncoding: 'json' },
+      reusePort: false,
+    },
+    log,
+    metrics,
+  );
+  const ports = [
+    { number: http, name: 'http', protocol: 'HTTP' },
+    { number: tcp, name: 'tcp', protocol: 'TCP' },
+  ];
+  const listeners = more.map((number, i) => ({ number, name: `tcp-${i}`, protocol: 'TCP' }));
+  const yaml = [
+    service('orders', ports),
+    ...listeners.map((port, i) => service(services[i] ?? '', [{ ...port, name: 'tcp' }], null, 'orders')),
+    ...places.map(placeYaml),
+    workload('web'),
+    sidecar('web', {
+      egress: [
+        ...ports.map((port) => egress(port, hostOf('orders'))),
+        ...listeners.map((port, i) => egress(port, hostOf(services[i] ?? ''))),
+      ],
+    }),
+    ...(options.resources === undefined ? [] : [options.resources]),
+  ].join('---\n');
+  const { resources, problems } = parseDocuments(yaml, 'test.yaml');
+  const input = {
+    resources,
+    problems,
+    workload: { entry: 'shop/web' },
+    overrides: {},
+    intercept: 'none',
+    generation: 1,
+  } as const;
+  const { snapshot, problems: all } = compileSnapshot(input);
+  if (snapshot === null) throw new Error(all.map(problemLine).join('\n'));
+  await plane.apply(snapshot, { hbone: null, hboneNeeded: false, others: [] });
+  plane.useCredentials(credentialsOf(await ca.leaf(spiffe('shop', 'web'))));
+  let drained: Promise<void> | null = null;
+  const drain = (): Promise<void> => {
+    drained ??= plane.drain();
+    return drained;
+  };
+  t.teardown(drain);
+  const accessLines = (): Line[] =>
+    readFileSync(logFile, 'utf8')
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line) as Line);
+  const has = (match: Line) => (line: Line) =>
+    Object.entries(match).every(([key, value]) => line[key] === value);
+  return {
+    http,
+    tcp,
+    more,
+    lines,
+    refused: (reason) => until(reason, () => lines.find(has({ reason }))),
+    accessed: (match) => until(JSON.stringify(match), () => accessLines().find(has(match))),
+    metric: async (name, labels = {}) => sumOf((await metrics.text()).toString(), name, labels),
+    useCredentials: (leaf) => plane.useCredentials(credentialsOf(leaf)),
+    drain,
+  };
+}
+
+function placeYaml({ hbone, port, address = '127.0.0.1' }: Place, i: number): string {
+  return `apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: orders-${i}, namespace: shop}
+spec:
+  address: "${address}"
+  labels: {app: orders, networking.istio.io/tunnel: http}
+  serviceAccount: orders
+  ports: {http: ${port}, tcp: ${port}, hbone: ${hbone}}
+`;
+}
