@@ -6,6 +6,7 @@ import { echo, tcpApp } from './harness/apps.ts';
 import { chat, type GrpcApp, grpcApp, grpcClient, unary } from './harness/grpc-app.ts';
 import { Mesh, type Sidecar } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
+import { workload } from './harness/resources.ts';
 import { HOST, policy, type ShopPorts, shop, shopPorts } from './harness/shop.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { until, within } from './harness/wait.ts';
@@ -25,11 +26,7 @@ let ports: ShopPorts;
 /** A second workload behind the same host, with a sidecar of its own. */
 function twinOf(ordersPort: number, appPort: number): string {
   return `
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {name: twin, namespace: shop}
-spec: {address: 127.0.0.1, labels: {app: twin, of: orders}, serviceAccount: twin, ports: {http: ${ordersPort}}}
----
+${workload('twin', { http: ordersPort }).replace('labels: {app: twin', 'labels: {app: twin, of: orders')}---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
 metadata: {name: twin, namespace: shop}
@@ -50,7 +47,7 @@ t.before(async () => {
   const resources = shop(ports, { http: app.port, tcp: tcp.port })
     .replaceAll('protocol: HTTP}', 'protocol: GRPC}')
     .replace('workloadSelector: {labels: {app: orders}}', 'workloadSelector: {labels: {of: orders}}')
-    .replace('  labels: {app: orders}\n', '  labels: {app: orders, of: orders}\n');
+    .replace('\n  labels: {app: orders', '\n  labels: {app: orders, of: orders');
   mesh = await Mesh.create(t, `${resources}---${twinOf(twinPort, app.port)}`);
   [web, orders] = await Promise.all([mesh.sidecar('web'), mesh.sidecar('orders')]);
   client = grpcClient(t, ports.http, HOST);

@@ -14,7 +14,7 @@ import { text } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import t from 'tap';
 import { listen, tcpApp } from './harness/apps.ts';
-import { hbonePortOf, overHbone } from './harness/hbone.ts';
+import { hbonePorts, overHbone } from './harness/hbone.ts';
 import { startPair } from './harness/pair.ts';
 import { bytesInKernel, hasTcpTable, procOf, written } from './harness/proc.ts';
 import { HOST } from './harness/shop.ts';
@@ -42,7 +42,7 @@ const http = await listen(t, server);
 const tcp = await tcpApp(t, (socket) => connections.push(socket));
 const { ports, orders, web } = await startPair(t, { http: http.port, tcp: tcp.port });
 const sidecars = [web, orders];
-const between = overHbone ? [hbonePortOf('orders')] : [ports.ordersHttp, ports.ordersTcp];
+const between = overHbone ? [hbonePorts().of('orders')] : [ports.ordersHttp, ports.ordersTcp];
 const onTheWay = [ports.http, ports.tcp, ...between, http.port, tcp.port];
 
 /** Bytes without a pattern, and the digest of what was taken of them. */

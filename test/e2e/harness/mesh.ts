@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Test } from 'tap';
 import { parseExposition } from '../../telemetry/exposition.ts';
 import { call } from './clients.ts';
-import { hboneFlags, overHbone } from './hbone.ts';
+import { type HbonePorts, hboneFlags, hbonePorts, overHbone } from './hbone.ts';
 import { type Line, type Match, type Oarlock, start } from './processes.ts';
 import { type Leaf, type LeafOptions, replace, spiffe, TestCa, writeCertDir } from './test-ca.ts';
 import { until, within } from './wait.ts';
@@ -102,8 +102,10 @@ export class Mesh {
   readonly dir: string;
   readonly config: string;
   readonly ca: TestCa;
+  readonly #hbonePorts: HbonePorts;
 
-  private constructor(t: Test, dir: string, ca: TestCa) {
+  private constructor(t: Test, dir: string, ca: TestCa, ports: HbonePorts) {
+    this.#hbonePorts = ports;
     this.t = t;
     this.dir = dir;
     this.config = join(dir, 'config');
@@ -113,7 +115,9 @@ export class Mesh {
 
   /** A folder with these resources, and a CA. */
   static async create(t: Test, resources: string): Promise<Mesh> {
-    const mesh = new Mesh(t, tempDir(t), await TestCa.create());
+    // Before anything is awaited: another mesh may begin meanwhile.
+    const ports = hbonePorts();
+    const mesh = new Mesh(t, tempDir(t), await TestCa.create(), ports);
     mesh.write('mesh.yaml', resources);
     return mesh;
   }
@@ -157,7 +161,9 @@ export class Mesh {
   /** Flags for the workload `NS/NAME` on this machine, kernel's ports for health, metrics and admin. */
   flags(workload: string, ...more: readonly string[]): string[] {
     const ports = ['--health-port', '0', '--metrics-port', '0', '--admin-port', '0'];
-    const hbone = overHbone ? hboneFlags(workload.split('/')[1] ?? '') : ['--hbone-port', 'off'];
+    const hbone = overHbone
+      ? hboneFlags(this.#hbonePorts.of(workload.split('/')[1] ?? ''))
+      : ['--hbone-port', 'off'];
     const asked = ['run', '--config', this.config, '--workload', workload, '--intercept', 'none'];
     return [...asked, ...ports, ...hbone, ...more];
   }

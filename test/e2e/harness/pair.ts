@@ -1,5 +1,6 @@
 /** The shop with both its sidecars up: whoever calls `ports.http` or `ports.tcp` speaks to the apps through the two. */
 import type { Test } from 'tap';
+import { beginMesh } from './hbone.ts';
 import { Mesh, type Sidecar } from './mesh.ts';
 import { egress as egressTo } from './resources.ts';
 import { type ShopApps, type ShopPorts, shop, shopPorts } from './shop.ts';
@@ -24,6 +25,7 @@ export interface PairOptions {
 export async function startPair(t: Test, apps: ShopApps, options: PairOptions = {}): Promise<Pair> {
   const { resources = '', egress = [], flags = [] } = options;
   const ports = await shopPorts();
+  beginMesh();
   const listeners = egress.map(
     ({ port, host }) => `  - ${egressTo({ number: port, name: `http-${port}`, protocol: 'HTTP' }, host)}\n`,
   );

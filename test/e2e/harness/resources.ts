@@ -1,6 +1,6 @@
 /** Istio's resources of the test meshes, in YAML: each a document, to be joined by `---` lines. */
 
-import { hbonePortOf, overHbone } from './hbone.ts';
+import { hbonePorts, overHbone } from './hbone.ts';
 
 /** A port as services and Sidecars name it. */
 export interface PortYaml {
@@ -38,7 +38,7 @@ ${ports.map((port) => `  - ${portYaml(port)}\n`).join('')}\
 /** A workload on this machine: label `app` and account are its name. */
 export function workload(name: string, ports: Readonly<Record<string, number>> = {}): string {
   const named = Object.entries(ports).map(([port, number]) => `${port}: ${number}`);
-  if (overHbone) named.push(`hbone: ${hbonePortOf(name)}`);
+  if (overHbone) named.push(`hbone: ${hbonePorts().of(name)}`);
   const labels = `app: ${name}${overHbone ? ', networking.istio.io/tunnel: http' : ''}`;
   return `apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
