@@ -243,9 +243,18 @@ async function reset(target: Target): Promise<string> {
   return text;
 }
 
+/** Connections that are dialled together. */
+const WAVE = 25;
+
 /** Holds that many connections open at once, each with a word of its own both ways; how many had it right. */
 async function manyAtOnce(target: Target, count: number): Promise<number> {
-  const sockets = Array.from({ length: count }, () => dial(target));
+  const sockets: Socket[] = [];
+  while (sockets.length < count) {
+    // No more at a time than any listener lets wait: a dropped SYN costs a second and more.
+    const wave = Array.from({ length: Math.min(WAVE, count - sockets.length) }, () => dial(target));
+    await Promise.all(wave.map((socket) => once(socket, 'connect')));
+    sockets.push(...wave);
+  }
   const right = await Promise.all(
     sockets.map(async (socket, i) => {
       const word = `word-${String(i).padStart(5, '0')}`;
@@ -262,22 +271,6 @@ async function manyAtOnce(target: Target, count: number): Promise<number> {
   return right.filter(Boolean).length;
 }
 
-/** Sends one request after the other until told to stop by time (ms); counts by status, or by error. */
-async function keepAsking(target: Target, ms: number): Promise<Record<string, number>> {
-  const counts: Record<string, number> = {};
-  const end = performance.now() + ms;
-  while (performance.now() < end) {
-    let outcome: string;
-    try {
-      outcome = String((await get(target, '/')).status);
-    } catch (error) {
-      outcome = (error as NodeJS.ErrnoException).code ?? 'error';
-    }
-    counts[outcome] = (counts[outcome] ?? 0) + 1;
-  }
-  return counts;
-}
-
 /** What either side can be asked to do, by name. */
 export const callers = {
   get,
@@ -289,7 +282,6 @@ export const callers = {
   beReset,
   reset,
   manyAtOnce,
-  keepAsking,
   endings: async (): Promise<readonly string[]> => endings,
 };
 
