@@ -37,6 +37,9 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream {
   readonly localPort: number;
   readonly #owner: StreamOwner;
   queued = false;
+  next: Sender | null = null;
+  taken = false;
+  nextTaken: Sender | null = null;
   /** Octets that the peer lets us send. May be negative: its SETTINGS can take back what it gave (RFC 9113 §6.9.2). */
   sendWindow: number;
   #pending: Buffer[] = [];

@@ -23,8 +23,12 @@ export interface Sender {
   readonly sendable: number;
   /** It has nothing more to send and its end is still to be said: END_STREAM goes with what is taken next. */
   readonly endsBehind: boolean;
-  /** In the writer's ring: kept here so that asking costs nothing. */
+  /** In the writer's ring; who comes after it there. Links are cheaper than arrays that shrink and grow with each write. */
   queued: boolean;
+  next: Sender | null;
+  /** Something of it was taken for the write at hand; who else's was, after it. */
+  taken: boolean;
+  nextTaken: Sender | null;
   /** Copies `octets` of what it has. */
   copyOut(to: Buffer, at: number, octets: number): void;
   /** END_STREAM was sent. */
@@ -51,8 +55,10 @@ export class FrameWriter {
   sentBytes = 0;
   #control: Buffer[] = [];
   #controlBytes = 0;
-  #ring: Sender[] = [];
-  readonly #taken: Sender[] = [];
+  /** Those that have something to send, in the order of their turns. */
+  #first: Sender | null = null;
+  #last: Sender | null = null;
+  #firstTaken: Sender | null = null;
   #scheduled = false;
   /** TLS has one write and no more under way. */
   #writing = false;
@@ -90,16 +96,15 @@ export class FrameWriter {
   /** A stream has something to send, or may send again. */
   ready(sender: Sender): void {
     if (this.#over || sender.queued) return;
-    sender.queued = true;
-    this.#ring.push(sender);
-    if (this.window > 0) this.#schedule();
+    this.#queue(sender);
+    if (this.window > 0 || sender.endsBehind) this.#schedule();
   }
 
   /** The connection's window has grown. */
   grow(octets: number): void {
     const shut = this.window <= 0;
     this.window += octets;
-    if (shut && this.#ring.length > 0) this.#schedule();
+    if (shut && this.#first !== null) this.#schedule();
   }
 
   /** Writes what is queued of control frames, then nothing any more. @param then called when it has left */
@@ -107,7 +112,7 @@ export class FrameWriter {
     if (this.#over) return;
     if (!this.#writing) this.#writeControl();
     this.#over = true;
-    this.#ring = [];
+    this.#first = null;
     this.#onDrained = then;
     if (!this.#writing) this.#drained();
   }
@@ -115,7 +120,7 @@ export class FrameWriter {
   /** Nothing is written any more. */
   stop(): void {
     this.#over = true;
-    this.#ring = [];
+    this.#first = null;
     this.#control = [];
   }
 
@@ -139,7 +144,29 @@ export class FrameWriter {
     if (used === 0) return;
     this.#write(used);
     // What their callers queue now goes with the next write.
-    for (const sender of this.#taken.splice(0)) sender.sent();
+    let sender = this.#firstTaken;
+    this.#firstTaken = null;
+    while (sender !== null) {
+      const { nextTaken } = sender;
+      sender.taken = false;
+      sender.nextTaken = null;
+      sender.sent();
+      sender = nextTaken;
+    }
+  }
+
+  #queue(sender: Sender): void {
+    sender.queued = true;
+    sender.next = null;
+    if (this.#first === null) this.#first = sender;
+    else if (this.#last !== null) this.#last.next = sender;
+    this.#last = sender;
+  }
+
+  #dequeue(sender: Sender): void {
+    sender.queued = false;
+    this.#first = sender.next;
+    sender.next = null;
   }
 
   #writeControl(): void {
@@ -163,7 +190,7 @@ export class FrameWriter {
       used += bytes.length;
       next++;
     }
-    this.#control.splice(0, next);
+    this.#control = next === this.#control.length ? [] : this.#control.slice(next);
     this.#controlBytes -= used - from;
     return used;
   }
@@ -171,27 +198,22 @@ export class FrameWriter {
   /** A frame of each stream in turn, until there is none that may send or no room. */
   #takeData(from: number): number {
     let used = from;
-    const ring = this.#ring;
-    let at = 0;
-    while (at < ring.length && used + FRAME_HEADER < BATCH_BYTES) {
-      const sender = ring[at] as Sender;
-      const octets = Math.min(sender.sendable, this.window, MAX_PAYLOAD);
-      if (octets <= 0 && !sender.endsBehind) {
+    let sender = this.#first;
+    while (sender !== null && used + FRAME_HEADER < BATCH_BYTES) {
+      const octets = Math.max(Math.min(sender.sendable, this.window, MAX_PAYLOAD), 0);
+      if (octets === 0 && !sender.endsBehind) {
         // Shut by the connection's window it stays in its place; by its own it comes back when that grows.
         if (sender.sendable > 0) break;
-        sender.queued = false;
-        at++;
-        continue;
+        this.#dequeue(sender);
+      } else {
+        // A frame that does not fit whole waits: cut, it would fill no record.
+        if (used + FRAME_HEADER + octets > BATCH_BYTES) break;
+        used = this.#takeFrame(sender, used, octets);
+        this.#dequeue(sender);
+        if (sender.sendable > 0 || sender.endsBehind) this.#queue(sender);
       }
-      // A frame that does not fit whole waits: cut, it would fill no record.
-      if (used + FRAME_HEADER + octets > BATCH_BYTES) break;
-      at++;
-      used = this.#takeFrame(sender, used, Math.max(octets, 0));
-      if (sender.sendable > 0 || sender.endsBehind) ring.push(sender);
-      else sender.queued = false;
+      sender = this.#first;
     }
-    if (at === ring.length) ring.length = 0;
-    else if (at > 0) ring.splice(0, at);
     return used;
   }
 
@@ -211,7 +233,11 @@ export class FrameWriter {
     batch[at + 8] = stream;
     this.window -= octets;
     this.sentBytes += octets;
-    if (this.#taken[this.#taken.length - 1] !== sender) this.#taken.push(sender);
+    if (!sender.taken) {
+      sender.taken = true;
+      sender.nextTaken = this.#firstTaken;
+      this.#firstTaken = sender;
+    }
     if (ends) sender.ended();
     return payload + octets;
   }
