@@ -157,8 +157,12 @@ export async function frameClient(t: Test, port: number): Promise<FrameClient> {
 
 const STATIC = new Map([200, 204, 206, 304, 400, 404, 500].map((status, i) => [0x88 + i, status]));
 
+/** A dynamic table size update to 0 (RFC 7541 §6.3): before the fields of those who use no table. */
+const NO_TABLE = 0x20;
+
 /** `:status`, which comes first: of the static table, or a literal of digits (RFC 7541 §5.2, appendix B). */
-function statusOf(payload: Buffer): number {
+function statusOf(block: Buffer): number {
+  const payload = block[0] === NO_TABLE ? block.subarray(1) : block;
   const [first = 0, length = 0] = payload;
   const known = STATIC.get(first);
   if (known !== undefined) return known;
