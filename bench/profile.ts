@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { load } from './measure.ts';
-import type { BenchOptions } from './options.ts';
+import type { BenchOptions, Measurement } from './options.ts';
 import { benchDir, startApp } from './pairs.ts';
 import { issueCredentials } from './peers/credentials.ts';
 import { startPair } from './peers/start.ts';
@@ -44,7 +44,10 @@ export async function benchProfile(options: BenchOptions): Promise<void> {
   const [connections = 32] = options.connections;
   const target = { name: row.name, host: pair.host, port: pair.egress, pids: pair.pids };
   const measureMs = options.seconds * options.rounds * 1000;
-  const { requests, seconds, cpuMs } = await load(target, { path: '/small', connections, measureMs });
+  const { requests, seconds, cpuMs } = await load(target, {
+    ...wantedLoad(options),
+    ...{ connections, measureMs },
+  });
   // The profiles are written as the processes leave.
   await pair.stop();
   await app.child.stop();
@@ -61,6 +64,20 @@ export async function benchProfile(options: BenchOptions): Promise<void> {
   for (const [name, micros] of top) {
     process.stdout.write(`| ${((micros / busy) * 100).toFixed(1)} % | ${name} |\n`);
   }
+}
+
+/** What may be profiled, by the name of its measurement. */
+const LOADS: Partial<Record<Measurement, { readonly path: string; readonly fresh?: true }>> = {
+  load: { path: '/small' },
+  bulk: { path: '/bulk' },
+  fresh: { path: '/close', fresh: true },
+};
+
+function wantedLoad({ measurements }: BenchOptions): { readonly path: string; readonly fresh?: true } {
+  const [name = 'load'] = measurements ?? [];
+  const found = LOADS[name];
+  if (found === undefined) throw new Error(`profile takes --measure ${Object.keys(LOADS).join(', ')}`);
+  return found;
 }
 
 function wantedRow(options: BenchOptions): Row {
