@@ -67,11 +67,8 @@ export class FrameWriter {
   #onDrained: (() => void) | null = null;
   readonly #written = (): void => {
     this.#writing = false;
-    if (this.#over) {
-      this.#drained();
-      return;
-    }
-    this.flush();
+    if (this.#over) this.#finish();
+    else this.flush();
   };
 
   constructor(stream: Duplex, onFault: (fault: ConnectionFault) => void) {
@@ -110,11 +107,10 @@ export class FrameWriter {
   /** Writes what is queued of control frames, then nothing any more. @param then called when it has left */
   close(then: () => void): void {
     if (this.#over) return;
-    if (!this.#writing) this.#writeControl();
     this.#over = true;
     this.#first = null;
     this.#onDrained = then;
-    if (!this.#writing) this.#drained();
+    if (!this.#writing) this.#finish();
   }
 
   /** Nothing is written any more. */
@@ -124,7 +120,13 @@ export class FrameWriter {
     this.#control = [];
   }
 
-  #drained(): void {
+  /** Behind the write that is under way: what is left of control frames, and no more. */
+  #finish(): void {
+    const used = this.#takeControl(0);
+    if (used > 0) {
+      this.#write(used);
+      return;
+    }
     const then = this.#onDrained;
     this.#onDrained = null;
     then?.();
@@ -167,11 +169,6 @@ export class FrameWriter {
     sender.queued = false;
     this.#first = sender.next;
     sender.next = null;
-  }
-
-  #writeControl(): void {
-    const used = this.#takeControl(0);
-    if (used > 0) this.#write(used);
   }
 
   #write(used: number): void {
