@@ -4,6 +4,7 @@ import { type Client, credentials, status } from '@grpc/grpc-js';
 import t from 'tap';
 import { echo, tcpApp } from './harness/apps.ts';
 import { chat, type GrpcApp, grpcApp, grpcClient, unary } from './harness/grpc-app.ts';
+import { overHbone } from './harness/hbone.ts';
 import { Mesh, type Sidecar } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
 import { workload } from './harness/resources.ts';
@@ -161,7 +162,8 @@ spec:
   await mesh.change('rule.yaml', rule, [web]);
   const changed = orders.mark;
   t.equal(await called(), status.OK);
-  t.not(await sessionOf(orders, UNARY, changed), before);
+  // Over HBONE both sessions come by one tunnel, whose address is all that the callee sees of them.
+  if (!overHbone) t.not(await sessionOf(orders, UNARY, changed), before);
   await talk.say('b');
   t.equal(await talk.end(), status.OK);
   await mesh.change('rule.yaml', '', [web]);

@@ -1,3 +1,0 @@
-/** The same over HBONE. */
-process.env.OARLOCK_TEST_OVER = 'hbone';
-await import('../keep-alive-race.test.ts');
