@@ -89,7 +89,12 @@ function taken(length: number): Buffer {
   return piece;
 }
 
-type Heard = (piece: Buffer) => void;
+export type Heard = (piece: Buffer) => void;
+
+/** A stream of ours: while it flows and nothing waits in its queue, what arrives may go past that. */
+export interface DirectStream extends Duplex {
+  hearDirectly(heard: Heard): void;
+}
 
 /** What Node keeps of `onread` (`net.connect`'s option) in a socket: the names of its symbols. */
 const NAMES = ['kBuffer', 'kBufferCb'] as const;
@@ -109,6 +114,10 @@ export function hear(stream: Duplex, heard: Heard): void {
   stream.removeAllListeners('data');
   // What lies in the stream's queue comes this way, and all of it where the other way is closed.
   stream.on('data', heard);
+  if ('hearDirectly' in stream) {
+    (stream as DirectStream).hearDirectly(heard);
+    return;
+  }
   if (!(stream instanceof Socket)) return;
   const handle: unknown = Reflect.get(stream, '_handle');
   if (!hasUserBuffer(handle)) return;

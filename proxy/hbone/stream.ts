@@ -1,6 +1,6 @@
 /** One CONNECT of a tunnel as a stream of bytes: what the data path reads and writes as if it were a socket. */
 import { Duplex } from 'node:stream';
-import type { CopyingStream } from '../hear.ts';
+import type { CopyingStream, DirectStream, Heard } from '../hear.ts';
 import type { Sender } from '../http2/frame-writer.ts';
 
 /** What a stream asks of its tunnel. */
@@ -28,7 +28,7 @@ export interface StreamAddresses {
 /** Written and not yet taken over by TLS: as much as a socket of ours holds. */
 const HIGH_WATER = 65_536;
 
-export class TunnelStream extends Duplex implements Sender, CopyingStream {
+export class TunnelStream extends Duplex implements Sender, CopyingStream, DirectStream {
   readonly copies = true;
   readonly streamId: number;
   readonly remoteAddress: string;
@@ -48,6 +48,8 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream {
   #pendingBytes = 0;
   #onWritten: ((error?: Error | null) => void) | null = null;
   #onEnded: ((error?: Error | null) => void) | null = null;
+  /** Whom `hear` has set; null: reads go by the stream's queue. */
+  #heard: Heard | null = null;
   /** What has come of its window, and what of that was consumed and given back. */
   #received = 0;
   #credited = 0;
@@ -184,7 +186,14 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream {
   }
 
   received(piece: Buffer): void {
-    if (!this.destroyed) this.push(piece);
+    if (this.destroyed) return;
+    if (this.#heard !== null && this.readableFlowing === true && this.readableLength === 0)
+      this.#heard(piece);
+    else this.push(piece);
+  }
+
+  hearDirectly(heard: Heard): void {
+    this.#heard = heard;
   }
 
   /** A frame is through. */
