@@ -38,10 +38,10 @@ export interface EnvoyOptions {
   readonly outbound: readonly EnvoyOutbound[];
 }
 
-type Json = Readonly<Record<string, unknown>>;
+export type Json = Readonly<Record<string, unknown>>;
 
 const TYPE = 'type.googleapis.com/envoy.extensions';
-const HTTP_OPTIONS = 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions';
+export const HTTP_OPTIONS = 'envoy.extensions.upstreams.http.v3.HttpProtocolOptions';
 
 /** `mtlsHTTP11ALPN`, `mtlsHTTP2ALPN`: what the filter `istio.alpn` puts in place of a cluster's own. */
 const CLIENT_ALPN: Readonly<Record<Carried, readonly string[]>> = {
@@ -57,16 +57,24 @@ const SERVER_ALPN: Readonly<Record<Carried, readonly string[]>> = {
   tcp: ['istio-peer-exchange', 'h2', 'http/1.1'],
 };
 
-/** Starts Envoy and waits until all its listeners accept; it is gone when the test is over. */
-export async function startEnvoy(t: Test, options: EnvoyOptions): Promise<void> {
+export function startEnvoy(t: Test, options: EnvoyOptions): Promise<void> {
   const { binary, dir, inbound, outbound } = options;
+  const ports = [...inbound, ...outbound].map(({ port }) => port);
+  return runEnvoy(t, { binary, dir, config: configOf(options), ports });
+}
+
+/** Starts Envoy and waits until it accepts at all `ports`; it is gone when the test is over. */
+export async function runEnvoy(
+  t: Test,
+  { binary, dir, config, ports }: { binary: string; dir: string; config: Json; ports: readonly number[] },
+): Promise<void> {
   const file = join(dir, 'envoy.json');
-  writeFileSync(file, JSON.stringify(configOf(options)));
+  writeFileSync(file, JSON.stringify(config));
   const args = ['-c', file, '--concurrency', '1', '--disable-hot-restart', '-l', 'warn'];
   const envoy = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   envoy.stderr.pipe(createWriteStream(join(dir, 'envoy.log')));
   t.teardown(() => envoy.kill('SIGKILL'));
-  for (const { port } of [...inbound, ...outbound]) await until(`Envoy on port ${port}`, () => accepts(port));
+  for (const port of ports) await until(`Envoy on port ${port}`, () => accepts(port));
 }
 
 function accepts(port: number): Promise<boolean> {
@@ -130,7 +138,7 @@ function configOf({ certDir, inbound, outbound }: EnvoyOptions): Json {
 }
 
 /** Both sides of Istio's mTLS: TLS 1.2 and up, names by URI. */
-function tlsContext(certDir: string, alpn: readonly string[], matcher: Json): Json {
+export function tlsContext(certDir: string, alpn: readonly string[], matcher: Json): Json {
   return {
     alpn_protocols: alpn,
     tls_params: { tls_minimum_protocol_version: 'TLSv1_2', tls_maximum_protocol_version: 'TLSv1_3' },
@@ -194,10 +202,10 @@ function cluster(name: string, port: number, carried: Carried, more: Json): Json
   };
 }
 
-function typed(name: string, type: string, value: Json): Json {
+export function typed(name: string, type: string, value: Json): Json {
   return { name, typed_config: { '@type': `${TYPE}.${type}`, ...value } };
 }
 
-function address(port: number): Json {
+export function address(port: number): Json {
   return { socket_address: { address: '127.0.0.1', port_value: port } };
 }
