@@ -39,7 +39,7 @@ export function tryList({ ports, config, sidecars }: Mesh): readonly Try[] {
     },
     {
       title:
-        'Eight of them at once: one tunnel to the sidecar of orders carries them all, a stream for each connection',
+        'Eight of them at once, then what the sidecar of web tells of its tunnels: there is one, to orders, for all of them',
       command: `(for i in 1 2 3 4 5 6 7 8; do ${curl} -o /dev/null ${url(ports.webToOrders, '/orders/7')} & done; wait); ${curl} ${web.metrics} | grep '^oarlock_tunnel'`,
       expect: 'oarlock_tunnels{direction="outbound"} 1',
       status: 0,
