@@ -62,6 +62,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   /** Its CONNECT has its answer. */
   answered = false;
   #aborted = false;
+  #sent = false;
 
   constructor(owner: StreamOwner, streamId: number, sendWindow: number, addresses: StreamAddresses) {
     super({
@@ -133,6 +134,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     }
     this.#pendingBytes -= octets;
     this.sendWindow -= octets;
+    this.#sent = true;
   }
 
   sent(): void {
@@ -171,6 +173,11 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   override _final(ended: (error?: Error | null) => void): void {
     this.#onEnded = ended;
     this.#owner.ready(this);
+  }
+
+  /** An octet has gone either way. */
+  get carried(): boolean {
+    return this.#sent || this.#received > 0;
   }
 
   // ---- from the peer

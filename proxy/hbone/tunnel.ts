@@ -460,12 +460,12 @@ export class Tunnel implements FrameSink, StreamOwner {
     const stream = this.#streams.get(id);
     if (stream === undefined) return;
     const done = this.#opening.get(id);
-    const unanswered = this.#asked.has(id);
+    const unused = this.#asked.has(id) || !stream.carried;
     this.#forget(stream, false);
     const detail = `the peer reset the stream: ${errorName(code)}`;
     if (done !== undefined) done.lost(detail, code === errorCode.REFUSED_STREAM);
     stream.destroy(new StreamReset(detail));
-    if (unanswered) this.#countReset();
+    if (unused) this.#countReset();
   }
 
   /**
@@ -476,7 +476,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
     throw new ConnectionFault(
       'ENHANCE_YOUR_CALM',
-      `${this.#resets} of ${this.#opened} streams reset unanswered`,
+      `${this.#resets} of ${this.#opened} streams reset unused`,
     );
   }
 
