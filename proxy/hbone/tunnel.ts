@@ -99,6 +99,8 @@ export class Tunnel implements FrameSink, StreamOwner {
   #settled = false;
   #peerWindow = INITIAL_WINDOW;
   #peerStreams = Number.POSITIVE_INFINITY;
+  /** It refused one beside so many. Forgotten after a while: the peer may have been busy with something else. */
+  #refusedAt = Number.POSITIVE_INFINITY;
   readonly #connectionWindow: number;
   /** Come and not given back of that. */
   #uncredited = 0;
@@ -175,17 +177,16 @@ export class Tunnel implements FrameSink, StreamOwner {
   /** A client's: how many more may be asked for. */
   get room(): number {
     if (this.#retired || this.#closed || this.#nextId > MAX_WINDOW) return 0;
-    return Math.min(this.#limits.maxTunnelStreams, this.#peerStreams) - this.#streams.size;
+    return Math.min(this.#limits.maxTunnelStreams, this.#peerStreams, this.#refusedAt) - this.#streams.size;
   }
 
-  /** A client's: streams the peer allows at once. */
-  get peerStreams(): number {
-    return this.#peerStreams;
-  }
-
-  /** A client's: what to take for that until the peer has said it. */
-  expectStreams(count: number): void {
-    if (!this.#settled) this.#peerStreams = count;
+  /**
+   * A client's: what another tunnel to the same peer has learned of how many it takes. Else each new one would be asked
+   * for all that wait, and refuse most of them.
+   */
+  learnFrom(other: Tunnel): void {
+    if (!this.#settled) this.#peerStreams = Math.min(this.#peerStreams, other.#peerStreams);
+    this.#refusedAt = Math.min(this.#refusedAt, other.#refusedAt);
   }
 
   /**
@@ -229,6 +230,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (this.#closed) return;
     if (now - this.#weighedAt > WEIGH_MS) {
       this.#weighedAt = now;
+      this.#refusedAt = Number.POSITIVE_INFINITY;
       this.#total = 0;
       this.#useful = 0;
       this.#writer.sentBytes = 0;
@@ -461,9 +463,12 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (stream === undefined) return;
     const done = this.#opening.get(id);
     const unused = this.#asked.has(id) || !stream.carried;
+    const refused = done !== undefined && code === errorCode.REFUSED_STREAM;
+    // It has a bound that it did not tell, or not in time.
+    if (refused) this.#refusedAt = Math.max(this.#streams.size - 1, 1);
     this.#forget(stream, false);
     const detail = `the peer reset the stream: ${errorName(code)}`;
-    if (done !== undefined) done.lost(detail, code === errorCode.REFUSED_STREAM);
+    done?.lost(detail, refused);
     stream.destroy(new StreamReset(detail));
     if (unused) this.#countReset();
   }
@@ -481,11 +486,13 @@ export class Tunnel implements FrameSink, StreamOwner {
   }
 
   settings(payload: Buffer): void {
-    if (!this.#settled) this.#peerStreams = Number.POSITIVE_INFINITY;
+    const first = !this.#settled;
+    if (first) this.#peerStreams = Number.POSITIVE_INFINITY;
     this.#settled = true;
     for (let at = 0; at < payload.length; at += 6)
       this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));
     this.#writer.control(frame(frameType.settings, flag.ack, 0, 0));
+    if (first) this.#keeper.roomChanged(this);
   }
 
   #set(name: number, value: number): void {

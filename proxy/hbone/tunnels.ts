@@ -306,8 +306,7 @@ export class Tunnels implements TunnelKeeper {
     const tunnel = new Tunnel('client', upstream.stream, this.#limits, this);
     const { remoteAddress = '', remotePort = 0, localAddress = '', localPort = 0 } = upstream.socket;
     const addresses = { remoteAddress, remotePort, localAddress, localPort };
-    // Else each new tunnel would be asked for all that wait, and refuse most of them.
-    tunnel.expectStreams(Math.min(...place.live.map((other) => other.tunnel.peerStreams)));
+    for (const other of place.live) tunnel.learnFrom(other.tunnel);
     place.live.push({ tunnel, upstream, addresses });
     this.#placeOf.set(tunnel, place);
     this.#ticking.add(tunnel);
