@@ -243,18 +243,10 @@ async function reset(target: Target): Promise<string> {
   return text;
 }
 
-/** Connections that are dialled together. */
-const WAVE = 25;
-
 /** Holds that many connections open at once, each with a word of its own both ways; how many had it right. */
 async function manyAtOnce(target: Target, count: number): Promise<number> {
   const sockets: Socket[] = [];
-  while (sockets.length < count) {
-    // No more at a time than any listener lets wait: a dropped SYN costs a second and more.
-    const wave = Array.from({ length: Math.min(WAVE, count - sockets.length) }, () => dial(target));
-    await Promise.all(wave.map((socket) => once(socket, 'connect')));
-    sockets.push(...wave);
-  }
+  while (sockets.length < count) sockets.push(...(await dialWave(target)));
   const right = await Promise.all(
     sockets.map(async (socket, i) => {
       const word = `word-${String(i).padStart(5, '0')}`;
@@ -271,6 +263,52 @@ async function manyAtOnce(target: Target, count: number): Promise<number> {
   return right.filter(Boolean).length;
 }
 
+/** Opens that many connections and resets each at once, before anything can have come of it. */
+async function leaveAtOnce(target: Target, count: number): Promise<void> {
+  for (let left = count; left > 0; left -= WAVE) {
+    const wave = Array.from({ length: WAVE }, () => dial(target));
+    for (const socket of wave) socket.once('connect', () => socket.resetAndDestroy());
+    await Promise.all(wave.map((socket) => once(socket, 'close')));
+  }
+}
+
+/** The connection of `startTalk`, until `endTalk`. */
+let talk: { readonly socket: Socket; readonly over: Promise<string> } | null = null;
+
+/** Opens a connection to an echo that answers. */
+async function startTalk(target: Target): Promise<void> {
+  const socket = dial(target);
+  talk = { socket, over: ending(socket) };
+  await isEchoed(socket);
+}
+
+/** Has it echo once more and ends it; how it was left. */
+async function endTalk(): Promise<string> {
+  if (talk === null) return 'nobody talks';
+  const { socket, over } = talk;
+  talk = null;
+  await isEchoed(socket);
+  socket.end();
+  return over;
+}
+
+async function isEchoed(socket: Socket): Promise<void> {
+  socket.write('tick');
+  await heard(socket, 4);
+}
+
+/** True where nobody listens. */
+export function isShut(target: Target): Promise<boolean> {
+  const socket = dial(target);
+  return new Promise((resolve) => {
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(false);
+    });
+    socket.once('error', () => resolve(true));
+  });
+}
+
 /** What either side can be asked to do, by name. */
 export const callers = {
   get,
@@ -282,6 +320,9 @@ export const callers = {
   beReset,
   reset,
   manyAtOnce,
+  leaveAtOnce,
+  startTalk,
+  endTalk,
   endings: async (): Promise<readonly string[]> => endings,
 };
 
@@ -293,6 +334,15 @@ export type Ask = <Name extends CallerName>(
   name: Name,
   ...args: Parameters<Callers[Name]>
 ) => Promise<Awaited<ReturnType<Callers[Name]>>>;
+
+/** No more at once than any listener lets wait: a dropped SYN costs a second and more. */
+const WAVE = 25;
+
+async function dialWave(target: Target): Promise<Socket[]> {
+  const wave = Array.from({ length: WAVE }, () => dial(target));
+  await Promise.all(wave.map((socket) => once(socket, 'connect')));
+  return wave;
+}
 
 function dial({ host, port }: Target): Socket {
   const socket = connect({ host, port, allowHalfOpen: true, noDelay: true });
