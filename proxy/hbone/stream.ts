@@ -62,6 +62,8 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   /** Its CONNECT has its answer. */
   answered = false;
   #aborted = false;
+  /** The peer takes no more. */
+  #shut = false;
   #sent = false;
 
   constructor(owner: StreamOwner, streamId: number, sendWindow: number, addresses: StreamAddresses) {
@@ -151,7 +153,25 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     done?.();
   }
 
+  /** The peer takes no more of it: what is written goes nowhere, what came is still read. */
+  stopSending(): void {
+    this.#shut = true;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    this.sent();
+    this.ended();
+  }
+
+  /** A socket is reset that goes on writing; here no sooner than all that came has been read. */
+  #writtenInVain(written: (error?: Error | null) => void): void {
+    written(this.readableEnded ? new Error('the peer takes no more') : null);
+  }
+
   override _write(chunk: Buffer, _encoding: BufferEncoding, written: (error?: Error | null) => void): void {
+    if (this.#shut) {
+      this.#writtenInVain(written);
+      return;
+    }
     this.#pending.push(chunk);
     this.#pendingBytes += chunk.length;
     this.#onWritten = written;
@@ -162,6 +182,10 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     chunks: { chunk: Buffer; encoding: BufferEncoding }[],
     written: (error?: Error | null) => void,
   ): void {
+    if (this.#shut) {
+      this.#writtenInVain(written);
+      return;
+    }
     for (const { chunk } of chunks) {
       this.#pending.push(chunk);
       this.#pendingBytes += chunk.length;
@@ -172,7 +196,8 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
 
   override _final(ended: (error?: Error | null) => void): void {
     this.#onEnded = ended;
-    this.#owner.ready(this);
+    if (this.#shut) this.ended();
+    else this.#owner.ready(this);
   }
 
   /** An octet has gone either way. */

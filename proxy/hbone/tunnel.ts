@@ -469,7 +469,9 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#forget(stream, false);
     const detail = `the peer reset the stream: ${errorName(code)}`;
     done?.lost(detail, refused);
-    stream.destroy(new StreamReset(detail));
+    // §8.1: all has come, and of ours it needs no more. Envoy ends a tunnel so whose server closed first.
+    if (stream.remoteEnded && code === errorCode.NO_ERROR) stream.stopSending();
+    else stream.destroy(new StreamReset(detail));
     if (unused) this.#countReset();
   }
 
