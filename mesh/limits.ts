@@ -151,7 +151,7 @@ export const limitTable = {
     unit: 'count',
     value: 1_000,
     flag: 'max-streams',
-    why: 'requests under way on one HTTP/2 connection to us',
+    why: 'requests under way on one HTTP/2 connection to us, or connections on one HBONE tunnel to us',
   },
   maxUpstreamStreams: {
     unit: 'count',
@@ -187,7 +187,7 @@ export const limitTable = {
     unit: 'count',
     value: 100,
     flag: 'max-tunnel-streams',
-    why: "connections on one HBONE tunnel, each way; as ztunnel's pool has it",
+    why: "connections of ours on one HBONE tunnel, as ztunnel's pool has it; the peer may ask for fewer",
   },
   tunnelPing: {
     unit: 'ms',

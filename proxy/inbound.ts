@@ -55,6 +55,7 @@ export function serveTunnelled(
 ): void {
   const connection = path.connections.open('inbound', stream, listener.port);
   if (connection === null) {
+    stream.refuse(503);
     path.turnAway(stream, 'inbound', listener.port, 'too_many_connections');
     return;
   }

@@ -7,8 +7,10 @@ import type { Sender } from '../http2/frame-writer.ts';
 export interface StreamOwner {
   /** It has something to send. */
   ready(stream: TunnelStream): void;
-  /** The reader has consumed so much of its window. */
-  consumed(stream: TunnelStream, octets: number): void;
+  /** The reader has taken so much of what came. */
+  read(octets: number): void;
+  /** So much of its window is given back. */
+  credits(stream: TunnelStream, octets: number): void;
   /** Answers its CONNECT. @param end END_STREAM */
   answer(stream: TunnelStream, status: number, end: boolean): void;
   /** It is destroyed. @param aborted the other side must not take what came for all of it */
@@ -50,8 +52,9 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   #onEnded: ((error?: Error | null) => void) | null = null;
   /** Whom `hear` has set; null: reads go by the stream's queue. */
   #heard: Heard | null = null;
-  /** What has come of its window, and what of that was consumed and given back. */
+  /** What has come of its window, what of that the reader has taken, and what of that was given back. */
   #received = 0;
+  #read = 0;
   #credited = 0;
   /** The peer has said END_STREAM. */
   remoteEnded = false;
@@ -215,6 +218,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   /** @param octets what it counts against the window, padding included */
   counts(octets: number): void {
     this.#received += octets;
+    if (this.destroyed) this.#dropUnread();
   }
 
   received(piece: Buffer): void {
@@ -244,10 +248,21 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
 
   /** Half a window is given back at once: WINDOW_UPDATE for each piece would cost as much as the pieces. */
   #credit(): void {
-    const consumed = this.#received - this.readableLength - this.#credited;
-    if (2 * consumed < this.#owner.streamWindow) return;
-    this.#credited += consumed;
-    this.#owner.consumed(this, consumed);
+    const read = this.#received - this.readableLength;
+    if (read > this.#read) {
+      this.#owner.read(read - this.#read);
+      this.#read = read;
+    }
+    const due = read - this.#credited;
+    if (2 * due < this.#owner.streamWindow) return;
+    this.#credited += due;
+    this.#owner.credits(this, due);
+  }
+
+  /** Nobody will read what is left. */
+  #dropUnread(): void {
+    this.#owner.read(this.#received - this.#read);
+    this.#read = this.#received;
   }
 
   // ---- the end
@@ -260,6 +275,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     const whole = this.#pendingBytes === 0 && (this.localEnded || this.writableEnded);
     this.#pending = [];
     this.#pendingBytes = 0;
+    this.#dropUnread();
     this.#owner.left(this, error !== null || this.#aborted || !whole);
     done(error);
     // Whoever waits for it holds memory for it.

@@ -62,6 +62,8 @@ export interface OpenDone {
 
 /** Dynamic table the peer may use (SETTINGS_HEADER_TABLE_SIZE's default). */
 const HPACK_TABLE = 4_096;
+/** Octets under way on all streams together, as ztunnel has it. */
+const CONNECTION_WINDOW = 16 * 1_048_576;
 /** A CONNECT has a handful of fields. */
 const MAX_FIELDS_BYTES = 16_384;
 /** Streams whose end is remembered: what is still on its way for them is told from what never was. */
@@ -89,6 +91,8 @@ export class Tunnel implements FrameSink, StreamOwner {
   readonly #streams = new Map<number, TunnelStream>();
   /** A client's: asked for and not answered. */
   readonly #opening = new Map<number, OpenDone>();
+  /** A client's: those nobody wants any more, and that have no answer yet. */
+  readonly #unwanted = new Set<number>();
   /** A server's: asked for and not answered. @see asked */
   readonly #asked = new Set<number>();
   /** The last streams to end; true: we reset it, so the peer may still send what it had begun. */
@@ -101,9 +105,11 @@ export class Tunnel implements FrameSink, StreamOwner {
   #peerStreams = Number.POSITIVE_INFINITY;
   /** It refused one beside so many. Forgotten after a while: the peer may have been busy with something else. */
   #refusedAt = Number.POSITIVE_INFINITY;
-  readonly #connectionWindow: number;
+  readonly #maxUnread: number;
   /** Come and not given back of that. */
   #uncredited = 0;
+  /** Lies in streams whose readers have not taken it. */
+  #unread = 0;
   /** The DATA frame under way goes there; null: nowhere. */
   #receiving: TunnelStream | null = null;
   #nextId = 1;
@@ -133,8 +139,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#limits = limits;
     this.#keeper = keeper;
     this.streamWindow = limits.streamWindow;
-    // Streams bound what is kept for slow readers: one of them must not shut the window of all.
-    this.#connectionWindow = Math.min(limits.maxTunnelStreams * limits.streamWindow, MAX_WINDOW);
+    this.#maxUnread = limits.maxTunnelStreams * limits.streamWindow;
     this.#preface = role === 'server' ? PREFACE : '';
     this.#reader = new FrameReader(this, MAX_FIELDS_BYTES);
     this.#writer = new FrameWriter(stream, (fault) => this.#fault(fault));
@@ -145,13 +150,12 @@ export class Tunnel implements FrameSink, StreamOwner {
     const settings = settingsFrame([
       [setting.headerTableSize, HPACK_TABLE],
       ...(this.role === 'client' ? [[setting.enablePush, 0] as const] : []),
-      [setting.maxConcurrentStreams, this.role === 'client' ? 0 : this.#limits.maxTunnelStreams],
+      [setting.maxConcurrentStreams, this.role === 'client' ? 0 : this.#limits.maxStreams],
       [setting.initialWindowSize, this.streamWindow],
       [setting.maxHeaderListSize, MAX_FIELDS_BYTES],
     ]);
     const hello = this.role === 'client' ? [Buffer.from(PREFACE, 'latin1'), settings] : [settings];
-    const more = this.#connectionWindow - INITIAL_WINDOW;
-    if (more > 0) hello.push(windowUpdateFrame(0, more));
+    hello.push(windowUpdateFrame(0, CONNECTION_WINDOW - INITIAL_WINDOW));
     this.#writer.control(Buffer.concat(hello));
     const stream = this.#stream;
     stream.on('end', () => this.#gone('the peer closed the tunnel'));
@@ -272,7 +276,12 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#writer.ready(stream);
   }
 
-  consumed(stream: TunnelStream, octets: number): void {
+  read(octets: number): void {
+    this.#unread -= octets;
+    this.#giveBack();
+  }
+
+  credits(stream: TunnelStream, octets: number): void {
     if (!stream.remoteEnded && !this.#closed)
       this.#writer.control(windowUpdateFrame(stream.streamId, octets));
   }
@@ -286,11 +295,15 @@ export class Tunnel implements FrameSink, StreamOwner {
   left(stream: TunnelStream, aborted: boolean): void {
     const id = stream.streamId;
     if (this.#streams.get(id) !== stream) return;
-    this.#opening.delete(id);
+    if (this.#opening.delete(id)) {
+      // It waits for its answer: peers take many streams that are reset before it for an attack, and end the tunnel.
+      this.#unwanted.add(id);
+      stream.lingersSince = performance.now();
+      return;
+    }
     this.#asked.delete(id);
-    // CONNECT_ERROR is what an abort is called (§8.5), and CANCEL is read as a clean end by ztunnel. One that was asked for
-    // and is not wanted any more is cancelled.
-    if (aborted) this.#reset(stream, stream.answered ? 'CONNECT_ERROR' : 'CANCEL');
+    // What an abort is called (§8.5). CANCEL, which is nearer at hand, is read as a clean end by ztunnel.
+    if (aborted) this.#reset(stream, 'CONNECT_ERROR');
     else {
       if (!stream.localEnded) {
         stream.localEnded = true;
@@ -338,10 +351,7 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   dataBegins(id: number, length: number): void {
     this.#uncredited += length;
-    if (2 * this.#uncredited >= this.#connectionWindow) {
-      this.#writer.control(windowUpdateFrame(0, this.#uncredited));
-      this.#uncredited = 0;
-    }
+    this.#giveBack();
     const stream = this.#streams.get(id);
     this.#receiving = null;
     if (stream === undefined) {
@@ -360,6 +370,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       this.#reset(stream, 'FLOW_CONTROL_ERROR');
       return;
     }
+    this.#unread += length;
     stream.counts(length);
     // Nobody reads it any more: a socket would answer with RST.
     if (stream.lingersSince > 0 && length > 0) this.#reset(stream, 'CANCEL');
@@ -376,6 +387,16 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (stream === null) return;
     if (end) this.#remoteEnds(stream);
     else stream.frameEnds();
+  }
+
+  /**
+   * The connection's window is given back as it is used, not as its streams are read: one slow reader must not shut it
+   * for all. Only where what lies unread is more than some slow readers account for it waits for them.
+   */
+  #giveBack(): void {
+    if (2 * this.#uncredited < CONNECTION_WINDOW || this.#unread > this.#maxUnread || this.#closed) return;
+    this.#writer.control(windowUpdateFrame(0, this.#uncredited));
+    this.#uncredited = 0;
   }
 
   /** DATA for a stream that is not there. */
@@ -406,7 +427,8 @@ export class Tunnel implements FrameSink, StreamOwner {
   /** An answer, or trailers. */
   #moreHeaders(stream: TunnelStream, fields: readonly HeaderField[], end: boolean): void {
     const done = this.#opening.get(stream.streamId);
-    if (done !== undefined) this.#answered(stream, done, readStatus(fields), end);
+    if (this.#unwanted.has(stream.streamId)) this.#reset(stream, 'CANCEL');
+    else if (done !== undefined) this.#answered(stream, done, readStatus(fields), end);
     else if (stream.remoteEnded) this.#reset(stream, 'STREAM_CLOSED');
     // §8.1: trailers end their stream; a CONNECT has none to speak of, and what is in them goes nowhere.
     else if (!end || !isTrailers(fields)) this.#malformed(stream, 'bad trailers');
@@ -436,7 +458,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#lastPeerId = id;
     this.#opened++;
     const head = tooLarge ? null : readConnect(fields);
-    if (id > this.#lastTaken || this.#streams.size >= this.#limits.maxTunnelStreams) {
+    if (id > this.#lastTaken || this.#streams.size >= this.#limits.maxStreams) {
       this.#refuseStream(id, 'REFUSED_STREAM');
     } else if (tooLarge) {
       this.#writer.control(headersFrames(id, encodeHeaders([[':status', '431']]), true));
@@ -481,10 +503,7 @@ export class Tunnel implements FrameSink, StreamOwner {
    */
   #countReset(): void {
     if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
-    throw new ConnectionFault(
-      'ENHANCE_YOUR_CALM',
-      `${this.#resets} of ${this.#opened} streams reset unused`,
-    );
+    throw new ConnectionFault('ENHANCE_YOUR_CALM', `${this.#resets} of ${this.#opened} streams reset unused`);
   }
 
   settings(payload: Buffer): void {
@@ -599,6 +618,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     const id = stream.streamId;
     if (!this.#streams.delete(id)) return;
     this.#opening.delete(id);
+    this.#unwanted.delete(id);
     this.#asked.delete(id);
     if (this.#receiving === stream) this.#receiving = null;
     this.#remember(id, ours);

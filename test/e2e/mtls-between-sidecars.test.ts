@@ -5,6 +5,7 @@ import t from 'tap';
 import { echo, httpApp, type Told, tcpApp } from './harness/apps.ts';
 import { CaProcess } from './harness/ca-process.ts';
 import { call, keepAlive, open } from './harness/clients.ts';
+import { overHbone } from './harness/hbone.ts';
 import { Mesh, ready, type Sidecar } from './harness/mesh.ts';
 import { start } from './harness/processes.ts';
 import { HOST, policy, shop, shopPorts } from './harness/shop.ts';
@@ -191,7 +192,8 @@ t.test('metrics and access log tell both ends', async (t) => {
   await caller.metricIs('istio_requests_total', theirs, (before[1] ?? 0) + 1);
   const inbound = await callee.accessed({ path: '/told?by=access' }, mark[0]);
   t.match(inbound, { direction: 'inbound', response_code: 200, connection_security_policy: 'mutual_tls' });
-  t.equal(inbound.requested_server_name, `outbound_.${ports.http}_._.${HOST}`, "Istio's SNI");
+  const sni = overHbone ? null : `outbound_.${ports.http}_._.${HOST}`;
+  t.equal(inbound.requested_server_name, sni, "Istio's SNI; a tunnel has none, as ztunnel's");
   const outbound = await caller.accessed({ path: '/told?by=access' }, mark[1]);
   t.match(outbound, { direction: 'outbound', response_code: 200 });
 });

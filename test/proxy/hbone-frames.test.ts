@@ -261,7 +261,7 @@ t.test('one octet at a time', async (t) => {
 });
 
 t.test('streams beyond the limit are refused, until one ends', async (t) => {
-  const all = await stand(t, { limits: { maxTunnelStreams: 3 } });
+  const all = await stand(t, { limits: { maxStreams: 3 } });
   const client = await hboneFrames(t, all.sidecar);
   for (const stream of [1, 3, 5]) await opened(client, stream);
   client.say(headers(7));
