@@ -1,0 +1,344 @@
+/** Tunnels that end: new connections go to another one, old ones to their own end, and apps notice what they must and no more. */
+import { constants, type ServerHttp2Stream } from 'node:http2';
+import t, { type Test } from 'tap';
+import { call, keepAlive, open, Peer } from '../e2e/harness/clients.ts';
+import { hostOf } from '../e2e/harness/resources.ts';
+import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
+import { pause, until, within } from '../e2e/harness/wait.ts';
+import { hboneCaller } from './hbone-caller.ts';
+import { type Asked, echo, hbonePeer, type RawTunnel, rawPeer } from './hbone-peer.ts';
+import { block, END_HEADERS, END_STREAM, frame, TYPE } from './http2-frames.ts';
+
+t.setTimeout(60_000);
+
+const ca = await TestCa.create();
+const orders = await ca.leaf(spiffe('shop', 'orders'));
+const PORT = 7001;
+const headers = { host: hostOf('orders') };
+const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_REFUSED_STREAM } = constants;
+const OK = block([[':status', '200']]);
+
+/** Opens a connection and sees that it is carried. */
+async function carried(t: Test, port: number): Promise<Peer> {
+  const peer = await open(t, port);
+  await lives(peer);
+  return peer;
+}
+
+async function lives(peer: Peer): Promise<void> {
+  const said = peer.received.length;
+  peer.write('hello');
+  await peer.until('the echo', (text) => text.length === said + 5);
+}
+
+/** Takes a stream as a peer does that echoes. */
+function accept(tunnel: RawTunnel, stream: number): void {
+  tunnel.say(frame(TYPE.HEADERS, END_HEADERS, stream, OK), frame(TYPE.DATA, 0, stream, 'hello'));
+}
+
+function goaway(last: number, code: number): Buffer {
+  const payload = Buffer.alloc(8);
+  payload.writeUInt32BE(last, 0);
+  payload.writeUInt32BE(code, 4);
+  return frame(TYPE.GOAWAY, 0, 0, payload);
+}
+
+/** An HTTP app at the end of each stream: `/cut` loses the first tunnel that asks for it. */
+function httpApp(cut: Set<string>): (asked: Asked) => void {
+  return ({ stream }) => {
+    stream.respond({ ':status': 200 });
+    stream.on('data', (chunk: Buffer) => {
+      const [, path = ''] = /^\S+ (\S+) /.exec(chunk.toString('latin1')) ?? [];
+      if (path.startsWith('/cut') && !cut.has(path)) {
+        cut.add(path);
+        stream.session?.destroy();
+      } else stream.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+    });
+  };
+}
+
+t.test('a peer that goes away: what runs goes on, what is new goes elsewhere', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const old = await carried(t, tcp);
+  const [first] = peer.sessions;
+  first?.close();
+  await pause(50);
+  await carried(t, tcp);
+  t.equal((await peer.at(1)).tunnel, 1);
+  await lives(old);
+  old.end();
+  t.equal(await old.ended(), 'end');
+  await until('the old tunnel to be closed', () => first?.destroyed);
+});
+
+t.test('GOAWAY below our streams: those it has not looked at are asked for again, unnoticed', async (t) => {
+  const peer = await rawPeer(t, orders, async (tunnel, n) => {
+    tunnel.greet();
+    await tunnel.asked(1);
+    if (n === 1) await tunnel.asked(3);
+    if (n === 1) for (const stream of [1, 3]) accept(tunnel, stream);
+    else {
+      await tunnel.asked(5);
+      accept(tunnel, 1);
+      tunnel.say(goaway(1, NGHTTP2_INTERNAL_ERROR));
+    }
+  });
+  const { tcp, lines } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const apps = await Promise.all([1, 2, 3].map(() => open(t, tcp)));
+  for (const app of apps) await app.until('the greeting', (text) => text === 'hello');
+  t.equal(peer.tunnels.length, 2);
+  t.strictSame(
+    lines.filter(({ reason }) => reason !== undefined),
+    [],
+  );
+});
+
+t.test('what a tunnel refuses unread is asked for on another, unnoticed', async (t) => {
+  // It has a bound of two that it does not tell.
+  const serve = (asked: Asked): void => {
+    const { stream } = asked;
+    const open = peer.asked.filter((one) => one.tunnel === asked.tunnel && !one.stream.closed).length;
+    if (open > 2) stream.close(NGHTTP2_REFUSED_STREAM);
+    else echo(asked);
+  };
+  const peer = await hbonePeer(t, orders, serve);
+  const { tcp, lines } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  await Promise.all(Array.from({ length: 10 }, () => carried(t, tcp)));
+  t.strictSame(
+    lines.filter(({ reason }) => reason !== undefined),
+    [],
+  );
+});
+
+t.test('what every tunnel refuses is given up', async (t) => {
+  const peer = await hbonePeer(t, orders, ({ stream }) => stream.close(NGHTTP2_REFUSED_STREAM));
+  const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const app = await open(t, caller.tcp);
+  t.equal(await app.ended(), 'ECONNRESET');
+  t.match((await caller.refused('connect_failed')).detail, /REFUSED_STREAM/);
+  t.ok(peer.asked.length <= 3, `${peer.asked.length} times`);
+});
+
+t.test('a lost tunnel: requests fare as those of a lost connection', async (t) => {
+  const cut = new Set<string>();
+  const peer = await hbonePeer(t, orders, httpApp(cut));
+  const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const agent = keepAlive(t);
+  const get = (path: string, method = 'GET'): Promise<number> =>
+    call(caller.http, path, { method, headers, agent }).then(({ status }) => status);
+  t.equal(await get('/cut-fresh'), 503, 'the first on a stream is not sent again');
+  t.match(await caller.accessed({ path: '/cut-fresh' }), { response_flags: 'UC' });
+  t.equal(await get('/'), 200);
+  const before = peer.sessions.length;
+  t.equal(await get('/cut-kept'), 200, 'on a kept one it is, where that is safe');
+  t.equal(peer.sessions.length, before + 1);
+  t.equal(await get('/cut-post', 'POST'), 503, 'and not where it is not');
+  t.equal(await get('/'), 200);
+});
+
+t.test('a lost tunnel resets the connections on it, and the next one has a new one', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const apps = await Promise.all([1, 2, 3].map(() => carried(t, tcp)));
+  peer.sessions[0]?.destroy();
+  for (const app of apps) t.equal(await app.ended(), 'ECONNRESET');
+  await carried(t, tcp);
+  t.equal(peer.sessions.length, 2);
+});
+
+t.test('a peer that is down for a while', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  await carried(t, tcp);
+  peer.server.close();
+  peer.sessions[0]?.destroy();
+  const refused = await open(t, tcp);
+  t.equal(await refused.ended(), 'ECONNRESET');
+  await new Promise<void>((resolve) => peer.server.listen(peer.port, '127.0.0.1', resolve));
+  await carried(t, tcp);
+});
+
+t.test(
+  'new credentials: new connections by a tunnel of theirs, the old one ends with its last',
+  async (t) => {
+    const serials: (string | undefined)[] = [];
+    const peer = await hbonePeer(t, orders);
+    peer.server.on('secureConnection', (tls) => serials.push(tls.getPeerX509Certificate()?.serialNumber));
+    const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+    const old = await carried(t, caller.tcp);
+    const leaf = await ca.leaf(spiffe('shop', 'web'));
+    caller.useCredentials(leaf);
+    await carried(t, caller.tcp);
+    await lives(old);
+    await carried(t, caller.tcp);
+    t.strictSame(
+      peer.asked.map(({ tunnel }) => tunnel),
+      [0, 1, 1],
+    );
+    t.equal(serials[1], leaf.serial.toUpperCase());
+    t.equal(peer.sessions[0]?.destroyed, false);
+    old.end();
+    t.equal(await old.ended(), 'end');
+    await until('the old tunnel to be closed', () => peer.sessions[0]?.destroyed);
+  },
+);
+
+t.test('new credentials while a tunnel is made: whoever waits for it is carried', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const app = await open(t, caller.tcp);
+  caller.useCredentials(await ca.leaf(spiffe('shop', 'web')));
+  await lives(app);
+  await carried(t, caller.tcp);
+  await lives(app);
+});
+
+t.test('a peer that falls silent is given up; one that answers PING is not', async (t) => {
+  const limits = { tunnelPing: 500 };
+  const silent = await rawPeer(t, orders, async (tunnel) => {
+    tunnel.greet();
+    await tunnel.asked(1);
+    accept(tunnel, 1);
+  });
+  const dead = await hboneCaller(t, ca, { places: [{ hbone: silent.port, port: PORT }], limits });
+  const alive = await hbonePeer(t, orders);
+  const living = await hboneCaller(t, ca, { places: [{ hbone: alive.port, port: PORT }], limits });
+  const [app, other] = [await open(t, dead.tcp), await carried(t, living.tcp)];
+  await app.until('the greeting', (text) => text === 'hello');
+  t.equal(await app.ended(), 'ECONNRESET');
+  t.equal((await (await silent.at(0)).next(TYPE.PING, 0)).flags, 0, 'it was asked');
+  await lives(other);
+  t.equal(alive.sessions.length, 1);
+  const again = await open(t, dead.tcp);
+  await again.until('the greeting', (text) => text === 'hello');
+  t.equal(silent.tunnels.length, 2);
+});
+
+t.test('a drain of ours ends tunnels once nothing runs on them', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const caller = await hboneCaller(t, ca, {
+    places: [{ hbone: peer.port, port: PORT }],
+    limits: { drain: 10_000 },
+  });
+  const app = await carried(t, caller.tcp);
+  const drained = caller.drain();
+  await lives(app);
+  app.end();
+  t.equal(await app.ended(), 'end');
+  await drained;
+  await until('the tunnel to be closed', () => peer.sessions[0]?.destroyed);
+});
+
+/** The two ends of a connection. */
+async function ends(t: Test): Promise<{ app: Peer; stream: ServerHttp2Stream; there: Peer }> {
+  const peer = await hbonePeer(t, orders, ({ stream }) => stream.respond({ ':status': 200 }));
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const app = await open(t, tcp);
+  const { stream } = await peer.at(0);
+  return { app, stream, there: new Peer(stream as never) };
+}
+
+t.test('an end is passed on as one, and the other side goes on', async (t) => {
+  t.test("the app's", async (t) => {
+    const { app, stream, there } = await ends(t);
+    app.write('question');
+    app.end();
+    t.equal(await there.ended(), 'end');
+    t.equal(there.text, 'question');
+    stream.write('answer');
+    await app.until('the answer', (text) => text === 'answer');
+    stream.end(' and more');
+    t.equal(await app.ended(), 'end');
+    t.equal(app.text, 'answer and more');
+    await until('the stream to be over', () => stream.closed);
+    t.equal(stream.rstCode, 0);
+  });
+  t.test("the peer's", async (t) => {
+    const { app, stream, there } = await ends(t);
+    stream.end('goodbye');
+    t.equal(await app.ended(), 'end');
+    app.write('but ');
+    app.write('wait');
+    app.end();
+    t.equal(await there.ended(), 'end');
+    t.equal(there.text, 'but wait');
+    await until('the stream to be over', () => stream.closed);
+    t.equal(stream.rstCode, 0);
+  });
+});
+
+t.test("an app's abort is the peer's CONNECT_ERROR (RFC 9113 §8.5), also behind an end", async (t) => {
+  for (const ended of ['nobody', 'the app', 'the peer']) {
+    t.test(`${ended} had ended`, async (t) => {
+      const { app, stream, there } = await ends(t);
+      app.write('hello');
+      await there.until('it', (text) => text === 'hello');
+      if (ended === 'the peer') stream.end();
+      if (ended === 'the peer') t.equal(await app.ended(), 'end');
+      if (ended === 'the app') app.end();
+      if (ended === 'the app') t.equal(await there.ended(), 'end');
+      app.abort();
+      // The kernel tells nobody of a reset behind a FIN who does not write.
+      if (ended === 'the app') stream.write('more');
+      await until('the stream to be over', () => stream.closed);
+      t.equal(stream.rstCode, NGHTTP2_CONNECT_ERROR);
+    });
+  }
+});
+
+t.test("a peer's reset is the app's, whatever its code and also behind an end", async (t) => {
+  for (const code of [NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, 0]) {
+    for (const ended of ['nobody', 'the app', 'the peer']) {
+      t.test(`code ${code}, ${ended} had ended`, async (t) => {
+        const peer = await rawPeer(t, orders, async (tunnel) => {
+          tunnel.greet();
+          await tunnel.asked(1);
+          accept(tunnel, 1);
+        });
+        const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+        const app = await open(t, tcp);
+        await app.until('the greeting', (text) => text === 'hello');
+        const tunnel = await peer.at(0);
+        if (ended === 'the app') app.end();
+        if (ended === 'the app') await tunnel.next(TYPE.DATA, 1);
+        const gone = new Promise<void>((resolve) => app.socket.once('close', () => resolve()));
+        if (ended === 'the peer') tunnel.say(frame(TYPE.DATA, END_STREAM, 1));
+        if (ended === 'the peer') t.equal(await app.ended(), 'end');
+        tunnel.say(frame(TYPE.RST_STREAM, 0, 1, Buffer.of(0, 0, 0, code)));
+        if (ended === 'the peer') {
+          // It has heard the end: that nobody listens any more it is told when it writes.
+          const writing = setInterval(() => app.write('more'), 20);
+          await within('the reset', gone).finally(() => clearInterval(writing));
+        } else t.equal(await app.ended(), 'ECONNRESET');
+      });
+    }
+  }
+});
+
+t.test(
+  'NO_ERROR behind END_STREAM cuts nothing short (RFC 9113 §8.1): so Envoy ends a tunnel whose server closed first',
+  async (t) => {
+    const size = 4 * 1_048_576;
+    const peer = await rawPeer(t, orders, async (tunnel) => {
+      tunnel.greet();
+      await tunnel.asked(1);
+      tunnel.say(frame(TYPE.HEADERS, END_HEADERS, 1, OK));
+      for (let sent = 0; sent < size; sent += 16_384)
+        tunnel.say(frame(TYPE.DATA, 0, 1, Buffer.alloc(16_384)));
+      tunnel.say(frame(TYPE.DATA, END_STREAM, 1), frame(TYPE.RST_STREAM, 0, 1, Buffer.alloc(4)));
+    });
+    const { tcp } = await hboneCaller(t, ca, {
+      places: [{ hbone: peer.port, port: PORT }],
+      limits: { streamWindow: 2 * size },
+    });
+    const app = await open(t, tcp);
+    app.write('not read by anybody');
+    app.socket.pause();
+    // Until the kernel holds no more, and the sidecar keeps the rest.
+    await pause(500);
+    app.socket.resume();
+    t.equal(await app.ended(), 'end');
+    t.equal(app.received.length, size);
+  },
+);
