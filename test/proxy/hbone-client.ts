@@ -112,8 +112,9 @@ export async function hboneClientWith(
   port: number,
   leaf: Leaf,
   options: ClientSessionOptions = {},
+  alpn: readonly string[] = ['h2'],
 ): Promise<HboneClient> {
-  const { tls } = await openTls(t, port, { leaf, ALPNProtocols: ['h2'] });
+  const { tls } = await openTls(t, port, { leaf, ALPNProtocols: [...alpn] });
   // What came is for the session alone.
   tls.removeAllListeners('data');
   const client = new HboneClient(tls, options);

@@ -39,8 +39,6 @@ export interface HboneSidecar {
   readonly port: number;
   /** Lines of the log. */
   readonly lines: readonly Line[];
-  /** A port of ours besides HBONE's, as the admin API's is. */
-  readonly admin: number;
   /** Puts other policies in force. */
   apply(policies: string): Promise<void>;
   drain(): Promise<void>;
@@ -55,7 +53,8 @@ export interface HboneSidecar {
 
 /** Nobody's: a tunnel that is led there finds nobody. */
 const NOBODY = 9;
-const ADMIN = 15_000;
+/** A port of the process besides HBONE's. */
+export const ADMIN = 15_000;
 /** Of all sidecars of a file. */
 const logs = tempDir(root);
 let count = 0;
@@ -94,7 +93,6 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
     ca,
     port: plane.ports().hbone ?? 0,
     lines,
-    admin: ADMIN,
     apply,
     drain,
     accessed: (count) =>
