@@ -63,8 +63,8 @@ export async function startMesh({ supervisor, dir, ports }: MeshOptions): Promis
   const log = (name: string) => join(logs, `${name}.log`);
   const accessLog = (name: WorkloadName) => log(`${name}-sidecar-access`);
   const token = (name: WorkloadName) => join(dir, 'tokens', name);
-  // As services.yaml has it: tunnels lead to orders alone.
-  const hbonePort = (name: WorkloadName) => (name === 'orders' ? String(ports.ordersHbone) : 'off');
+  // As services.yaml has it: tunnels lead to payments alone.
+  const hbonePort = (name: WorkloadName) => (name === 'payments' ? String(ports.paymentsHbone) : 'off');
   await Promise.all(
     [logs, ca, join(dir, 'tokens')].map((path) => mkdir(path, { recursive: true, mode: 0o700 })),
   );

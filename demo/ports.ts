@@ -12,8 +12,8 @@ export const writtenPorts = {
   orders: 18281,
   /** STRICT. */
   payments: 18282,
-  /** Tunnels to orders. */
-  ordersHbone: 18481,
+  /** Tunnels to payments. */
+  paymentsHbone: 18482,
   /** DISABLE. */
   paymentsHealth: 18292,
   webToOrders: 18381,

@@ -14,10 +14,10 @@ export function meshText(mesh: Mesh, seconds: number): string {
   return `
 A small mesh is up after ${seconds.toFixed(1)} s, and traffic runs through it twice a second:
 
-  legacy ── plaintext ──▶ web ══ HBONE ══▶ orders ══ mutual TLS ══▶ payments
+  legacy ── plaintext ──▶ web ══ mutual TLS ══▶ orders ══ HBONE ══▶ payments
 
-  HBONE        one mutual TLS connection, a tunnel, carries all connections of web's to orders
-  mutual TLS   a TLS connection for each: this link is kept so, as Istio's Envoy sidecars speak
+  HBONE        one mutual TLS connection, a tunnel, carries all of a caller's connections
+  mutual TLS   a TLS connection for each of them: web → orders is kept so, as Istio's Envoy sidecars speak
 
 Three apps that know nothing of TLS, and an Oarlock process beside each:
 

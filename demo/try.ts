@@ -39,15 +39,21 @@ export function tryList({ ports, config, sidecars }: Mesh): readonly Try[] {
     },
     {
       title:
-        'Eight of them at once, then what the sidecar of web tells of its tunnels: there is one, to orders, for all of them',
-      command: `(for i in 1 2 3 4 5 6 7 8; do ${curl} -o /dev/null ${url(ports.webToOrders, '/orders/7')} & done; wait); ${curl} ${web.metrics} | grep '^oarlock_tunnel'`,
+        'Eight of them at once, then what the sidecar of orders tells of its tunnels: there is one, to payments, for all of them',
+      command: `(for i in 1 2 3 4 5 6 7 8; do ${curl} -o /dev/null ${url(ports.webToOrders, '/orders/7')} & done; wait); ${curl} ${orders.metrics} | grep '^oarlock_tunnel'`,
       expect: 'oarlock_tunnels{direction="outbound"} 1',
       status: 0,
     },
     {
-      title: 'How web reaches orders, told from the YAML alone: by HBONE, as the label of orders asks',
-      command: `${oarlock} route --config ${quoted(config)} --namespace shop --labels app=web --host orders --port ${ports.webToOrders}`,
-      expect: `ISTIO_MUTUAL by HBONE on 127.0.0.1:${ports.ordersHbone}`,
+      title: 'How orders reaches payments, told from the YAML alone: by HBONE, as the label of payments asks',
+      command: `${oarlock} route --config ${quoted(config)} --namespace shop --labels app=orders --host payments --port ${ports.ordersToPayments}`,
+      expect: `ISTIO_MUTUAL by HBONE on 127.0.0.1:${ports.paymentsHbone}`,
+      status: 0,
+    },
+    {
+      title: 'How web reaches whom, as its running sidecar has it: orders alone without a tunnel',
+      command: `${curl} ${web.admin}/snapshot | grep -oE '"host":"[a-z]+\\.[^"]+"|"tunnel":("[^"]+"|null)'`,
+      expect: '"tunnel":null',
       status: 0,
     },
     {

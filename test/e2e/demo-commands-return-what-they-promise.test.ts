@@ -130,9 +130,10 @@ t.test('every printed command returns what it promises, and Ctrl-C leaves nothin
   await until('steady traffic at payments', async () => (await served(ready, 'payments')) >= before + 4);
 
   const links = [
+    // To payments, which denies what comes that way.
     { name: 'web', inbound: 0, outbound: 1 },
-    { name: 'orders', inbound: 1, outbound: 0 },
-    { name: 'payments', inbound: 0, outbound: 0 },
+    { name: 'orders', inbound: 0, outbound: 1 },
+    { name: 'payments', inbound: 2, outbound: 0 },
   ];
   for (const { name, inbound, outbound } of links) {
     const lines = await metricsOf(ready, name);
