@@ -71,7 +71,7 @@ class Daemon {
     const plane = { limits, bind, accessLog: { accessLog, accessLogEncoding }, reusePort: concurrency > 1 };
     const dead = (error: Error): void => this.#broken(error);
     this.#workers =
-      concurrency > 1 ? new WorkerPlane(concurrency, { plane, logLevel, clusterId }, dead) : null;
+      concurrency > 1 ? new WorkerPlane(concurrency, { plane, logLevel, clusterId }, this.#log, dead) : null;
     this.#plane = this.#workers ?? new LocalPlane(plane, this.#log, this.#metrics);
   }
 

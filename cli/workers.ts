@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import { createSecureContext } from 'node:tls';
 import { Worker } from 'node:worker_threads';
+import type { Logger } from 'pino';
 import { AggregatorRegistry, type Registry } from 'prom-client';
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
-import { ListenError, type OwnPorts } from '../proxy/setup/listeners.ts';
+import { ListenError, listenError, type OwnPorts, withoutHbone } from '../proxy/setup/listeners.ts';
 import type { DataPlane } from './data-plane.ts';
 import type { Order, WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
@@ -50,9 +51,12 @@ export class WorkerPlane implements DataPlane {
   readonly #threads: readonly Thread[];
   readonly #onDeath: (error: Error) => void;
   readonly #bind: string;
+  readonly #log: Logger;
   #ports: Record<string, number> = {};
+  #hboneMissed = false;
 
-  constructor(count: number, options: WorkerOptions, onDeath: (error: Error) => void) {
+  constructor(count: number, options: WorkerOptions, log: Logger, onDeath: (error: Error) => void) {
+    this.#log = log;
     this.#onDeath = onDeath;
     this.#bind = options.plane.bind;
     this.#threads = Array.from({ length: count }, () => new Thread(options, onDeath));
@@ -76,11 +80,14 @@ export class WorkerPlane implements DataPlane {
   /** One port for all threads, also where the kernel chooses it. @throws ListenError */
   async #hbonePort({ hbone, hboneNeeded }: OwnPorts): Promise<number | null> {
     if (hbone === null || this.#ports.hbone !== undefined) return this.#ports.hbone ?? null;
+    if (this.#hboneMissed && !hboneNeeded) return null;
     try {
       return await probe(this.#bind, hbone, '--hbone-port');
     } catch (error) {
       // Each thread would find it free for itself, beside whoever has it.
-      if (hboneNeeded) throw error;
+      if (hboneNeeded || !(error instanceof ListenError)) throw error;
+      this.#hboneMissed = true;
+      this.#log.warn(withoutHbone(error));
       return null;
     }
   }
@@ -122,8 +129,7 @@ async function probe(bind: string | null, port: number, asks: string): Promise<n
   try {
     await once(server, 'listening');
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw new ListenError(`${bind ?? ''}:${port} cannot be opened: ${code}; ${asks} asks for it`);
+    throw listenError({ bind: bind ?? '', port }, error as NodeJS.ErrnoException, asks);
   }
   const bound = (server.address() as AddressInfo).port;
   server.close();

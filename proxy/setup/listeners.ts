@@ -9,6 +9,25 @@ import { serveOutbound } from '../outbound.ts';
 /** A port that could not be opened: names it and what to do. */
 export class ListenError extends Error {}
 
+/**
+ * @param bind `''`: all addresses
+ * @param asks who wants it
+ */
+export function listenError(
+  { bind, port }: { readonly bind: string; readonly port: number },
+  { code }: NodeJS.ErrnoException,
+  asks: string,
+): ListenError {
+  const where = bind === '' ? `port ${port}` : `${bind}:${port}`;
+  const why = code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be opened: ${code}`;
+  return new ListenError(`${where} ${why}; ${asks} asks for it`);
+}
+
+/** What is said where a port that nothing needs is another's. */
+export function withoutHbone({ message }: ListenError): string {
+  return `${message}; going on without HBONE, which nothing else asks for`;
+}
+
 type Wanted =
   | {
       readonly kind: 'ingress';
@@ -158,7 +177,7 @@ export class Listeners {
     } catch (error) {
       if (hboneNeeded || !(error instanceof ListenError)) throw error;
       this.#hboneMissed = true;
-      this.#path.log.warn(`${error.message}; going on without HBONE, which nothing else asks for`);
+      this.#path.log.warn(withoutHbone(error));
       return null;
     }
   }
@@ -179,11 +198,8 @@ export class Listeners {
     open.server.on('connection', (socket: Socket) => this.#accepted(open, socket));
     return new Promise((resolve, reject) => {
       open.server.once('error', (error: NodeJS.ErrnoException) => {
-        const where = bind === '' ? `port ${port}` : `${bind}:${port}`;
-        const why =
-          error.code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be opened: ${error.code}`;
         const asks = wanted.kind === 'hbone' ? '--hbone-port' : `the Sidecar resource's ${wanted.kind} entry`;
-        reject(new ListenError(`${where} ${why}; ${asks} asks for it`));
+        reject(listenError({ bind, port }, error, asks));
       });
       open.server.listen(
         { port, backlog: BACKLOG, reusePort: this.#reusePort, ...(bind === '' ? {} : { host: bind }) },
