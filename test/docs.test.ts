@@ -89,13 +89,27 @@ t.test('each flag of `run` has its row, with environment name and default', asyn
   }
 });
 
+/** Each limit's flag, with its value as pages have it. */
+function shownLimits(): ReadonlyMap<string, string> {
+  return new Map(
+    Object.values(limitTable).map(({ flag, unit, value }) => {
+      const long = value % 3_600_000 === 0 ? `${value / 3_600_000}h` : `${value / 1000}s`;
+      return [flag, unit !== 'ms' ? `${value}` : value < 1000 ? `${value}ms` : long];
+    }),
+  );
+}
+
 t.test('each limit has its row, with its value', async (t) => {
   const text = page('docs/CLI.md');
-  for (const { flag, unit, value } of Object.values(limitTable)) {
-    const long = value % 3_600_000 === 0 ? `${value / 3_600_000}h` : `${value / 1000}s`;
-    const shown = unit !== 'ms' ? `${value}` : value < 1000 ? `${value}ms` : long;
+  for (const [flag, shown] of shownLimits())
     t.ok(rowOf(text, `--${flag}`)?.includes(`| \`${shown}\` |`), `--${flag}: ${shown}`);
-  }
+});
+
+t.test("the limits in HBONE.md's table have their values", async (t) => {
+  const shown = shownLimits();
+  const rows = [...page('docs/HBONE.md').matchAll(/^\| `--([a-z-]+)` \| ([^|]+) \|/gm)];
+  t.ok(rows.length > 10, 'rows were found');
+  for (const [, flag = '', value] of rows) t.equal(value, shown.get(flag), `--${flag}`);
 });
 
 t.test('each flag in CLI.md is one of a command', async (t) => {
