@@ -289,7 +289,10 @@ export class Tunnel implements FrameSink, StreamOwner {
   answer(stream: TunnelStream, status: number, end: boolean): void {
     this.#asked.delete(stream.streamId);
     const block = encodeHeaders([[':status', String(status)]]);
-    if (!this.#closed) this.#writer.control(headersFrames(stream.streamId, block, end));
+    if (this.#closed) return;
+    this.#writer.control(headersFrames(stream.streamId, block, end));
+    // §8.1: the answer is whole, and nothing more of the request is wanted.
+    if (end && !stream.remoteEnded) this.#reset(stream, 'NO_ERROR');
   }
 
   left(stream: TunnelStream, aborted: boolean): void {
@@ -663,6 +666,10 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   #end(end: TunnelEnd, code: ErrorName): void {
     if (this.#closed) return;
+    // Before anything is said: a full queue is a fault that would lead here again.
+    this.#closed = true;
+    // Without it Node's http2 takes a stream whose connection closes behind GOAWAY for one that has ended.
+    for (const id of this.#streams.keys()) this.#writer.control(rstStreamFrame(id, 'CONNECT_ERROR'));
     this.#writer.control(goawayFrame(this.#lastPeerId, code, end.fault === null ? '' : end.detail));
     this.#over(end);
     const stream = this.#stream;
