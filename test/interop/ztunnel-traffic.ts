@@ -246,21 +246,25 @@ async function reset(target: Target): Promise<string> {
 /** Holds that many connections open at once, each with a word of its own both ways; how many had it right. */
 async function manyAtOnce(target: Target, count: number): Promise<number> {
   const sockets: Socket[] = [];
-  while (sockets.length < count) sockets.push(...(await dialWave(target)));
-  const right = await Promise.all(
-    sockets.map(async (socket, i) => {
-      const word = `word-${String(i).padStart(5, '0')}`;
-      socket.write(word);
-      try {
-        return (await heard(socket, word.length)) === word;
-      } catch {
-        return false;
-      }
-    }),
-  );
-  // Not one is closed before the last has answered: they were open at once.
+  let right = 0;
+  while (sockets.length < count) {
+    const wave = Array.from({ length: WAVE }, () => dial(target));
+    sockets.push(...wave);
+    // No wave before the last one is through: a SYN that a full listener drops costs a second and more.
+    right += (await Promise.all(wave.map(echoesItsOwn))).filter(Boolean).length;
+  }
   for (const socket of sockets) socket.destroy();
-  return right.filter(Boolean).length;
+  return right;
+}
+
+async function echoesItsOwn(socket: Socket): Promise<boolean> {
+  const word = randomBytes(8).toString('hex');
+  socket.write(word);
+  try {
+    return (await heard(socket, word.length)) === word;
+  } catch {
+    return false;
+  }
 }
 
 /** Opens that many connections and resets each at once, before anything can have come of it. */
@@ -335,14 +339,8 @@ export type Ask = <Name extends CallerName>(
   ...args: Parameters<Callers[Name]>
 ) => Promise<Awaited<ReturnType<Callers[Name]>>>;
 
-/** No more at once than any listener lets wait: a dropped SYN costs a second and more. */
-const WAVE = 25;
-
-async function dialWave(target: Target): Promise<Socket[]> {
-  const wave = Array.from({ length: WAVE }, () => dial(target));
-  await Promise.all(wave.map((socket) => once(socket, 'connect')));
-  return wave;
-}
+/** Connections that are dialled together: fewer than any listener lets wait (ztunnel's: 128). */
+const WAVE = 50;
 
 function dial({ host, port }: Target): Socket {
   const socket = connect({ host, port, allowHalfOpen: true, noDelay: true });
