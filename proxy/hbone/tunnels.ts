@@ -42,6 +42,8 @@ class Waiting implements Reaching, OpenDone {
   #tries = 0;
   #on: PeerTunnel | null = null;
   #stream: TunnelStream | null = null;
+  /** Of the context when the stream was asked for: the tunnel under it may be older. */
+  #generation = 0;
   over = false;
   /** `performance.now()` by which it is to have its answer. */
   deadline: number;
@@ -63,6 +65,7 @@ class Waiting implements Reaching, OpenDone {
     this.#tries++;
     this.deadline = performance.now() + this.#owner.connectTimeout;
     this.#on = on;
+    this.#generation = this.#owner.generation;
     this.#stream = on.tunnel.open(fields, on.addresses, this);
   }
 
@@ -79,7 +82,7 @@ class Waiting implements Reaching, OpenDone {
         target: this.target,
         peer: on.upstream.peer,
         address: addressText(endpointAddress(this.target.endpoint)),
-        generation: on.upstream.generation,
+        generation: this.#generation,
       }),
     );
   }
@@ -158,6 +161,10 @@ export class Tunnels implements TunnelKeeper {
     this.#limits = context.limits;
     this.#clock = setInterval(() => this.#tick(), TICK_MS);
     this.#clock.unref();
+  }
+
+  get generation(): number {
+    return this.#context.generation;
   }
 
   get connectTimeout(): number {
