@@ -7,6 +7,7 @@ import { parseDocuments } from '../../config/documents.ts';
 import { compileSnapshot } from '../../config/snapshot.ts';
 import { type LimitName, limitsWith } from '../../mesh/limits.ts';
 import { problemLine } from '../../mesh/resource.ts';
+import type { Snapshot } from '../../mesh/snapshot.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { sumOf, tempDir } from '../e2e/harness/mesh.ts';
 import { freePorts } from '../e2e/harness/ports.ts';
@@ -49,6 +50,8 @@ export interface Caller {
   accessed(match: Line): Promise<Line>;
   metric(name: string, labels?: Readonly<Record<string, string>>): Promise<number>;
   useCredentials(leaf: Leaf): void;
+  /** Puts these resources in force in the place of `CallerOptions.resources`. */
+  apply(resources: string): Promise<void>;
   drain(): Promise<void>;
 }
 
@@ -75,7 +78,7 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
     { number: tcp, name: 'tcp', protocol: 'TCP' },
   ];
   const listeners = more.map((number, i) => ({ number, name: `tcp-${i}`, protocol: 'TCP' }));
-  const yaml = [
+  const common = [
     service('orders', ports),
     ...listeners.map((port, i) => service(services[i] ?? '', [{ ...port, name: 'tcp' }], null, 'orders')),
     ...places.map(placeYaml),
@@ -86,20 +89,12 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
         ...listeners.map((port, i) => egress(port, hostOf(services[i] ?? ''))),
       ],
     }),
-    ...(options.resources === undefined ? [] : [options.resources]),
-  ].join('---\n');
-  const { resources, problems } = parseDocuments(yaml, 'test.yaml');
-  const input = {
-    resources,
-    problems,
-    workload: { entry: 'shop/web' },
-    overrides: {},
-    intercept: 'none',
-    generation: 1,
-  } as const;
-  const { snapshot, problems: all } = compileSnapshot(input);
-  if (snapshot === null) throw new Error(all.map(problemLine).join('\n'));
-  await plane.apply(snapshot, { hbone: null, hboneNeeded: false, others: [] });
+  ];
+  const apply = async (more: string): Promise<void> => {
+    const snapshot = snapshotOf([...common, ...(more === '' ? [] : [more])].join('---\n'));
+    await plane.apply(snapshot, { hbone: null, hboneNeeded: false, others: [] });
+  };
+  await apply(options.resources ?? '');
   plane.useCredentials(credentialsOf(await ca.leaf(spiffe('shop', 'web'))));
   let drained: Promise<void> | null = null;
   const drain = (): Promise<void> => {
@@ -123,8 +118,23 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
     accessed: (match) => until(JSON.stringify(match), () => accessLines().find(has(match))),
     metric: async (name, labels = {}) => sumOf((await metrics.text()).toString(), name, labels),
     useCredentials: (leaf) => plane.useCredentials(credentialsOf(leaf)),
+    apply,
     drain,
   };
+}
+
+function snapshotOf(yaml: string): Snapshot {
+  const { resources, problems } = parseDocuments(yaml, 'test.yaml');
+  const { snapshot, problems: all } = compileSnapshot({
+    resources,
+    problems,
+    workload: { entry: 'shop/web' },
+    overrides: {},
+    intercept: 'none',
+    generation: 1,
+  });
+  if (snapshot === null) throw new Error(all.map(problemLine).join('\n'));
+  return snapshot;
 }
 
 function placeYaml({ hbone, port, address = '127.0.0.1' }: Place, i: number): string {

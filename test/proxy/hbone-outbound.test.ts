@@ -152,10 +152,14 @@ t.test('requests share streams as they share connections', async (t) => {
     stream.respond({ ':status': 200 });
     stream.on('data', () => stream.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'));
   });
-  const { http } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const { http } = caller;
   const headers = { host: hostOf('orders') };
   for (let i = 0; i < 5; i++) t.equal((await call(http, '/', { headers })).status, 200);
   t.equal(peer.asked.length, 1, 'one stream for five requests, one after the other');
+  await caller.apply('kind: MeshConfig\n');
+  for (let i = 0; i < 5; i++) t.equal((await call(http, '/', { headers })).status, 200);
+  t.equal(peer.asked.length, 2, 'and one more after new resources');
   await Promise.all(Array.from({ length: 5 }, () => call(http, '/', { headers })));
   t.strictSame(perTunnel(peer.asked), [peer.asked.length]);
 });
