@@ -485,7 +485,11 @@ export class Tunnel implements FrameSink, StreamOwner {
   rstStream(id: number, code: number): void {
     if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'RST_STREAM on an idle stream');
     const stream = this.#streams.get(id);
-    if (stream === undefined) return;
+    if (stream === undefined) {
+      // We had reset it, and now the peer has, too: nothing of it is under way any more.
+      if (this.#ended.has(id)) this.#ended.set(id, false);
+      return;
+    }
     const done = this.#opening.get(id);
     const unused = this.#asked.has(id) || !stream.carried;
     const refused = done !== undefined && code === errorCode.REFUSED_STREAM;
