@@ -219,7 +219,10 @@ t.test('heads', async (t) => {
   for (const [what, fields, answer] of heads) {
     client.say(headers(stream, fields));
     if (answer === 'reset') t.equal(await client.reset(stream), PROTOCOL_ERROR, what);
-    else t.equal(await client.status(stream), answer, what);
+    else {
+      t.equal(await client.status(stream), answer, what);
+      if (answer !== 200) t.equal(await client.reset(stream), NO_ERROR, `${what}: no more of it is wanted`);
+    }
     stream += 2;
   }
   t.equal(await all.sidecar.refusals('bad_connect'), 2);
@@ -332,6 +335,24 @@ t.test('what may not', async (t) => {
   t.equal(await client.reset(3), STREAM_CLOSED, 'both sides have ended');
   client.say(headers(3));
   t.equal(await client.goaway(), STREAM_CLOSED, 'a stream opened again');
+});
+
+t.test('frames for a stream that both have reset', async (t) => {
+  const { sidecar } = await stand(t);
+  const client = await hboneFrames(t, sidecar);
+  await opened(client, 1);
+  client.say(windowUpdate(1, 0));
+  t.equal(await client.reset(1), PROTOCOL_ERROR);
+  const resets = (): number => client.frames.filter(({ type }) => type === TYPE.RST_STREAM).length;
+  // It may have been on its way when ours came.
+  client.say(data(1, 'late'), frame(TYPE.PING, 0, 0, 'answer 1'));
+  await client.next(TYPE.PING);
+  t.equal(resets(), 1);
+  // Nothing can be on its way behind its own.
+  client.say(frame(TYPE.RST_STREAM, 0, 1, uint32(CANCEL)), data(1, 'later'));
+  await client.first('another reset', () => resets() === 2);
+  client.say(headers(1));
+  t.equal(await client.goaway(), STREAM_CLOSED);
 });
 
 t.test('trailers are an end', async (t) => {
