@@ -517,9 +517,10 @@ export class Tunnel implements FrameSink, StreamOwner {
     const first = !this.#settled;
     if (first) this.#peerStreams = Number.POSITIVE_INFINITY;
     this.#settled = true;
+    // Ahead of all that a larger window lets go at once: the peer counts by it from here on (§6.5.3).
+    this.#writer.control(frame(frameType.settings, flag.ack, 0, 0));
     for (let at = 0; at < payload.length; at += 6)
       this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));
-    this.#writer.control(frame(frameType.settings, flag.ack, 0, 0));
     if (first) this.#keeper.roomChanged(this);
   }
 
