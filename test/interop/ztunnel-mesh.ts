@@ -28,6 +28,7 @@ const PROTOCOLS: Readonly<Record<PortName, string>> = {
   http: 'HTTP',
   http2: 'HTTP2',
   digest: 'TCP',
+  farewell: 'TCP',
   greet: 'TCP',
   reset: 'TCP',
   down: 'TCP',

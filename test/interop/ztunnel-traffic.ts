@@ -7,6 +7,7 @@ import { createServer as createHttp2Server, connect as openSession } from 'node:
 import { connect, createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { buffer } from 'node:stream/consumers';
 
+const FAREWELL = 'bye';
 export const GREETING = '220 ready\r\n';
 /** Bytes the resetting app waits for. */
 const RESET_WORD = 'reset me';
@@ -19,6 +20,8 @@ export interface AppPorts {
   readonly http2: number;
   /** Reads all there is, up to the FIN, and only then answers: with its length and digest. */
   readonly digest: number;
+  /** Ends its own side at once, and reads all there is. */
+  readonly farewell: number;
   /** Speaks first, then sends back what it gets. */
   readonly greet: number;
   /** Sends back what it gets, and resets the connection when told to; tells how its connections ended. */
@@ -30,6 +33,8 @@ export interface Side {
   close(): void;
 }
 
+/** Digests of what the app that ends first has read of each connection. */
+const farewells: string[] = [];
 /** How each connection of this process's resetting app ended, in order: `end`, or an error's code. */
 const endings: string[] = [];
 
@@ -50,10 +55,10 @@ export async function startApps(): Promise<Side> {
   const servers: Server[] = [
     http,
     http2,
+    tcp((socket) => readAll(socket, (digest) => socket.end(digest))),
     tcp((socket) => {
-      const parts: Buffer[] = [];
-      socket.on('data', (part: Buffer) => parts.push(part));
-      socket.on('end', () => socket.end(digestOf(Buffer.concat(parts))));
+      socket.end(FAREWELL);
+      readAll(socket, (digest) => farewells.push(digest));
     }),
     tcp((socket) => {
       socket.write(GREETING);
@@ -82,16 +87,23 @@ export async function startApps(): Promise<Side> {
       socket.once('close', () => sockets.delete(socket));
     });
   }
-  const [httpPort = 0, http2Port = 0, digest = 0, greet = 0, reset = 0] = await Promise.all(
+  const [httpPort = 0, http2Port = 0, digest = 0, farewell = 0, greet = 0, reset = 0] = await Promise.all(
     servers.map(listen),
   );
   return {
-    ports: { http: httpPort, http2: http2Port, digest, greet, reset },
+    ports: { http: httpPort, http2: http2Port, digest, farewell, greet, reset },
     close() {
       for (const server of servers) server.close();
       for (const socket of sockets) socket.destroy();
     },
   };
+}
+
+/** @param done gets the digest of all that came before the FIN */
+function readAll(socket: Socket, done: (digest: string) => void): void {
+  const parts: Buffer[] = [];
+  socket.on('data', (part: Buffer) => parts.push(part));
+  socket.on('end', () => done(digestOf(Buffer.concat(parts))));
 }
 
 function tcp(serve: (socket: Socket) => void): Server {
@@ -206,6 +218,18 @@ async function halfClose(target: Target, bytes: number): Promise<boolean> {
   return over === 'end' && text === digestOf(sent);
 }
 
+/** Waits until the app has ended its side, then sends that many bytes; their digest. */
+async function outlast(target: Target, bytes: number): Promise<string> {
+  const socket = dial(target);
+  const over = ending(socket);
+  await heard(socket, FAREWELL.length);
+  await over;
+  const sent = randomBytes(bytes);
+  socket.end(sent);
+  await once(socket, 'close');
+  return digestOf(sent);
+}
+
 /** Waits for the greeting before it says a word; resolves with all that was said. */
 async function beGreeted(target: Target): Promise<string> {
   const socket = dial(target);
@@ -286,12 +310,12 @@ async function startTalk(target: Target): Promise<void> {
   await isEchoed(socket);
 }
 
-/** Has it echo once more and ends it; how it was left. */
+/** Has it echo once more, where it still can, and ends it; how it was left. */
 async function endTalk(): Promise<string> {
   if (talk === null) return 'nobody talks';
   const { socket, over } = talk;
   talk = null;
-  await isEchoed(socket);
+  await isEchoed(socket).catch(() => {});
   socket.end();
   return over;
 }
@@ -319,6 +343,7 @@ export const callers = {
   getByHttp2,
   postAndCompare,
   halfClose,
+  outlast,
   beGreeted,
   say,
   beReset,
@@ -328,6 +353,7 @@ export const callers = {
   startTalk,
   endTalk,
   endings: async (): Promise<readonly string[]> => endings,
+  farewells: async (): Promise<readonly string[]> => farewells,
 };
 
 type Callers = typeof callers;

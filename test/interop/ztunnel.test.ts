@@ -75,6 +75,12 @@ for (const { title, ask, to, app } of [ztunnelCalls, oarlockCalls]) {
       t.ok(await ask('halfClose', to('digest'), 5 * MB), '5 MB');
     });
 
+    await t.test('TCP: the app ends first and reads on', async (t) => {
+      const digest = await ask('outlast', to('farewell'), 5 * MB);
+      await until('the app to have read it', async () => (await app('farewells')).includes(digest));
+      t.pass();
+    });
+
     await t.test('TCP: the server speaks first', async (t) => {
       t.equal(await ask('beGreeted', to('greet')), `${GREETING}EHLO`);
     });
@@ -191,7 +197,7 @@ t.test('callers that leave at once do not cost others the tunnel', async (t) => 
   const others = Array.from({ length: 4 }, async () => {
     while (!over) outcomes.push(await here('get', toLegacy('http'), '/').then(statusOf, notWhole));
   });
-  await here('leaveAtOnce', toLegacy('reset'), 2_000);
+  await here('leaveAtOnce', toLegacy('reset'), 600);
   over = true;
   await Promise.all(others);
   t.same(new Set(outcomes), new Set([200]));
@@ -263,6 +269,13 @@ t.test('whoever stops takes nothing new and lets what runs go on to its end', as
   t.equal(await theirs.ask('endTalk'), 'end', 'through an Oarlock that drains');
   t.equal((await orders.process.end()).code, 0);
   orders = await world.startOarlock();
+});
+
+t.test('a ztunnel that dies takes its connections with it: not as if they were at their end', async (t) => {
+  await here('startTalk', toLegacy('reset'));
+  await ztunnel.kill();
+  t.equal(await here('endTalk'), 'ECONNRESET');
+  ztunnel = await world.startZtunnel();
 });
 
 t.test('a ztunnel that puts all on one tunnel', async (t) => {
