@@ -69,6 +69,8 @@ export class Upstream implements Reached {
   readonly told = new Told();
   /** Of the context when it was dialled: one of an older trust or registry is not pooled. */
   readonly generation: number;
+  /** The tunnel it is a stream of; null: it is a connection of its own. */
+  readonly tunnel: { readonly leaving: boolean } | null;
   uses = 0;
   idleSince = 0;
   #user: UpstreamUser | null = null;
@@ -81,6 +83,7 @@ export class Upstream implements Reached {
     peer: VerifiedPeer | null;
     address: string;
     generation: number;
+    tunnel?: { readonly leaving: boolean };
   }) {
     this.stream = fields.stream;
     this.socket = fields.socket;
@@ -89,6 +92,7 @@ export class Upstream implements Reached {
     this.peer = fields.peer;
     this.address = fields.address;
     this.generation = fields.generation;
+    this.tunnel = fields.tunnel ?? null;
     const { localAddress, localPort } = fields.socket;
     this.localAddress =
       localPort === undefined ? '' : addressText({ host: localAddress ?? '', port: localPort });

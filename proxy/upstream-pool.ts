@@ -53,7 +53,9 @@ export class UpstreamPool implements UpstreamUser {
       return null;
     }
     upstream.use(null);
-    return upstream;
+    if (upstream.tunnel?.leaving !== true) return upstream;
+    this.#close(upstream);
+    return this.take(key);
   }
 
   /**
@@ -67,7 +69,11 @@ export class UpstreamPool implements UpstreamUser {
       this.#idle.set(upstream.key, list);
     }
     const { stream } = upstream;
-    const usable = !stream.destroyed && !stream.readableEnded && upstream.generation === this.#generation;
+    const usable =
+      !stream.destroyed &&
+      !stream.readableEnded &&
+      upstream.generation === this.#generation &&
+      upstream.tunnel?.leaving !== true;
     if (!usable || list.upstreams.length >= this.#limits.poolSize) {
       this.#close(upstream);
       return;
@@ -154,6 +160,9 @@ export class UpstreamPool implements UpstreamUser {
       let old = 0;
       while (old < upstreams.length && now - (upstreams[old] as Upstream).idleSince > idleMs) old++;
       for (const upstream of upstreams.splice(0, old)) this.#close(upstream);
+      // Their tunnel waits for them to end, and the peer for the tunnel.
+      for (const upstream of upstreams.filter(({ tunnel }) => tunnel?.leaving === true))
+        this.#retire(upstream);
       if (upstreams.length === 0 && now - list.learnedAt > RELEARN_MS) this.#idle.delete(key);
     }
   }

@@ -120,7 +120,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   }
 
   get endsBehind(): boolean {
-    return this.#onEnded !== null && this.#pendingBytes === 0;
+    return this.#onEnded !== null && this.#pendingBytes === 0 && !this.localEnded;
   }
 
   copyOut(to: Buffer, from: number, octets: number): void {
@@ -142,18 +142,20 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.#sent = true;
   }
 
-  sent(): void {
-    if (this.#pendingBytes > 0) return;
-    const written = this.#onWritten;
-    this.#onWritten = null;
-    written?.();
+  endSent(): void {
+    this.localEnded = true;
   }
 
-  ended(): void {
-    const done = this.#onEnded;
+  sent(): void {
+    const ended = this.localEnded ? this.#onEnded : null;
+    if (this.#pendingBytes === 0) {
+      const written = this.#onWritten;
+      this.#onWritten = null;
+      written?.();
+    }
+    if (ended === null) return;
     this.#onEnded = null;
-    this.localEnded = true;
-    done?.();
+    ended();
   }
 
   /** The peer takes no more of it: what is written goes nowhere, what came is still read. */
@@ -161,8 +163,8 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.#shut = true;
     this.#pending = [];
     this.#pendingBytes = 0;
+    this.localEnded = true;
     this.sent();
-    this.ended();
   }
 
   /** A socket is reset that goes on writing; here no sooner than all that came has been read. */
@@ -199,7 +201,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
 
   override _final(ended: (error?: Error | null) => void): void {
     this.#onEnded = ended;
-    if (this.#shut) this.ended();
+    if (this.#shut) this.sent();
     else this.#owner.ready(this);
   }
 

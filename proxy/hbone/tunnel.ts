@@ -174,8 +174,9 @@ export class Tunnel implements FrameSink, StreamOwner {
     return this.#streams.size;
   }
 
-  get closed(): boolean {
-    return this.#closed;
+  /** It takes no new streams, and those it has should not be used for anything new. */
+  get leaving(): boolean {
+    return this.#retired || this.#closed;
   }
 
   /** A client's: how many more may be asked for. */
@@ -334,7 +335,8 @@ export class Tunnel implements FrameSink, StreamOwner {
       if (error instanceof ConnectionFault) this.#fault(error);
       else if (error instanceof HpackError)
         this.#fault(new ConnectionFault('COMPRESSION_ERROR', error.message));
-      else throw error;
+      // A fault of ours on one tunnel ends that tunnel, not the process.
+      else this.#fault(new ConnectionFault('INTERNAL_ERROR', (error as Error).stack ?? String(error)));
     }
   }
 
@@ -354,6 +356,8 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   dataBegins(id: number, length: number): void {
     this.#uncredited += length;
+    if (this.#uncredited > CONNECTION_WINDOW)
+      throw new ConnectionFault('FLOW_CONTROL_ERROR', 'more than the window of the connection');
     this.#giveBack();
     const stream = this.#streams.get(id);
     this.#receiving = null;
@@ -675,7 +679,9 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#closed = true;
     // Without it Node's http2 takes a stream whose connection closes behind GOAWAY for one that has ended.
     for (const id of this.#streams.keys()) this.#writer.control(rstStreamFrame(id, 'CONNECT_ERROR'));
-    this.#writer.control(goawayFrame(this.#lastPeerId, code, end.fault === null ? '' : end.detail));
+    this.#writer.control(
+      goawayFrame(this.#lastPeerId, code, end.fault === null ? '' : end.detail.slice(0, 256)),
+    );
     this.#over(end);
     const stream = this.#stream;
     this.#writer.close(() => {

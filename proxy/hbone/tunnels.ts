@@ -83,6 +83,7 @@ class Waiting implements Reaching, OpenDone {
         peer: on.upstream.peer,
         address: addressText(endpointAddress(this.target.endpoint)),
         generation: this.#generation,
+        tunnel: on.tunnel,
       }),
     );
   }
