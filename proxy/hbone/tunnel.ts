@@ -77,6 +77,9 @@ const LINGER_MS = 5_000;
 /** Between the GOAWAY that warns and the one that counts: what was on its way has come by then. */
 const LAST_CALL_MS = 1_000;
 
+/** So often `tick` is called. */
+export const TICK_MS = 500;
+
 const PING_OPAQUE = Buffer.from('oarlock!', 'latin1');
 
 export class Tunnel implements FrameSink, StreamOwner {
@@ -103,6 +106,8 @@ export class Tunnel implements FrameSink, StreamOwner {
   #settled = false;
   #peerWindow = INITIAL_WINDOW;
   #peerStreams = Number.POSITIVE_INFINITY;
+  /** A client's: it has answered. */
+  #proved = false;
   /** It refused one beside so many. Forgotten after a while: the peer may have been busy with something else. */
   #refusedAt = Number.POSITIVE_INFINITY;
   readonly #maxUnread: number;
@@ -223,6 +228,11 @@ export class Tunnel implements FrameSink, StreamOwner {
       this.#pinged = true;
       this.#lastCallAt = performance.now() + LAST_CALL_MS;
     } else this.#closeIfEmpty();
+  }
+
+  /** A client's: somebody waited so long for an answer. Where nothing else came either it may be dead: nobody new asks. */
+  unanswered(ms: number): void {
+    if (performance.now() - this.#quietSince > ms - TICK_MS) this.retire();
   }
 
   /** Ends it at once, and all on it. */
@@ -448,6 +458,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       return;
     }
     if (status < 200) return;
+    this.#proved = true;
     this.#opening.delete(stream.streamId);
     stream.answered = true;
     if (status === 200) {
@@ -695,11 +706,14 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   #over(end: TunnelEnd): void {
     this.#closed = true;
+    // As with a kept connection that was closed meanwhile: whoever asked just then is none the wiser. Not an octet of
+    // theirs had left.
+    const stale = this.#proved;
     const opening = [...this.#opening.values()];
     const streams = [...this.#streams.values()];
     this.#opening.clear();
     this.#streams.clear();
-    for (const done of opening) done.lost(end.detail, false);
+    for (const done of opening) done.lost(end.detail, stale);
     for (const stream of streams) stream.destroy(new StreamReset(end.detail));
     this.#keeper.closed(this, end);
   }

@@ -18,7 +18,7 @@ import {
 } from '../dial.ts';
 import { baggageOf, forwardedFor } from './baggage.ts';
 import type { StreamAddresses, TunnelStream } from './stream.ts';
-import { type OpenDone, Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
+import { type OpenDone, TICK_MS, Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
 
 /** What dialling a tunnel needs to know beside what dialling does. */
 export interface TunnelContext extends DialContext {
@@ -29,7 +29,6 @@ export interface TunnelContext extends DialContext {
   tunnelBroke(peer: string, end: TunnelEnd): void;
 }
 
-const TICK_MS = 500;
 /** So often a connection whose stream was lost before its answer is asked for anew. */
 const MAX_TRIES = 3;
 
@@ -106,6 +105,7 @@ class Waiting implements Reaching, OpenDone {
       this.#stream === null ? 'no tunnel has room' : `no answer within ${connectTimeout} ms`,
     );
     this.#stream?.resetAndDestroy();
+    this.#on?.tunnel.unanswered(connectTimeout);
   }
 
   fail(reason: ReasonCode, detail: string): void {
