@@ -8,8 +8,12 @@ export type LineDestination = 'stderr' | 'stdout' | { readonly path: string } | 
 const MAX_HELD = 1_048_576;
 /** Lines of so much time go out as one write: a system call and a thread's round trip a line would cost more than the line. */
 const BATCH_MS = 50;
-/** Don't wait for the timer with more than this. A pipe holds as much. */
-const BATCH = 65_536;
+/**
+ * Don't wait for the timer with more than this. A pipe holds as much; a file takes any number, and each write costs a
+ * thread's round trip.
+ */
+const PIPE_BATCH = 65_536;
+const FILE_BATCH = 262_144;
 /** Buffers kept for later batches: one is filled while another is written. */
 const SPARES = 2;
 /** How soon a full pipe is tried again. */
@@ -47,6 +51,7 @@ export class LineWriter {
   readonly #destination: LineDestination;
   /** Of a buffer: a batch, and behind it room for the line that makes it full. */
   readonly #size: number;
+  readonly #full: number;
   readonly #spares: Buffer[] = [];
   readonly #afterTimer: () => void;
   readonly #afterWrite: (error: NodeJS.ErrnoException | null, written: number) => void;
@@ -73,7 +78,8 @@ export class LineWriter {
   constructor(destination: LineDestination, longestLine = 16_384) {
     const { fd, owned } = open(destination);
     this.#destination = destination;
-    this.#size = BATCH + longestLine;
+    this.#full = typeof destination === 'object' && 'path' in destination ? FILE_BATCH : PIPE_BATCH;
+    this.#size = this.#full + longestLine;
     this.#fd = fd;
     this.#owned = owned;
     this.#afterTimer = () => this.#start();
@@ -104,7 +110,7 @@ export class LineWriter {
    */
   begin(line: LineBytes): boolean {
     if (!this.#admits(0)) return false;
-    const batch = this.#room(this.#size - BATCH);
+    const batch = this.#room(this.#size - this.#full);
     line.bytes = batch.bytes;
     line.at = batch.used;
     return true;
@@ -186,7 +192,7 @@ export class LineWriter {
   #room(bytes: number): Batch {
     const filling = this.#filling;
     if (filling !== null) {
-      if (filling.used < BATCH && filling.bytes.length - filling.used >= bytes) return filling;
+      if (filling.used < this.#full && filling.bytes.length - filling.used >= bytes) return filling;
       this.#waiting.push(filling);
     }
     const spare = bytes > this.#size ? undefined : this.#spares.pop();
@@ -200,7 +206,7 @@ export class LineWriter {
     batch.used = used;
     batch.lines++;
     if (this.#batch !== null) return;
-    if (used >= BATCH || this.#waiting.length > 0) this.#start();
+    if (used >= this.#full || this.#waiting.length > 0) this.#start();
     else if (this.#timer === null) this.#timer = setTimeout(this.#afterTimer, BATCH_MS).unref();
   }
 
