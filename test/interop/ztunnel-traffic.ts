@@ -310,19 +310,20 @@ async function startTalk(target: Target): Promise<void> {
   await isEchoed(socket);
 }
 
-/** Has it echo once more, where it still can, and ends it; how it was left. */
-async function endTalk(): Promise<string> {
-  if (talk === null) return 'nobody talks';
+/** Has it echo once more and ends it. */
+async function endTalk(): Promise<{ readonly echoed: boolean; readonly over: string }> {
+  if (talk === null) throw new Error('nobody talks');
   const { socket, over } = talk;
   talk = null;
-  await isEchoed(socket).catch(() => {});
+  // It may be at its end already, and then no event tells of it again.
+  const echoed = await Promise.race([isEchoed(socket), over.then(() => false)]).catch(() => false);
   socket.end();
-  return over;
+  return { echoed, over: await over };
 }
 
-async function isEchoed(socket: Socket): Promise<void> {
+async function isEchoed(socket: Socket): Promise<boolean> {
   socket.write('tick');
-  await heard(socket, 4);
+  return (await heard(socket, 4)) === 'tick';
 }
 
 /** True where nobody listens. */

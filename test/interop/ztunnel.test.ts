@@ -159,7 +159,9 @@ t.test('a port without a listener of ours is dialled as the CONNECT says', async
 
 t.test('our policy judges ztunnel by its identity', async (t) => {
   const mark = ztunnel.log.mark;
+  await theirs.ask('startTalk', toOrders('reset'));
   await mesh.change('policy.yaml', allow('another'), [orders]);
+  t.same(await theirs.ask('endTalk'), { echoed: false, over: 'end' }, 'what runs is cut');
   const { status, body } = await theirs.ask('get', toOrders('http'), '/');
   t.equal(status, 403);
   t.equal(body, 'RBAC: access denied');
@@ -260,13 +262,13 @@ t.test('whoever stops takes nothing new and lets what runs go on to its end', as
   await here('startTalk', toLegacy('reset'));
   const ztunnelGone = ztunnel.stop();
   await until('ztunnel to take no more', () => isShut({ host: namespace.there, port: HBONE_PORT }));
-  t.equal(await here('endTalk'), 'end', 'through a ztunnel that drains');
+  t.same(await here('endTalk'), { echoed: true, over: 'end' }, 'through a ztunnel that drains');
   await ztunnelGone;
   ztunnel = await world.startZtunnel();
   await theirs.ask('startTalk', toOrders('reset'));
   orders.process.signal('SIGTERM');
   await until('Oarlock to take no more', () => isShut({ host: namespace.here, port: HBONE_PORT }));
-  t.equal(await theirs.ask('endTalk'), 'end', 'through an Oarlock that drains');
+  t.same(await theirs.ask('endTalk'), { echoed: true, over: 'end' }, 'through an Oarlock that drains');
   t.equal((await orders.process.end()).code, 0);
   orders = await world.startOarlock();
 });
@@ -274,7 +276,7 @@ t.test('whoever stops takes nothing new and lets what runs go on to its end', as
 t.test('a ztunnel that dies takes its connections with it: not as if they were at their end', async (t) => {
   await here('startTalk', toLegacy('reset'));
   await ztunnel.kill();
-  t.equal(await here('endTalk'), 'ECONNRESET');
+  t.same(await here('endTalk'), { echoed: false, over: 'ECONNRESET' });
   ztunnel = await world.startZtunnel();
 });
 
