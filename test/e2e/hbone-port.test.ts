@@ -2,7 +2,7 @@
 import { createServer } from 'node:net';
 import t, { type Test } from 'tap';
 import { Mesh, ready, type Sidecar } from './harness/mesh.ts';
-import { freePort } from './harness/ports.ts';
+import { freePort, freePorts } from './harness/ports.ts';
 import { type Oarlock, start } from './harness/processes.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { openTls } from './harness/tls-client.ts';
@@ -104,24 +104,19 @@ for (const count of counts) {
 }
 
 t.test('where it is not where peers dial, a warning says so', async (t) => {
-  const [dialled, other] = [await freePort(), await freePort()];
+  const [a, b, c, d] = await freePorts(4);
   const rows = [
-    {
-      title: 'another',
-      workload: { label: true, hbone: dialled },
-      flag: String(other),
-      says: `on port ${other}`,
-    },
-    { title: 'off', workload: { label: true, hbone: dialled }, flag: 'off', says: 'off' },
-    { title: 'the default', workload: { label: true }, flag: String(other), says: `on port ${other}` },
-    { title: 'the same', workload: { label: true, hbone: dialled }, flag: String(dialled), says: null },
-    { title: 'no label', workload: { hbone: dialled }, flag: String(other), says: null },
+    { workload: { label: true, hbone: a }, flag: String(b), says: `on port ${b}` },
+    { workload: { label: true }, flag: 'off', says: 'off' },
+    { workload: { label: true, hbone: c }, flag: String(c), says: null },
+    { workload: { hbone: a }, flag: String(d), says: null },
   ];
-  for (const { title, workload, flag, says } of rows) {
+  const one = async ({ workload, flag, says }: (typeof rows)[number]): Promise<void> => {
     const { process } = await ready(await run(t, workload, '--hbone-port', flag));
     const where = workload.hbone ?? ISTIO;
     const text = new RegExp(`peers dial HBONE on port ${where} of shop/orders, and ours is ${says}: `);
+    const title = `${JSON.stringify(workload)}, --hbone-port ${flag}`;
     t.equal(await warnings(process, says === null ? /peers dial/ : text), says === null ? 0 : 1, title);
-    await process.kill();
-  }
+  };
+  await Promise.all(rows.map(one));
 });

@@ -147,6 +147,54 @@ t.test('a lost tunnel resets the connections on it, and the next one has a new o
   t.equal(peer.sessions.length, 2);
 });
 
+t.test(
+  'a tunnel that is lost just as somebody asks: another is asked, where this one has ever answered',
+  async (t) => {
+    const peer = await rawPeer(t, orders, async (tunnel, n) => {
+      tunnel.greet();
+      await tunnel.asked(1);
+      if (n === 0) accept(tunnel, 1);
+      if (n === 0) await tunnel.asked(3);
+      if (n < 2) tunnel.tls.destroy();
+      else accept(tunnel, 1);
+    });
+    const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+    const first = await open(t, caller.tcp);
+    await first.until('the greeting', (text) => text === 'hello');
+    const second = await open(t, caller.tcp);
+    t.equal(await first.ended(), 'ECONNRESET');
+    // By the second tunnel, which goes at its first question: that would be asked for ever.
+    t.equal(await second.ended(), 'ECONNRESET');
+    t.equal(peer.tunnels.length, 2);
+    t.match((await caller.refused('connect_failed')).detail, /by HBONE: the peer closed the tunnel/);
+    const third = await open(t, caller.tcp);
+    await third.until('the greeting', (text) => text === 'hello');
+    const fourth = await open(t, caller.tcp);
+    const tunnel = await peer.at(2);
+    await tunnel.asked(3);
+    tunnel.tls.destroy();
+    await fourth.until('the greeting', (text) => text === 'hello');
+    t.equal(peer.tunnels.length, 4);
+  },
+);
+
+t.test('a tunnel on which nothing comes any more: who waited gives up, the next ask elsewhere', async (t) => {
+  const peer = await rawPeer(t, orders, async (tunnel) => {
+    tunnel.greet();
+    await tunnel.asked(1);
+    accept(tunnel, 1);
+  });
+  const limits = { connectTimeout: 1_000 };
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }], limits });
+  const [first, second] = [await open(t, tcp), await open(t, tcp)];
+  await first.until('the greeting', (text) => text === 'hello');
+  t.equal(await second.ended(), 'ECONNRESET');
+  const third = await open(t, tcp);
+  await third.until('the greeting', (text) => text === 'hello');
+  t.equal(peer.tunnels.length, 2);
+  t.equal(first.over, null, 'what runs on it may yet go on');
+});
+
 t.test('a peer that is down for a while', async (t) => {
   const peer = await hbonePeer(t, orders);
   const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
