@@ -104,7 +104,7 @@ for (const count of counts) {
 }
 
 t.test('where it is not where peers dial, a warning says so', async (t) => {
-  const [a, b, c, d] = await freePorts(4);
+  const [a = 0, b = 0, c = 0, d = 0] = await freePorts(4);
   const rows = [
     { workload: { label: true, hbone: a }, flag: String(b), says: `on port ${b}` },
     { workload: { label: true }, flag: 'off', says: 'off' },
