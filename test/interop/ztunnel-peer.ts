@@ -72,6 +72,8 @@ export async function startZtunnel(t: Test, options: ZtunnelOptions): Promise<Zt
       AUTH_TOKEN: readFileSync(ca.tokenFile(account), 'utf8').trim(),
       XDS_ADDRESS: '',
       ISTIO_META_DNS_CAPTURE: 'false',
+      // Longer than a test waits: a connection that does not leave a ztunnel that drains is seen.
+      CONNECTION_TERMINATION_DEADLINE: '60s',
       LOG_FORMAT: 'json',
       RUST_LOG: 'info,ztunnel::proxy::inbound=debug',
       ...env,
