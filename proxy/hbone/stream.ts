@@ -72,7 +72,8 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   constructor(owner: StreamOwner, streamId: number, sendWindow: number, addresses: StreamAddresses) {
     super({
       allowHalfOpen: true,
-      readableHighWaterMark: HIGH_WATER,
+      // `_read` is called once when the queue falls below it: by then half a window must be there to give back.
+      readableHighWaterMark: Math.min(HIGH_WATER, owner.streamWindow >> 2),
       writableHighWaterMark: HIGH_WATER,
       decodeStrings: true,
     });

@@ -143,8 +143,9 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#stream = stream;
     this.#limits = limits;
     this.#keeper = keeper;
-    this.streamWindow = limits.streamWindow;
-    this.#maxUnread = limits.maxTunnelStreams * limits.streamWindow;
+    // So much a peer may send before it knows of less (§6.9.2).
+    this.streamWindow = Math.max(limits.streamWindow, INITIAL_WINDOW);
+    this.#maxUnread = limits.maxTunnelStreams * this.streamWindow;
     this.#preface = role === 'server' ? PREFACE : '';
     this.#reader = new FrameReader(this, MAX_FIELDS_BYTES);
     this.#writer = new FrameWriter(stream, (fault) => this.#fault(fault));
