@@ -231,6 +231,13 @@ export class Tunnel implements FrameSink, StreamOwner {
     } else this.#closeIfEmpty();
   }
 
+  /** A client's: somebody waits for an answer, and waits. */
+  probe(): void {
+    if (this.#heard || this.#pinged || this.#closed) return;
+    this.#pinged = true;
+    this.#writer.control(pingFrame(PING_OPAQUE, false));
+  }
+
   /** A client's: somebody waited so long for an answer. Where nothing else came either it may be dead: nobody new asks. */
   unanswered(ms: number): void {
     if (performance.now() - this.#quietSince > ms - TICK_MS) this.retire();

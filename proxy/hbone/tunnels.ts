@@ -45,7 +45,7 @@ class Waiting implements Reaching, OpenDone {
   #generation = 0;
   over = false;
   /** `performance.now()` by which it is to have its answer. */
-  deadline: number;
+  #deadline: number;
 
   constructor(owner: Tunnels, place: Place, target: PeerTarget, done: DialDone) {
     this.#owner = owner;
@@ -53,7 +53,7 @@ class Waiting implements Reaching, OpenDone {
     this.target = target;
     this.done = done;
     // A tunnel being made has the time-out of its own; this one is for those that have no room for anybody.
-    this.deadline = performance.now() + 2 * owner.connectTimeout;
+    this.#deadline = performance.now() + 2 * owner.connectTimeout;
   }
 
   cancel(): void {
@@ -62,7 +62,7 @@ class Waiting implements Reaching, OpenDone {
 
   ask(on: PeerTunnel, fields: readonly (readonly [string, string])[]): void {
     this.#tries++;
-    this.deadline = performance.now() + this.#owner.connectTimeout;
+    this.#deadline = performance.now() + this.#owner.connectTimeout;
     this.#on = on;
     this.#generation = this.#owner.generation;
     this.#stream = on.tunnel.open(fields, on.addresses, this);
@@ -98,7 +98,14 @@ class Waiting implements Reaching, OpenDone {
     else this.fail('connect_failed', detail);
   }
 
-  timedOut(): void {
+  tick(now: number): void {
+    const left = this.#deadline - now;
+    if (left < 0) this.#timedOut();
+    // An answer to PING tells then whether it is the tunnel that is dead, or what is behind it that is slow.
+    else if (this.#stream !== null && 2 * left < this.#owner.connectTimeout) this.#on?.tunnel.probe();
+  }
+
+  #timedOut(): void {
     const { connectTimeout } = this.#owner;
     this.fail(
       'connect_failed',
@@ -352,7 +359,7 @@ export class Tunnels implements TunnelKeeper {
   #tick(): void {
     const now = performance.now();
     for (const tunnel of [...this.#ticking]) tunnel.tick(now);
-    for (const waiting of [...this.#waiting]) if (waiting.deadline < now) waiting.timedOut();
+    for (const waiting of [...this.#waiting]) waiting.tick(now);
   }
 }
 
