@@ -65,7 +65,7 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
   const logFile = `${tempDir(t)}/access.log`;
   const plane = new LocalPlane(
     {
-      limits: limitsWith({ drain: 200, ...options.limits }),
+      limits: limitsWith({ drain: 20, ...options.limits }),
       bind: '127.0.0.1',
       accessLog: { accessLog: logFile, accessLogEncoding: 'json' },
       reusePort: false,

@@ -92,20 +92,21 @@ t.test('no answer in time: the next endpoint is asked', async (t) => {
     { hbone: live.port, port: PORT + 1 },
   ];
   const { tcp } = await hboneCaller(t, ca, { places, limits });
-  while (dead.asked.length < 4) await carried(t, tcp);
-  t.ok(live.asked.length >= 2);
+  while (dead.asked.length < 3) await carried(t, tcp);
+  t.ok(live.asked.length > 0);
 });
 
 t.test('a peer that answers slowly keeps its tunnel', async (t) => {
-  const slow = await hbonePeer(t, orders, (asked) => {
-    if (asked.headers[':authority'] !== `127.0.0.1:${PORT}`) echo(asked);
-  });
+  const slow = await hbonePeer(t, orders, () => {});
   const { tcp } = await hboneCaller(t, ca, {
     places: [{ hbone: slow.port, port: PORT }],
-    limits: { connectTimeout: 1_000, tunnelPing: 500 },
+    limits: { connectTimeout: 1_500 },
   });
-  for (let i = 0; i < 2; i++) t.equal(await (await open(t, tcp)).ended(), 'ECONNRESET');
-  t.equal(slow.sessions.length, 1, 'it answered PING all the time');
+  const apps = [await open(t, tcp), await open(t, tcp)];
+  for (const app of apps) t.equal(await app.ended(), 'ECONNRESET');
+  await open(t, tcp);
+  await slow.at(2);
+  t.equal(slow.sessions.length, 1, 'it answers PING');
 });
 
 t.test('interim answers are passed over', async (t) => {

@@ -267,7 +267,7 @@ t.test('a drain of ours ends tunnels once nothing runs on them', async (t) => {
   const peer = await hbonePeer(t, orders);
   const caller = await hboneCaller(t, ca, {
     places: [{ hbone: peer.port, port: PORT }],
-    limits: { drain: 10_000 },
+    limits: { drain: 2_000 },
   });
   const app = await carried(t, caller.tcp);
   const drained = caller.drain();
