@@ -1,4 +1,5 @@
 /** A real ztunnel at the other end of HBONE, both ways: HTTP, TCP, many streams, policy, identities, aborts, restarts. */
+import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { spiffe } from '../e2e/harness/test-ca.ts';
@@ -116,6 +117,36 @@ for (const { title, ask, to, app } of [ztunnelCalls, oarlockCalls]) {
     });
   });
 }
+
+t.test('all of it at once, both ways', async (t) => {
+  const kinds: readonly ((way: Way) => Promise<unknown>)[] = [
+    async ({ ask, to }) => (await ask('get', to('http'), '/')).status === 200,
+    async ({ ask, to }) => (await ask('postAndCompare', to('http'), size())) === 1,
+    async ({ ask, to }) => (await ask('getByHttp2', to('http2'), ['/1', '/2'])).length === 2,
+    ({ ask, to }) => ask('halfClose', to('digest'), size()),
+    async ({ ask, to, app }) => {
+      const digest = await ask('outlast', to('farewell'), size());
+      return until('the app to have read it', async () => (await app('farewells')).includes(digest));
+    },
+    async ({ ask, to }) => (await ask('beGreeted', to('greet'))) === `${GREETING}EHLO`,
+    async ({ ask, to }) => (await ask('beReset', to('reset'))).text === 'ping',
+    async ({ ask, to }) => (await ask('reset', to('reset'))) === 'ping',
+  ];
+  const worker = async (way: Way): Promise<readonly string[]> => {
+    const wrong: string[] = [];
+    for (let i = 0; i < 25; i++) {
+      const kind = kinds[randomInt(kinds.length)];
+      const right = await kind?.(way).catch(String);
+      if (right !== true) wrong.push(`${way.title}: ${kind}: ${right}`);
+    }
+    return wrong;
+  };
+  const size = (): number => (randomInt(2) === 0 ? randomInt(100) : randomInt(MB));
+  const workers = [ztunnelCalls, oarlockCalls].flatMap((way) =>
+    Array.from({ length: 12 }, () => worker(way)),
+  );
+  t.same((await Promise.all(workers)).flat(), []);
+});
 
 /** The error of a connection in ztunnel's access log. */
 async function ztunnelSaw(error: RegExp, mark: number): Promise<Readonly<Record<string, unknown>>> {
