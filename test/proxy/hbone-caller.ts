@@ -28,6 +28,8 @@ export interface Place {
 export interface CallerOptions {
   readonly places: readonly Place[];
   readonly limits?: Partial<Record<LimitName, number>>;
+  /** Of the service `orders`; absent: STATIC. */
+  readonly resolution?: 'DNS';
   /** More YAML, of services that have the port `tcp` and of rules. */
   readonly resources?: string;
   /** Further services, reached by a listener for TCP each. */
@@ -79,7 +81,7 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
   ];
   const listeners = more.map((number, i) => ({ number, name: `tcp-${i}`, protocol: 'TCP' }));
   const common = [
-    service('orders', ports),
+    service('orders', ports).replace('STATIC', options.resolution ?? 'STATIC'),
     ...listeners.map((port, i) => service(services[i] ?? '', [{ ...port, name: 'tcp' }], null, 'orders')),
     ...places.map(placeYaml),
     workload('web'),

@@ -186,3 +186,44 @@ t.test('who waits for a tunnel is bounded', async (t) => {
   t.match((await caller.refused('too_many_waiting')).detail, /by HBONE/);
   t.match(await caller.refused('tls_handshake_timeout'), { direction: 'outbound' });
 });
+
+t.test('where all tunnels there may be are full, connections wait for room', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const caller = await hboneCaller(t, ca, {
+    places: [{ hbone: peer.port, port: PORT }],
+    limits: { poolSize: 2, maxTunnelStreams: 2, connectTimeout: 1_000 },
+  });
+  const { tcp } = caller;
+  const served = await Promise.all([1, 2, 3, 4].map(() => carried(t, tcp)));
+  t.strictSame(perTunnel(peer.asked), [2, 2]);
+  const [fifth, sixth] = [await open(t, tcp), await open(t, tcp)];
+  fifth.write('hello');
+  served[0]?.end();
+  await fifth.until('the echo', (text) => text === 'hello');
+  t.equal(await sixth.ended(), 'ECONNRESET');
+  t.match((await caller.refused('connect_failed')).detail, /no tunnel has room/);
+  t.equal(peer.sessions.length, 2);
+});
+
+t.test('an endpoint that is a host name is asked for by its address', async (t) => {
+  const peer = await hbonePeer(t, orders);
+  const places = [{ hbone: peer.port, port: PORT, address: 'localhost' }];
+  const { tcp } = await hboneCaller(t, ca, { places, resolution: 'DNS' });
+  await carried(t, tcp);
+  t.equal((await peer.at(0)).headers[':authority'], `127.0.0.1:${PORT}`);
+});
+
+t.test('a second tunnel resumes the TLS session of the first, and its peer is who it was', async (t) => {
+  const resumed: boolean[] = [];
+  const peer = await hbonePeer(t, orders);
+  peer.server.on('secureConnection', (tls) => resumed.push(tls.isSessionReused()));
+  const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  await carried(t, caller.tcp);
+  peer.sessions[0]?.destroy();
+  const second = await carried(t, caller.tcp);
+  t.strictSame(resumed, [false, true]);
+  second.end();
+  await second.ended();
+  const logged = await caller.accessed({ response_flags: '-' });
+  t.equal(logged.destination_principal, spiffe('shop', 'orders'));
+});
