@@ -44,6 +44,23 @@ export function frame(
   return Buffer.concat([head, body]);
 }
 
+/** The whole frames that these bytes begin with. */
+export function framesOf(bytes: Buffer): readonly Frame[] {
+  const frames: Frame[] = [];
+  for (let at = 0; at + 9 <= bytes.length; ) {
+    const end = at + 9 + bytes.readUIntBE(at, 3);
+    if (end > bytes.length) break;
+    frames.push({
+      type: bytes[at + 3] ?? 0,
+      flags: bytes[at + 4] ?? 0,
+      stream: bytes.readUInt32BE(at + 5) & 0x7fff_ffff,
+      payload: bytes.subarray(at + 9, end),
+    });
+    at = end;
+  }
+  return frames;
+}
+
 /** RFC 7541 §6.2.2: literals without indexing or Huffman, names as they are given. */
 export function block(fields: readonly (readonly [name: string, value: string])[]): Buffer {
   const parts = fields.map(([name, value]) => [Buffer.of(0), ...text(name), ...text(value)]);
@@ -112,18 +129,9 @@ export class FrameEnd {
   }
 
   #parse(): readonly Frame[] {
-    const { received } = this.peer;
-    while (this.#read + 9 <= received.length) {
-      const length = received.readUIntBE(this.#read, 3);
-      const end = this.#read + 9 + length;
-      if (end > received.length) break;
-      this.frames.push({
-        type: received[this.#read + 3] ?? 0,
-        flags: received[this.#read + 4] ?? 0,
-        stream: received.readUInt32BE(this.#read + 5) & 0x7fff_ffff,
-        payload: received.subarray(this.#read + 9, end),
-      });
-      this.#read = end;
+    for (const one of framesOf(this.peer.received.subarray(this.#read))) {
+      this.frames.push(one);
+      this.#read += 9 + one.payload.length;
     }
     return this.frames;
   }
