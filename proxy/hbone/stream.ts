@@ -67,7 +67,6 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   #aborted = false;
   /** The peer takes no more. */
   #shut = false;
-  #sent = false;
 
   constructor(owner: StreamOwner, streamId: number, sendWindow: number, addresses: StreamAddresses) {
     super({
@@ -140,7 +139,6 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     }
     this.#pendingBytes -= octets;
     this.sendWindow -= octets;
-    this.#sent = true;
   }
 
   endSent(): void {
@@ -204,11 +202,6 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.#onEnded = ended;
     if (this.#shut) this.sent();
     else this.#owner.ready(this);
-  }
-
-  /** An octet has gone either way. */
-  get carried(): boolean {
-    return this.#sent || this.#received > 0;
   }
 
   // ---- from the peer

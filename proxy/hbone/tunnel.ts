@@ -96,8 +96,10 @@ export class Tunnel implements FrameSink, StreamOwner {
   readonly #opening = new Map<number, OpenDone>();
   /** A client's: those nobody wants any more, and that have no answer yet. */
   readonly #unwanted = new Set<number>();
-  /** A server's: asked for and not answered. @see asked */
+  /** A server's: asked for, and their answer has not left. */
   readonly #asked = new Set<number>();
+  /** Those of them that were answered in this turn of the event loop. */
+  readonly #answering: number[] = [];
   /** The last streams to end; true: we reset it, so the peer may still send what it had begun. */
   readonly #ended = new Map<number, boolean>();
   /** Of the preface: what is still to come, a server's only. */
@@ -306,13 +308,19 @@ export class Tunnel implements FrameSink, StreamOwner {
   }
 
   answer(stream: TunnelStream, status: number, end: boolean): void {
-    this.#asked.delete(stream.streamId);
+    // A port of HTTP answers at once: a reset that came with the CONNECT has not waited for it.
+    if (this.#answering.push(stream.streamId) === 1) setImmediate(this.#answersLeave);
     const block = encodeHeaders([[':status', String(status)]]);
     if (this.#closed) return;
     this.#writer.control(headersFrames(stream.streamId, block, end));
     // §8.1: the answer is whole, and nothing more of the request is wanted.
     if (end && !stream.remoteEnded) this.#reset(stream, 'NO_ERROR');
   }
+
+  readonly #answersLeave = (): void => {
+    for (const id of this.#answering) this.#asked.delete(id);
+    this.#answering.length = 0;
+  };
 
   left(stream: TunnelStream, aborted: boolean): void {
     const id = stream.streamId;
@@ -514,7 +522,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       return;
     }
     const done = this.#opening.get(id);
-    const unused = this.#asked.has(id) || !stream.carried;
+    const unanswered = this.#asked.has(id);
     const refused = done !== undefined && code === errorCode.REFUSED_STREAM;
     // It has a bound that it did not tell, or not in time.
     if (refused) this.#refusedAt = Math.max(this.#streams.size - 1, 1);
@@ -524,7 +532,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     // §8.1: all has come, and of ours it needs no more. Envoy ends a tunnel so whose server closed first.
     if (stream.remoteEnded && code === errorCode.NO_ERROR) stream.stopSending();
     else stream.destroy(new StreamReset(detail));
-    if (unused) this.#countReset();
+    if (unanswered) this.#countReset();
   }
 
   /**
@@ -533,7 +541,7 @@ export class Tunnel implements FrameSink, StreamOwner {
    */
   #countReset(): void {
     if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
-    throw new ConnectionFault('ENHANCE_YOUR_CALM', `${this.#resets} of ${this.#opened} streams reset unused`);
+    throw new ConnectionFault('ENHANCE_YOUR_CALM', `${this.#resets} of ${this.#opened} streams reset unanswered`);
   }
 
   settings(payload: Buffer): void {
