@@ -216,7 +216,10 @@ export class Tunnel implements FrameSink, StreamOwner {
     const stream = new TunnelStream(this, id, this.#peerWindow, addresses);
     this.#streams.set(id, stream);
     this.#opening.set(id, done);
-    this.#writer.control(headersFrames(id, encodeHeaders([[':method', 'CONNECT'], ...fields]), false));
+    const block = encodeHeaders([[':method', 'CONNECT'], ...fields]);
+    // What is answered to it is no flood.
+    this.#useful += block.length;
+    this.#writer.control(headersFrames(id, block, false));
     return stream;
   }
 

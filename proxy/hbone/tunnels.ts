@@ -160,6 +160,7 @@ export class Tunnels implements TunnelKeeper {
   /** Of either side. */
   readonly #ticking = new Set<Tunnel>();
   readonly #clock: NodeJS.Timeout;
+  #stopped = false;
   /** What every CONNECT says of us, made anew with each snapshot. */
   #said: { readonly snapshot: Snapshot; readonly fields: readonly (readonly [string, string])[] } | null =
     null;
@@ -209,6 +210,10 @@ export class Tunnels implements TunnelKeeper {
 
   /** Its stream was lost unseen: it waits for another one. */
   again(waiting: Waiting): void {
+    if (this.#stopped) {
+      waiting.fail('connect_failed', 'stopping');
+      return;
+    }
     waiting.place.waiting.push(waiting);
     // The tunnel that lost it is about to say why.
     queueMicrotask(() => this.#serve(waiting.place));
@@ -250,6 +255,7 @@ export class Tunnels implements TunnelKeeper {
   }
 
   stop(): void {
+    this.#stopped = true;
     clearInterval(this.#clock);
     for (const tunnel of [...this.#ticking]) tunnel.abort('stopping');
     for (const place of this.#places.values()) place.dialling?.cancel();
@@ -301,6 +307,8 @@ export class Tunnels implements TunnelKeeper {
   #dial(place: Place): void {
     // At the bound those that wait get the streams that others leave.
     if (place.dialling !== null || place.live.length >= this.#limits.poolSize) return;
+    // It takes nobody now (SETTINGS_MAX_CONCURRENT_STREAMS 0), and will say when it does: another would do the same.
+    if (place.live.some(({ tunnel }) => tunnel.size === 0 && !tunnel.leaving)) return;
     place.dialling = dial(this.#context, place.target, {
       connected: (upstream) => {
         place.dialling = null;
