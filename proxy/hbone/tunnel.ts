@@ -378,6 +378,8 @@ export class Tunnel implements FrameSink, StreamOwner {
   }
 
   frameBegins(type: number): void {
+    // Behind what ended it, in the same read: a stream that began now would never be closed.
+    if (this.#closed) throw new ConnectionFault('NO_ERROR', 'it is over');
     // §3.4: SETTINGS is the first frame of either side.
     if (!this.#settled && type !== frameType.settings)
       throw new ConnectionFault('PROTOCOL_ERROR', 'the first frame is not SETTINGS');
