@@ -565,7 +565,10 @@ export class Tunnel implements FrameSink, StreamOwner {
     else if (name === setting.maxConcurrentStreams) {
       const grown = value > this.#peerStreams;
       this.#peerStreams = value;
-      if (grown) this.#keeper.roomChanged(this);
+      if (grown) {
+        this.#refusedAt = Number.POSITIVE_INFINITY;
+        this.#keeper.roomChanged(this);
+      }
     } else if (name === setting.maxFrameSize) {
       if (value < MAX_FRAME || value > 0xff_ffff)
         throw new ConnectionFault('PROTOCOL_ERROR', `SETTINGS_MAX_FRAME_SIZE ${value}`);
