@@ -95,6 +95,8 @@ export async function createWorld(t: Test, binary: string): Promise<World> {
   const flags = [
     ...(await ca.flags('orders')),
     ...['--bind', here, '--hbone-port', String(HBONE_PORT), '--access-log', 'stderr'],
+    // An idle HTTP/2 session keeps its stream: a test that counts what is left does not wait an hour.
+    ...['--session-idle-timeout', '2s'],
   ];
   const target =
     (host: string, ports: Numbers) =>
