@@ -109,6 +109,27 @@ t.test('a peer that answers slowly keeps its tunnel', async (t) => {
   t.equal(slow.sessions.length, 1, 'it answers PING');
 });
 
+t.test('answers are no flood, however little is carried', async (t) => {
+  const count = 1_500;
+  const refusal = block([
+    [':status', '401'],
+    ['x-why', 'y'.repeat(900)],
+  ]);
+  const peer = await rawPeer(t, orders, async (tunnel) => {
+    tunnel.greet();
+    for (let stream = 1; stream < 2 * count; stream += 2) {
+      await tunnel.asked(stream);
+      tunnel.say(frame(TYPE.HEADERS, END_HEADERS | END_STREAM, stream, refusal));
+    }
+  });
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  for (let i = 0; i < count; i += 50) {
+    const apps = await Promise.all(Array.from({ length: 50 }, () => open(t, tcp)));
+    for (const app of apps) t.equal(await app.ended(), 'ECONNRESET');
+  }
+  t.equal(peer.tunnels.length, 1);
+});
+
 t.test('interim answers are passed over', async (t) => {
   const peer = await hbonePeer(t, orders, (asked) => {
     asked.stream.additionalHeaders({ ':status': 103 });

@@ -5,15 +5,18 @@ import { listen } from '../e2e/harness/apps.ts';
 import { call, open, type Peer } from '../e2e/harness/clients.ts';
 import { hostOf } from '../e2e/harness/resources.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
-import { until } from '../e2e/harness/wait.ts';
+import { pause, until } from '../e2e/harness/wait.ts';
 import { hboneCaller } from './hbone-caller.ts';
 import { type Asked, echo, hbonePeer, rawPeer } from './hbone-peer.ts';
+import { block, END_HEADERS, frame, TYPE } from './http2-frames.ts';
 
 t.setTimeout(60_000);
 
 const ca = await TestCa.create();
 const orders = await ca.leaf(spiffe('shop', 'orders'));
 const PORT = 7001;
+const REFUSED_STREAM = 7;
+const OK = block([[':status', '200']]);
 
 /** Opens a connection and sees that it is carried. */
 async function carried(t: Test, port: number): Promise<Peer> {
@@ -203,6 +206,27 @@ t.test('where all tunnels there may be are full, connections wait for room', asy
   t.equal(await sixth.ended(), 'ECONNRESET');
   t.match((await caller.refused('connect_failed')).detail, /no tunnel has room/);
   t.equal(peer.sessions.length, 2);
+});
+
+t.test('a peer that takes nobody for now is not asked by one tunnel after the other', async (t) => {
+  const MAX_CONCURRENT_STREAMS = 3;
+  const peer = await rawPeer(t, orders, (tunnel) => tunnel.greet([[MAX_CONCURRENT_STREAMS, 0]]));
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const first = await open(t, tcp);
+  const tunnel = await peer.at(0);
+  await tunnel.asked(1);
+  // It came before our bound was known.
+  tunnel.say(frame(TYPE.RST_STREAM, 0, 1, Buffer.of(0, 0, 0, REFUSED_STREAM)));
+  const more = [first, await open(t, tcp), await open(t, tcp)];
+  await pause(200);
+  t.equal(peer.tunnels.length, 1);
+  tunnel.say(frame(TYPE.SETTINGS, 0, 0, Buffer.of(0, MAX_CONCURRENT_STREAMS, 0, 0, 0, 9)));
+  for (const [i, app] of more.entries()) {
+    const stream = 2 * i + 3;
+    await tunnel.asked(stream);
+    tunnel.say(frame(TYPE.HEADERS, END_HEADERS, stream, OK), frame(TYPE.DATA, 0, stream, 'hello'));
+    await app.until('the greeting', (text) => text === 'hello');
+  }
 });
 
 t.test('an endpoint that is a host name is asked for by its address', async (t) => {
