@@ -141,7 +141,7 @@ t.test('floods', async (t) => {
   t.match(await all.sidecar.refused('tunnel_broken'), { detail: /ENHANCE_YOUR_CALM/ });
 });
 
-t.test('streams that are reset when they have carried something, and those of whom few are', async (t) => {
+t.test('streams that are reset when they have been answered, and those of whom few are', async (t) => {
   const all = await stand(t, { limits: { maxStreamResets: 10 } });
   const client = await hboneFrames(t, all.sidecar);
   for (let stream = 1; stream < 100; stream += 2) {
@@ -149,11 +149,17 @@ t.test('streams that are reset when they have carried something, and those of wh
     await client.next(TYPE.DATA, stream);
     client.say(resetFrame(stream));
   }
+  // Nobody wants them any more when their answer comes.
+  for (let stream = 101; stream < 200; stream += 2) {
+    client.say(connectFrame(stream, HTTP));
+    await client.status(stream);
+    client.say(resetFrame(stream));
+  }
   // Ten are free; beyond them it takes most of all streams.
-  for (let stream = 101; stream < 200; stream += 4)
+  for (let stream = 201; stream < 300; stream += 4)
     client.say(connectFrame(stream, TCP), resetFrame(stream), connectFrame(stream + 2, TCP));
-  client.say(connectFrame(201, AUTO), frame(TYPE.DATA, 0, 201, HELLO));
-  await client.next(TYPE.DATA, 201);
+  client.say(connectFrame(301, AUTO), frame(TYPE.DATA, 0, 301, HELLO));
+  await client.next(TYPE.DATA, 301);
   t.equal(await all.sidecar.refusals('tunnel_broken'), 0);
 });
 
