@@ -41,11 +41,15 @@ const endings: string[] = [];
 /** Starts the apps of one side on all its addresses, on ports of the kernel's choosing. */
 export async function startApps(): Promise<Side> {
   const sockets = new Set<Socket>();
-  const http = createServer(async (incoming, response) => {
-    const body = await buffer(incoming);
+  const http = createServer((incoming, response) => {
     const { method, url, headers } = incoming;
-    if (url === '/echo') response.end(body);
-    else response.end(JSON.stringify({ method, url, headers, bodyBytes: body.length }));
+    buffer(incoming).then(
+      (body) =>
+        response.end(
+          url === '/echo' ? body : JSON.stringify({ method, url, headers, bodyBytes: body.length }),
+        ),
+      () => {}, // the caller has left
+    );
   });
   http.keepAliveTimeout = 60_000;
   const http2 = createHttp2Server((incoming, response) => {
@@ -151,6 +155,8 @@ function get(
 /** Requests at once on one HTTP/2 connection; the answers in their order. */
 async function getByHttp2({ host, port }: Target, paths: readonly string[]): Promise<HttpAnswer[]> {
   const session = openSession(`http://${host}:${port}`);
+  // Its requests tell of it.
+  session.on('error', () => {});
   try {
     return await Promise.all(
       paths.map(async (path) => {
@@ -202,6 +208,17 @@ function exchange(
     });
     outgoing.end(body);
   });
+}
+
+/** Leaves an exchange in the middle, by a reset: half a request is sent, and what it is answered so far may have come. */
+async function abandon({ host, port }: Target): Promise<boolean> {
+  const outgoing = request({ host, port, path: '/echo', method: 'POST', agent: false });
+  outgoing.on('error', () => {});
+  outgoing.setHeader('content-length', 1_000_000);
+  outgoing.write(randomBytes(500_000));
+  await once(outgoing, 'drain');
+  outgoing.socket?.resetAndDestroy();
+  return true;
 }
 
 /** What a TCP caller got, and how it was left. */
@@ -342,6 +359,7 @@ export function isShut(target: Target): Promise<boolean> {
 export const callers = {
   get,
   getByHttp2,
+  abandon,
   postAndCompare,
   halfClose,
   outlast,

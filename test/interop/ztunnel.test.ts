@@ -120,6 +120,7 @@ t.test('all of it at once, both ways', async (t) => {
   const kinds: readonly ((way: Way) => Promise<unknown>)[] = [
     async ({ ask, to }) => (await ask('get', to('http'), '/')).status === 200,
     async ({ ask, to }) => (await ask('postAndCompare', to('http'), size())) === 1,
+    ({ ask, to }) => ask('abandon', to('http')),
     async ({ ask, to }) => (await ask('getByHttp2', to('http2'), ['/1', '/2'])).length === 2,
     ({ ask, to }) => ask('halfClose', to('digest'), size()),
     async ({ ask, to, app }) => {
@@ -236,6 +237,7 @@ t.test('callers that leave at once do not cost others the tunnel', async (t) => 
   await Promise.all(others);
   t.same(new Set(outcomes), new Set([200]));
   t.equal(ztunnel.log.matching({ message: /too_many_resets|reached limit/ }).length, 0);
+  await orders.metricIs('oarlock_tunnel_streams', { direction: 'outbound' }, 0);
 });
 
 t.test('ztunnel is told who calls', async (t) => {
