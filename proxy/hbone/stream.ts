@@ -235,7 +235,9 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
 
   remoteEnds(): void {
     this.remoteEnded = true;
-    if (!this.destroyed) this.push(null);
+    if (this.destroyed) return;
+    this.#credit();
+    this.push(null);
   }
 
   override _read(): void {
