@@ -3,6 +3,7 @@ import { request } from 'node:http';
 import t from 'tap';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { call, open } from './harness/clients.ts';
+import { overHbone } from './harness/hbone.ts';
 import { health, Mesh } from './harness/mesh.ts';
 import { start } from './harness/processes.ts';
 import { policy, shop, shopPorts } from './harness/shop.ts';
@@ -40,6 +41,8 @@ function statuses(count: number, path: string): Promise<number[]> {
 
 t.test('requests and TCP are served, and counted as one', async (t) => {
   t.same(new Set(await statuses(60, '/')), new Set([200]));
+  if (overHbone)
+    t.equal(await web.metric('oarlock_tunnels', { direction: 'outbound' }), 2, 'each thread has a tunnel');
   const peer = await open(t, ports.tcp);
   peer.write('hello');
   peer.end();
