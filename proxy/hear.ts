@@ -3,13 +3,16 @@ import { Buffer } from 'node:buffer';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 
-/** What one read takes at most: libuv's own size. */
-const READ_BYTES = 65_536;
+/**
+ * What one read takes at most: libuv's own size, less what makes it four DATA frames that fill a TLS record each. A
+ * tunnel would else carry 36 octets behind every four frames, and the peer write them to its app by themselves.
+ */
+const READ_BYTES = 4 * (16_384 - 9);
 /** Small pieces are cut from blocks of so much. */
 const RECORD_BYTES = 16_384;
 const BLOCK_BYTES = 32_768;
 /** A piece larger than this gets memory of its own. */
-const SMALL = 8_192;
+export const LARGE = 8_192;
 
 /** Every read of this thread lands here, and is copied out before the next. */
 const landing = Buffer.allocUnsafeSlow(READ_BYTES);
@@ -21,8 +24,6 @@ const records: Buffer[] = [];
 const blocks: Buffer[] = [];
 /** Free ones kept of a size: 1 MiB of records, 4 MiB of blocks. */
 const MAX_FREE = 64;
-/** What may stand around the part of a piece that inherits its memory: a frame's header, and no frame with a payload. */
-const OVERHEAD = 9;
 /** Whose memory a large piece is. */
 const memoryOf = new WeakMap<Buffer, Buffer>();
 
@@ -38,14 +39,16 @@ function takenLarge(length: number): Buffer {
 }
 
 /**
- * Says that `part`, a view of what `hear` brought, is all of it that anybody will look at: `pass` may then free the
- * memory with it. Only a large part counts; what else was read with it must have been read to its end.
+ * Hands the memory of a piece that `hear` brought to a large part of it: `pass` frees it with that. Nobody else may keep
+ * a view of the piece.
+ * @returns false where it has no memory of its own, or another part has it
  */
-export function inherit(piece: Buffer, part: Buffer): void {
-  const memory = part.length > SMALL ? memoryOf.get(piece) : undefined;
-  if (memory === undefined || piece.length - part.length > OVERHEAD) return;
+export function inherit(piece: Buffer, part: Buffer): boolean {
+  const memory = memoryOf.get(piece);
+  if (memory === undefined) return false;
   memoryOf.delete(piece);
   memoryOf.set(part, memory);
+  return true;
 }
 
 function free(memory: Buffer): void {
@@ -69,16 +72,43 @@ function copies(stream: Duplex): boolean {
  */
 export function pass(piece: Buffer, to: Duplex): boolean {
   // Any other stream may call back when it has only taken it over.
-  const memory = piece.length > SMALL && copies(to) ? memoryOf.get(piece) : undefined;
+  const memory = piece.length > LARGE && copies(to) ? memoryOf.get(piece) : undefined;
   if (memory === undefined) return to.write(piece);
   memoryOf.delete(piece);
-  return to.write(piece, (error) => {
+  const written = (error: Error | null | undefined): void => {
     if (error == null) free(memory);
-  });
+  };
+  if (!(to instanceof Socket)) return to.write(piece, written);
+  corkForTurn(to);
+  const flowing = to.write(piece, written);
+  if (to.writableLength < GATHERED) return flowing;
+  to.uncork();
+  return !to.writableNeedDrain;
+}
+
+/** So much leaves at once: less than a socket takes before it asks for a pause. */
+const GATHERED = 49_000;
+/** Sockets that large pieces go to in this turn of the event loop. */
+let corked: Socket[] = [];
+
+/**
+ * Lets what goes to a socket in this turn leave together: TLS brings its records one by one, four of them with each
+ * read.
+ */
+function corkForTurn(socket: Socket): void {
+  if (socket.writableCorked > 0) return;
+  socket.cork();
+  if (corked.push(socket) === 1) setImmediate(uncorkAll);
+}
+
+function uncorkAll(): void {
+  const sockets = corked;
+  corked = [];
+  for (const socket of sockets) socket.uncork();
 }
 
 function taken(length: number): Buffer {
-  if (length > SMALL) return takenLarge(length);
+  if (length > LARGE) return takenLarge(length);
   if (used + length > BLOCK_BYTES) {
     block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
     used = 0;

@@ -29,6 +29,9 @@ export interface StreamAddresses {
 
 /** Written and not yet taken over by TLS: as much as a socket of ours holds. */
 const HIGH_WATER = 65_536;
+/** A piece takes some 100 octets to keep, whatever it holds: smaller ones that have to wait are put together. */
+const SMALL_PIECE = 1_024;
+const GATHERED = 4_096;
 
 export class TunnelStream extends Duplex implements Sender, CopyingStream, DirectStream {
   readonly copies = true;
@@ -52,6 +55,10 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   #onEnded: ((error?: Error | null) => void) | null = null;
   /** Whom `hear` has set; null: reads go by the stream's queue. */
   #heard: Heard | null = null;
+  /** Small pieces that came last and wait behind others; from where to where they lie there. */
+  #gathered: Buffer | null = null;
+  #gatheredFrom = 0;
+  #gatheredTo = 0;
   /** What has come of its window, what of that the reader has taken, and what of that was given back. */
   #received = 0;
   #read = 0;
@@ -221,7 +228,37 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     if (this.destroyed) return;
     if (this.#heard !== null && this.readableFlowing === true && this.readableLength === 0)
       this.#heard(piece);
-    else this.push(piece);
+    else if (this.readableLength > 0 && piece.length < SMALL_PIECE) this.#gather(piece);
+    else {
+      this.#queueGathered();
+      this.push(piece);
+    }
+  }
+
+  /** Keeps a piece that has to wait with others like it: the window bounds octets, not how many pieces they come in. */
+  #gather(piece: Buffer): void {
+    if (this.#gathered === null || this.#gatheredTo + piece.length > GATHERED) {
+      this.#queueGathered();
+      this.#gathered = Buffer.allocUnsafeSlow(GATHERED);
+      this.#gatheredFrom = 0;
+      this.#gatheredTo = 0;
+    }
+    piece.copy(this.#gathered, this.#gatheredTo);
+    this.#gatheredTo += piece.length;
+  }
+
+  /** What was put together goes behind all that waits. */
+  #queueGathered(): void {
+    if (this.#gathered === null || this.#gatheredTo === this.#gatheredFrom) return;
+    const pieces = this.#gathered.subarray(this.#gatheredFrom, this.#gatheredTo);
+    this.#gatheredFrom = this.#gatheredTo;
+    this.push(pieces);
+  }
+
+  /** Whoever reads what waits takes what was put together behind it, too. */
+  override read(octets?: number): unknown {
+    this.#queueGathered();
+    return super.read(octets);
   }
 
   hearDirectly(heard: Heard): void {
@@ -237,6 +274,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.remoteEnded = true;
     if (this.destroyed) return;
     this.#credit();
+    this.#queueGathered();
     this.push(null);
   }
 
@@ -246,7 +284,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
 
   /** Half a window is given back at once: WINDOW_UPDATE for each piece would cost as much as the pieces. */
   #credit(): void {
-    const read = this.#received - this.readableLength;
+    const read = this.#received - this.readableLength - (this.#gatheredTo - this.#gatheredFrom);
     if (read > this.#read) {
       this.#owner.read(read - this.#read);
       this.#read = read;
@@ -273,6 +311,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     const whole = this.#pendingBytes === 0 && (this.localEnded || this.writableEnded);
     this.#pending = [];
     this.#pendingBytes = 0;
+    this.#gathered = null;
     this.#dropUnread();
     this.#owner.left(this, error !== null || this.#aborted || !whole);
     done(error);

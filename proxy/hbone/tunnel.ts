@@ -25,7 +25,7 @@ import {
   windowUpdateFrame,
 } from '../http2/frame.ts';
 import { FrameReader, type FrameSink } from '../http2/frame-reader.ts';
-import { FrameWriter } from '../http2/frame-writer.ts';
+import { FrameWriter, MAX_PAYLOAD } from '../http2/frame-writer.ts';
 import { encodeHeaders, HpackDecoder } from '../http2/hpack.ts';
 import { HpackError } from '../http2/hpack-error.ts';
 import type { HeaderField } from '../http2/hpack-static.ts';
@@ -62,8 +62,8 @@ export interface OpenDone {
 
 /** Dynamic table the peer may use (SETTINGS_HEADER_TABLE_SIZE's default). */
 const HPACK_TABLE = 4_096;
-/** Octets under way on all streams together, as ztunnel has it. */
-const CONNECTION_WINDOW = 16 * 1_048_576;
+/** Octets under way on all streams together: 16 MiB, as ztunnel has it. */
+const CONNECTION_WINDOW = wholeFrames(16 * 1_048_576);
 /** A CONNECT has a handful of fields. */
 const MAX_FIELDS_BYTES = 16_384;
 /** Streams whose end is remembered: what is still on its way for them is told from what never was. */
@@ -306,8 +306,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   }
 
   credits(stream: TunnelStream, octets: number): void {
-    if (!stream.remoteEnded && !this.#closed)
-      this.#writer.control(windowUpdateFrame(stream.streamId, octets));
+    if (!stream.remoteEnded && !this.#closed) this.#writer.late(windowUpdateFrame(stream.streamId, octets));
   }
 
   answer(stream: TunnelStream, status: number, end: boolean): void {
@@ -433,7 +432,7 @@ export class Tunnel implements FrameSink, StreamOwner {
    */
   #giveBack(): void {
     if (2 * this.#uncredited < CONNECTION_WINDOW || this.#unread > this.#maxUnread || this.#closed) return;
-    this.#writer.control(windowUpdateFrame(0, this.#uncredited));
+    this.#writer.late(windowUpdateFrame(0, this.#uncredited));
     this.#uncredited = 0;
   }
 
@@ -546,7 +545,10 @@ export class Tunnel implements FrameSink, StreamOwner {
    */
   #countReset(): void {
     if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
-    throw new ConnectionFault('ENHANCE_YOUR_CALM', `${this.#resets} of ${this.#opened} streams reset unanswered`);
+    throw new ConnectionFault(
+      'ENHANCE_YOUR_CALM',
+      `${this.#resets} of ${this.#opened} streams reset unanswered`,
+    );
   }
 
   settings(payload: Buffer): void {
@@ -554,7 +556,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (first) this.#peerStreams = Number.POSITIVE_INFINITY;
     this.#settled = true;
     // Ahead of all that a larger window lets go at once: the peer counts by it from here on (§6.5.3).
-    this.#writer.control(frame(frameType.settings, flag.ack, 0, 0));
+    this.#writer.late(frame(frameType.settings, flag.ack, 0, 0));
     for (let at = 0; at < payload.length; at += 6)
       this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));
     if (first) this.#keeper.roomChanged(this);
@@ -593,7 +595,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   settingsAcked(): void {}
 
   ping(opaque: Buffer, ack: boolean): void {
-    if (!ack) this.#writer.control(pingFrame(opaque, true));
+    if (!ack) this.#writer.late(pingFrame(opaque, true));
     else if (this.#lastCallAt !== Number.POSITIVE_INFINITY) this.#lastCall();
   }
 
@@ -746,6 +748,11 @@ export class Tunnel implements FrameSink, StreamOwner {
 /** What a stream is destroyed with when it or its tunnel was cut. */
 export class StreamReset extends Error {
   readonly code = 'ECONNRESET';
+}
+
+/** A window that frames of the size we send fill: the last of them would else be cut, and the peer's next one, too. */
+function wholeFrames(octets: number): number {
+  return Math.max(octets - (octets % MAX_PAYLOAD), Math.min(octets, MAX_PAYLOAD));
 }
 
 /** What a peer says of its GOAWAY, fit for a log. */

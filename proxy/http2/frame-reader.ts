@@ -1,6 +1,6 @@
 /** Takes a stream of bytes apart into HTTP/2 frames: sizes, order and padding checked, DATA passed on in the pieces it came in (RFC 9113 §4, §6). */
 import { Buffer } from 'node:buffer';
-import { inherit } from '../hear.ts';
+import { inherit, LARGE } from '../hear.ts';
 import { ConnectionFault, FRAME_HEADER, flag, frameType, MAX_FRAME } from './frame.ts';
 
 /** Who takes the frames. What it throws goes through to whoever feeds the reader. */
@@ -38,6 +38,9 @@ export class FrameReader {
   #padLeft = 0;
   #dataEnd = false;
   #inData = false;
+  /** Of what is being read: somebody has a view of a small part; one large part has taken its memory over. */
+  #lent = false;
+  #owned = false;
   /** The header block under way (HEADERS without END_HEADERS): nothing but its CONTINUATION may come (§6.10). */
   #blockStream = 0;
   #block: Buffer[] = [];
@@ -57,12 +60,15 @@ export class FrameReader {
 
   /** @throws ConnectionFault */
   feed(piece: Buffer): void {
+    this.#lent = false;
+    this.#owned = false;
     let bytes = piece;
+    let at = 0;
     if (this.#stash.length > 0) {
-      bytes = Buffer.concat([this.#stash, piece]);
+      at = this.#cutHeader(piece);
+      if (at === 0) bytes = Buffer.concat([this.#stash, piece]);
       this.#stash = NOTHING;
     }
-    let at = 0;
     while (at < bytes.length) {
       if (this.#inData) {
         at = this.#data(bytes, at);
@@ -74,6 +80,18 @@ export class FrameReader {
     }
     // A copy: it may wait long, and must not keep the memory it was read into.
     if (at < bytes.length) this.#stash = Buffer.from(bytes.subarray(at));
+  }
+
+  /**
+   * Puts the header of a DATA frame together that two reads have cut: joining all of both would cost a copy of it all.
+   * @returns where it goes on; 0 where it is something else
+   */
+  #cutHeader(piece: Buffer): number {
+    const rest = FRAME_HEADER - this.#stash.length;
+    if (rest <= 0 || piece.length <= rest) return 0;
+    const header = Buffer.concat([this.#stash, piece.subarray(0, rest)]);
+    if (header[3] !== frameType.data || ((header[4] as number) & flag.padded) !== 0) return 0;
+    return this.#frame(header, 0) === FRAME_HEADER ? rest : 0;
   }
 
   /** @returns where it goes on; `at` where more bytes must come first */
@@ -128,9 +146,7 @@ export class FrameReader {
     let at = from;
     const taken = Math.min(this.#dataLeft, bytes.length - at);
     if (taken > 0) {
-      const piece = bytes.subarray(at, at + taken);
-      // A large one fills what was read but for its frame's header: nobody else will look at that memory.
-      inherit(bytes, piece);
+      const piece = this.#part(bytes, at, taken);
       this.#dataLeft -= taken;
       at += taken;
       this.#sink.dataPiece(piece);
@@ -143,6 +159,18 @@ export class FrameReader {
       this.#sink.dataEnds(this.#dataEnd);
     }
     return at + skipped;
+  }
+
+  /**
+   * A view of what was read; where a large part takes that memory over, small ones are copied out of it. The end of a
+   * frame that began in an earlier read mostly stands before such a part.
+   */
+  #part(bytes: Buffer, at: number, length: number): Buffer {
+    const part = bytes.subarray(at, at + length);
+    if (this.#owned || (at === 0 && length <= LARGE)) return Buffer.from(part);
+    if (length > LARGE && !this.#lent) this.#owned = inherit(bytes, part);
+    this.#lent = true;
+    return part;
   }
 
   #take(type: number, flags: number, stream: number, payload: Buffer): void {

@@ -8,9 +8,12 @@ import { ConnectionFault, FRAME_HEADER, flag, frameType } from './frame.ts';
  * Payload of a DATA frame: with its header it fills a TLS record, so that a frame is neither split over two of them
  * nor waits for the second.
  */
-const MAX_PAYLOAD = 16_384 - FRAME_HEADER;
-/** What one write takes at most. */
-const BATCH_BYTES = 131_072;
+export const MAX_PAYLOAD = 16_384 - FRAME_HEADER;
+/** What one write takes of DATA at most: so many records. */
+const DATA_BYTES = 8 * 16_384;
+/** Room behind it for frames that can wait, and in all. */
+const LATE_BYTES = 4_096;
+const BATCH_BYTES = 12_288 + DATA_BYTES + LATE_BYTES;
 /** Frames that are not DATA and wait for a peer that does not read: more are a flood of what asks for an answer. */
 const MAX_CONTROL = 262_144;
 
@@ -57,7 +60,9 @@ export class FrameWriter {
   window = 65_535;
   /** Octets of DATA sent; whoever weighs by it sets it back. */
   sentBytes = 0;
+  /** Frames that are not DATA: those that go before it, and those that go behind it. */
   #control: Buffer[] = [];
+  #late: Buffer[] = [];
   #controlBytes = 0;
   /** Those that have something to send, in the order of their turns. */
   #first: Sender | null = null;
@@ -84,16 +89,30 @@ export class FrameWriter {
 
   /** Queues a frame that is not DATA. */
   control(bytes: Buffer): void {
+    this.#queueControl(this.#control, bytes);
+  }
+
+  /** Queues one whose place does not matter: before DATA it would cut every frame behind it over two TLS records. */
+  late(bytes: Buffer): void {
+    this.#queueControl(this.#late, bytes);
+  }
+
+  #queueControl(queue: Buffer[], bytes: Buffer): void {
     if (this.#over) return;
     this.#controlBytes += bytes.length;
     if (this.#controlBytes > MAX_CONTROL) {
-      this.#control = [];
-      this.#controlBytes = 0;
+      this.#dropControl();
       this.#onFault(new ConnectionFault('ENHANCE_YOUR_CALM', 'it asks for answers and does not read them'));
       return;
     }
-    this.#control.push(bytes);
+    queue.push(bytes);
     this.#schedule();
+  }
+
+  #dropControl(): void {
+    this.#control = [];
+    this.#late = [];
+    this.#controlBytes = 0;
   }
 
   /** A stream has something to send, or may send again. */
@@ -126,12 +145,12 @@ export class FrameWriter {
   stop(): void {
     this.#over = true;
     this.#first = null;
-    this.#control = [];
+    this.#dropControl();
   }
 
   /** Behind the write that is under way: what is left of control frames, and no more. */
   #finish(): void {
-    const used = this.#takeControl(0);
+    const used = this.#takeLate(this.#takeControl(0));
     if (used > 0) {
       this.#write(used);
       return;
@@ -150,8 +169,7 @@ export class FrameWriter {
   flush(): void {
     this.#scheduled = false;
     if (this.#writing || this.#over) return;
-    let used = this.#takeControl(0);
-    used = this.#takeData(used);
+    const used = this.#takeLate(this.#takeData(this.#takeControl(0)));
     if (used === 0) return;
     this.#write(used);
     this.#alone = this.#firstTaken?.nextTaken === null ? this.#alone + 1 : 0;
@@ -191,24 +209,38 @@ export class FrameWriter {
 
   #takeControl(from: number): number {
     if (this.#control.length === 0) return from;
+    const [used, taken] = this.#copyAll(this.#control, from, BATCH_BYTES - LATE_BYTES);
+    this.#control = taken === this.#control.length ? [] : this.#control.slice(taken);
+    return used;
+  }
+
+  #takeLate(from: number): number {
+    if (this.#late.length === 0) return from;
+    const [used, taken] = this.#copyAll(this.#late, from, BATCH_BYTES);
+    this.#late = taken === this.#late.length ? [] : this.#late.slice(taken);
+    return used;
+  }
+
+  /** @returns where the batch goes on, and how many of them are in it */
+  #copyAll(frames: readonly Buffer[], from: number, to: number): readonly [used: number, taken: number] {
     let used = from;
-    let next = 0;
-    for (const bytes of this.#control) {
-      if (used + bytes.length > BATCH_BYTES) break;
+    let taken = 0;
+    for (const bytes of frames) {
+      if (used + bytes.length > to) break;
       bytes.copy(batch, used);
       used += bytes.length;
-      next++;
+      taken++;
     }
-    this.#control = next === this.#control.length ? [] : this.#control.slice(next);
     this.#controlBytes -= used - from;
-    return used;
+    return [used, taken];
   }
 
   /** A frame of each stream in turn, until there is none that may send or no room. */
   #takeData(from: number): number {
+    const end = Math.min(from + DATA_BYTES, BATCH_BYTES - LATE_BYTES);
     let used = from;
     let sender = this.#first;
-    while (sender !== null && used + FRAME_HEADER < BATCH_BYTES) {
+    while (sender !== null && used + FRAME_HEADER <= end) {
       const octets = Math.max(Math.min(sender.sendable, this.window, MAX_PAYLOAD), 0);
       if (octets === 0 && !sender.endsBehind) {
         // Shut by the connection's window it stays in its place; by its own it comes back when that grows.
@@ -216,7 +248,7 @@ export class FrameWriter {
         this.#dequeue(sender);
       } else {
         // A frame that does not fit whole waits: cut, it would fill no record.
-        if (used + FRAME_HEADER + octets > BATCH_BYTES) break;
+        if (used + FRAME_HEADER + octets > end) break;
         used = this.#takeFrame(sender, used, octets);
         this.#dequeue(sender);
         if (sender.sendable > 0 || sender.endsBehind) this.#queue(sender);
