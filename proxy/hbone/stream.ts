@@ -78,8 +78,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   constructor(owner: StreamOwner, streamId: number, sendWindow: number, addresses: StreamAddresses) {
     super({
       allowHalfOpen: true,
-      // `_read` is called once when the queue falls below it: by then half a window must be there to give back.
-      readableHighWaterMark: Math.min(HIGH_WATER, owner.streamWindow >> 2),
+      readableHighWaterMark: HIGH_WATER,
       writableHighWaterMark: HIGH_WATER,
       decodeStrings: true,
     });
@@ -255,10 +254,12 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.push(pieces);
   }
 
-  /** Whoever reads what waits takes what was put together behind it, too. */
+  /** Whoever reads what waits takes what was put together behind it, too, and gives its room back. */
   override read(octets?: number): unknown {
     this.#queueGathered();
-    return super.read(octets);
+    const piece: unknown = super.read(octets);
+    if (piece !== null) this.#credit();
+    return piece;
   }
 
   hearDirectly(heard: Heard): void {
@@ -278,9 +279,8 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.push(null);
   }
 
-  override _read(): void {
-    this.#credit();
-  }
+  /** What comes, comes; and this is called before what is read has left the queue, not each time: `read` sees it. */
+  override _read(): void {}
 
   /** Half a window is given back at once: WINDOW_UPDATE for each piece would cost as much as the pieces. */
   #credit(): void {
