@@ -235,10 +235,16 @@ t.test(
 t.test('new credentials while a tunnel is made: whoever waits for it is carried', async (t) => {
   const peer = await hbonePeer(t, orders);
   const caller = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const leaf = await ca.leaf(spiffe('shop', 'web'));
+  peer.server.once('connection', () => caller.useCredentials(leaf));
   const app = await open(t, caller.tcp);
-  caller.useCredentials(await ca.leaf(spiffe('shop', 'web')));
   await lives(app);
   await carried(t, caller.tcp);
+  t.strictSame(
+    peer.asked.map(({ tunnel }) => tunnel),
+    [0, 1],
+    'and nobody else',
+  );
   await lives(app);
 });
 
