@@ -20,21 +20,37 @@ let block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
 let used = 0;
 
 /** Free memory of large pieces, by size: what one read of TLS brings (a record), and one of plaintext. */
-const records: Buffer[] = [];
-const blocks: Buffer[] = [];
+const records: Memory[] = [];
+const blocks: Memory[] = [];
 /** Free ones kept of a size: 1 MiB of records, 4 MiB of blocks. */
 const MAX_FREE = 64;
-/** Whose memory a large piece is. */
-const memoryOf = new WeakMap<Buffer, Buffer>();
+
+/** Memory of a large piece. What is known of it is said by itself: a WeakMap costs more than what it saves. */
+interface Memory extends ArrayBuffer {
+  /** All of it. */
+  whole: Buffer;
+  /** Who has it. */
+  owner: Buffer | null;
+}
+
+function newMemory(length: number): Memory {
+  const whole = Buffer.allocUnsafeSlow(length);
+  return Object.assign(whole.buffer, { whole, owner: null });
+}
+
+/** The memory that a piece owns; null: it shares its memory, or somebody else sees to it. */
+function memoryOf(piece: Buffer): Memory | null {
+  const memory = piece.buffer as Memory;
+  return memory.owner === piece ? memory : null;
+}
 
 /** A large piece: its memory is used again if `pass` wrote it, else it is garbage as any. */
 function takenLarge(length: number): Buffer {
   const small = length <= RECORD_BYTES;
-  const memory =
-    (small ? records : blocks).pop() ?? Buffer.allocUnsafeSlow(small ? RECORD_BYTES : READ_BYTES);
-  landing.copy(memory, 0, 0, length);
-  const piece = memory.subarray(0, length);
-  memoryOf.set(piece, memory);
+  const memory = (small ? records : blocks).pop() ?? newMemory(small ? RECORD_BYTES : READ_BYTES);
+  landing.copy(memory.whole, 0, 0, length);
+  const piece = memory.whole.subarray(0, length);
+  memory.owner = piece;
   return piece;
 }
 
@@ -44,15 +60,14 @@ function takenLarge(length: number): Buffer {
  * @returns false where it has no memory of its own, or another part has it
  */
 export function inherit(piece: Buffer, part: Buffer): boolean {
-  const memory = memoryOf.get(piece);
-  if (memory === undefined) return false;
-  memoryOf.delete(piece);
-  memoryOf.set(part, memory);
+  const memory = memoryOf(piece);
+  if (memory === null) return false;
+  memory.owner = part;
   return true;
 }
 
-function free(memory: Buffer): void {
-  const all = memory.length === RECORD_BYTES ? records : blocks;
+function free(memory: Memory): void {
+  const all = memory.whole.length === RECORD_BYTES ? records : blocks;
   if (all.length < MAX_FREE) all.push(memory);
 }
 
@@ -72,9 +87,9 @@ function copies(stream: Duplex): boolean {
  */
 export function pass(piece: Buffer, to: Duplex): boolean {
   // Any other stream may call back when it has only taken it over.
-  const memory = piece.length > LARGE && copies(to) ? memoryOf.get(piece) : undefined;
-  if (memory === undefined) return to.write(piece);
-  memoryOf.delete(piece);
+  const memory = piece.length > LARGE && copies(to) ? memoryOf(piece) : null;
+  if (memory === null) return to.write(piece);
+  memory.owner = null;
   const written = (error: Error | null | undefined): void => {
     if (error == null) free(memory);
   };

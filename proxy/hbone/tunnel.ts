@@ -556,7 +556,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (first) this.#peerStreams = Number.POSITIVE_INFINITY;
     this.#settled = true;
     // Ahead of all that a larger window lets go at once: the peer counts by it from here on (§6.5.3).
-    this.#writer.late(frame(frameType.settings, flag.ack, 0, 0));
+    this.#writer.control(frame(frameType.settings, flag.ack, 0, 0));
     for (let at = 0; at < payload.length; at += 6)
       this.#set(payload.readUInt16BE(at), payload.readUInt32BE(at + 2));
     if (first) this.#keeper.roomChanged(this);
