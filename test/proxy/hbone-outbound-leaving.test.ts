@@ -47,6 +47,7 @@ function goaway(last: number, code: number): Buffer {
 function httpApp(cut: Set<string>): (asked: Asked) => void {
   return ({ stream }) => {
     stream.respond({ ':status': 200 });
+    stream.on('end', () => stream.end());
     stream.on('data', (chunk: Buffer) => {
       const [, path = ''] = /^\S+ (\S+) /.exec(chunk.toString('latin1')) ?? [];
       if (path.startsWith('/cut') && !cut.has(path)) {
@@ -71,6 +72,23 @@ t.test('a peer that goes away: what runs goes on, what is new goes elsewhere', a
   t.equal(await old.ended(), 'end');
   await until('the old tunnel to be closed', () => first?.destroyed);
 });
+
+t.test(
+  'a peer that goes away: streams kept for requests are not used again, and do not hold it up',
+  async (t) => {
+    const peer = await hbonePeer(t, orders, httpApp(new Set()));
+    const { http } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+    const get = (): Promise<number> => call(http, '/', { headers }).then(({ status }) => status);
+    t.same(await Promise.all([get(), get(), get()]), [200, 200, 200]);
+    const [first] = peer.sessions;
+    const kept = peer.asked.length;
+    first?.close();
+    await pause(50);
+    t.equal(await get(), 200);
+    t.equal((await peer.at(kept)).tunnel, 1);
+    await until('the old tunnel to be closed', () => first?.destroyed, 2_500);
+  },
+);
 
 t.test('GOAWAY below our streams: those it has not looked at are asked for again, unnoticed', async (t) => {
   const peer = await rawPeer(t, orders, async (tunnel, n) => {
