@@ -169,7 +169,10 @@ export class FrameWriter {
   flush(): void {
     this.#scheduled = false;
     if (this.#writing || this.#over) return;
-    const used = this.#takeLate(this.#takeData(this.#takeControl(0)));
+    let used = this.#takeControl(0);
+    // Where one of those found no room nothing goes past it: it may be the answer that opens a stream.
+    if (this.#control.length === 0) used = this.#takeData(used);
+    used = this.#takeLate(used);
     if (used === 0) return;
     this.#write(used);
     this.#alone = this.#firstTaken?.nextTaken === null ? this.#alone + 1 : 0;
