@@ -2,9 +2,10 @@
 import { createServer, connect as dial, type Socket } from 'node:net';
 import { connect, createServer as createTlsServer } from 'node:tls';
 import { limitsWith } from '../../mesh/limits.ts';
+import type { ConnectionSocket } from '../../proxy/connections.ts';
 import type { StreamAddresses } from '../../proxy/hbone/stream.ts';
 import { Tunnel, type TunnelKeeper } from '../../proxy/hbone/tunnel.ts';
-import { join } from './join.ts';
+import { Pipe, type PipeEnd, type PipeObserver } from '../../proxy/pipe.ts';
 import { clientTls, serverTls, sideOf } from './node-tls.ts';
 import { CALLER_URI } from './peer.ts';
 
@@ -31,6 +32,17 @@ const keeper: TunnelKeeper = {
     serveWaiting();
   },
 };
+
+const UNHEARD: PipeObserver = { moved: () => {}, finished: () => {} };
+
+/** As the sidecar joins TCP: the way bytes are read is a part of what frames cost. */
+function join(a: ConnectionSocket, b: ConnectionSocket): void {
+  const ends: [PipeEnd, PipeEnd] = [
+    { stream: a, socket: a },
+    { stream: b, socket: b },
+  ];
+  new Pipe(...ends, UNHEARD, { downstream: null, upstream: null });
+}
 
 function keep(role: 'client' | 'server', tls: Socket): void {
   const tunnel = new Tunnel(role, tls, limits, keeper);
