@@ -6,9 +6,11 @@ import { Mesh, type Sidecar } from '../e2e/harness/mesh.ts';
 import { freePorts } from '../e2e/harness/ports.ts';
 import { egress, hostOf, ingress, type PortYaml, service, sidecar } from '../e2e/harness/resources.ts';
 import { peerAuthentication, policy } from '../e2e/harness/shop.ts';
-import { createNamespace, type Namespace } from './ztunnel-net.ts';
+import { within } from '../e2e/harness/wait.ts';
+import { type AppPorts, startApps } from './ztunnel-apps.ts';
+import { type Ask, callers, type Target } from './ztunnel-callers.ts';
+import { createNamespace, missing, type Namespace } from './ztunnel-net.ts';
 import { type AppProcess, startAppProcess, startZtunnel, type Ztunnel } from './ztunnel-peer.ts';
-import { type AppPorts, startApps, type Target } from './ztunnel-traffic.ts';
 
 /** Both always dial HBONE here. */
 export const HBONE_PORT = 15_008;
@@ -59,8 +61,48 @@ export interface World {
   readonly startZtunnel: (env?: Readonly<Record<string, string>>) => Promise<Ztunnel>;
 }
 
+/** Has the test's own process be the caller, or tell of its apps. */
+export const here: Ask = (name, ...args) => {
+  const caller = callers[name] as (...args: readonly unknown[]) => Promise<never>;
+  return within(name, caller(...args));
+};
+
+/** From one side to the other. */
+export interface Way {
+  readonly title: string;
+  /** The caller's side. */
+  readonly ask: Ask;
+  readonly to: (name: PortName) => Target;
+  /** The app's side. */
+  readonly app: Ask;
+}
+
+export const ztunnelCalls = ({ theirs, toOrders }: World): Way => ({
+  title: 'ztunnel calls Oarlock',
+  ask: theirs.ask,
+  to: toOrders,
+  app: here,
+});
+
+export const oarlockCalls = ({ theirs, toLegacy }: World): Way => ({
+  title: 'Oarlock calls ztunnel',
+  ask: here,
+  to: toLegacy,
+  app: theirs.ask,
+});
+
+/** Path of the ztunnel that OARLOCK_ZTUNNEL names; a test file ends here, and says why, where it cannot run. */
+function needZtunnel(t: Test): string {
+  const binary = process.env.OARLOCK_ZTUNNEL ?? '';
+  const lacking = [...(binary === '' ? ['OARLOCK_ZTUNNEL, the path of a ztunnel'] : []), ...missing()];
+  if (lacking.length === 0) return binary;
+  t.plan(0, `SKIPPED: it needs ${lacking.join(', ')}`);
+  process.exit(0);
+}
+
 /** Starts all but the two proxies. */
-export async function createWorld(t: Test, binary: string): Promise<World> {
+export async function createWorld(t: Test): Promise<World> {
+  const binary = needZtunnel(t);
   const namespace = createNamespace(t);
   const { here, there } = namespace;
   const side = await startApps();

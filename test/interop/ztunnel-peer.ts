@@ -7,8 +7,9 @@ import type { CaProcess } from '../e2e/harness/ca-process.ts';
 import { call } from '../e2e/harness/clients.ts';
 import { Lines } from '../e2e/harness/processes.ts';
 import { until, within } from '../e2e/harness/wait.ts';
+import type { AppPorts } from './ztunnel-apps.ts';
+import type { Ask, CallerName } from './ztunnel-callers.ts';
 import type { Namespace } from './ztunnel-net.ts';
-import type { AppPorts, Ask, CallerName } from './ztunnel-traffic.ts';
 
 /** Where ztunnel tells that it is ready. */
 export const READINESS_PORT = 15_021;
@@ -39,6 +40,11 @@ export class Ztunnel {
     this.#exited = new Promise((resolve) => {
       child.once('close', () => resolve());
     });
+  }
+
+  /** Waits for a connection that its access log tells ended with this error. */
+  async failed(error: RegExp, mark: number): Promise<void> {
+    await this.log.next({ scope: 'access', error }, mark);
   }
 
   /** Lets it drain and end. */
@@ -100,7 +106,7 @@ export interface AppProcess {
   readonly ask: Ask;
 }
 
-/** What ztunnel-app.ts sends: its ports at first, then an answer to each order. */
+/** What ztunnel-agent.ts sends: its ports at first, then an answer to each order. */
 interface Reply {
   readonly ports?: AppPorts;
   readonly id?: number;
@@ -116,7 +122,7 @@ interface Waiting {
 /** Starts the apps and callers in the namespace. */
 export async function startAppProcess(t: Test, namespace: Namespace): Promise<AppProcess> {
   const [command = '', ...args] = namespace.within;
-  const child = fork(join(import.meta.dirname, 'ztunnel-app.ts'), {
+  const child = fork(join(import.meta.dirname, 'ztunnel-agent.ts'), {
     execPath: command,
     execArgv: [...args, process.execPath],
   });
