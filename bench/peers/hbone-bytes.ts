@@ -7,7 +7,7 @@ export const hboneBytes: PortPeer = {
   judges: true,
   groups: [],
   carriesBytes: true,
-  note: 'no proxy of HTTP: a `net` stream joined with a CONNECT stream of our own HTTP/2, 100 in a tunnel; SPIFFE URIs compared once a tunnel; joined by the sidecar's own pipe; nothing read, judged, counted or logged',
+  note: 'no proxy of HTTP: a `net` stream joined with a CONNECT stream of our own HTTP/2, 100 in a tunnel; SPIFFE URIs compared once a tunnel; joined by the pipe of the sidecar; nothing read, judged, counted or logged',
   missing: () => null,
   command: (side) => nodeScript('bench/peers/hbone-bytes-process.ts', [JSON.stringify(side)], side.nodeFlags),
 };
