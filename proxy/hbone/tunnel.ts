@@ -72,6 +72,8 @@ const REMEMBERED = 256;
 const WEIGH_MS = 10_000;
 /** What may come on top of eight times the payload in that time: nginx's measure of a flood. */
 const FREE_OVERHEAD = 1_048_576;
+/** What a change of the streams' windows weighs for each of them. */
+const SETTING_COST = 16;
 /** How long one that we closed may go on sending before its stream is reset. */
 const LINGER_MS = 5_000;
 /** Between the GOAWAY that warns and the one that counts: what was on its way has come by then. */
@@ -584,6 +586,8 @@ export class Tunnel implements FrameSink, StreamOwner {
       throw new ConnectionFault('FLOW_CONTROL_ERROR', `SETTINGS_INITIAL_WINDOW_SIZE ${value}`);
     const change = value - this.#peerWindow;
     this.#peerWindow = value;
+    // Six octets make us look at all streams (CVE-2020-11080): they weigh as much as that costs.
+    this.#total += SETTING_COST * this.#streams.size;
     for (const stream of this.#streams.values()) {
       if (stream.sendWindow + change > MAX_WINDOW)
         throw new ConnectionFault('FLOW_CONTROL_ERROR', 'a window beyond its bound');

@@ -66,6 +66,18 @@ function bomb(references: number): Buffer {
   return Buffer.concat([block(connectTo(TCP)), literal, Buffer.alloc(references, 0x80 | 62)]);
 }
 
+/** One frame, and each setting in it is one that all streams are looked at for. */
+function windowChanges(): Buffer {
+  const parts: Buffer[] = [];
+  for (let stream = 1; stream < 800; stream += 2) parts.push(connectFrame(stream, AUTO));
+  const changes = Buffer.alloc(600);
+  for (let at = 0; at < changes.length; at += 6) {
+    changes.writeUInt16BE(INITIAL_WINDOW_SIZE, at);
+    changes.writeUInt32BE(65_535 + (at % 12), at + 2);
+  }
+  return Buffer.concat([...parts, ...Array.from({ length: 3 }, () => frame(TYPE.SETTINGS, 0, 0, changes))]);
+}
+
 const floods: readonly (readonly [what: string, said: Buffer])[] = [
   ['streams of a TCP port reset at once', rapidReset(TCP)],
   ['streams of an HTTP port reset at once', rapidReset(HTTP)],
@@ -74,6 +86,7 @@ const floods: readonly (readonly [what: string, said: Buffer])[] = [
   ['answers to PING', repeated(frame(TYPE.PING, 1, 0, Buffer.alloc(8)))],
   ['SETTINGS', repeated(frame(TYPE.SETTINGS, 0, 0))],
   ['SETTINGS full of settings', repeated(frame(TYPE.SETTINGS, 0, 0, Buffer.alloc(16_380)))],
+  ['SETTINGS that change the windows of many streams', windowChanges()],
   ['empty DATA', Buffer.concat([connectFrame(1, TCP), repeated(frame(TYPE.DATA, 0, 1))])],
   ['padding', paddedFlood()],
   ['PRIORITY', repeated(frame(TYPE.PRIORITY, 0, 3, Buffer.alloc(5)))],
