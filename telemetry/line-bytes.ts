@@ -17,7 +17,7 @@ const DEL = 0x7f;
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
 /** Up to here a loop over the text is quicker than a call into the engine. */
-const SHORT = 20;
+const SHORT = 48;
 const NO_BYTES = Buffer.alloc(0);
 const NO_PIECE = new Uint8Array(0);
 
