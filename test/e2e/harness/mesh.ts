@@ -187,9 +187,10 @@ export class Mesh {
 
 /** Waits for the ready line. */
 export async function ready(running: Oarlock, certDir = ''): Promise<Sidecar> {
+  // One that ends before has said why on stderr, not here.
   const line = await within(
     'the ready line',
-    Promise.race([running.stdout.next({ ready: true }), gone(running)]),
+    running.stdout.next({ ready: true }).catch(() => gone(running)),
   );
   return new Sidecar(running, line, certDir);
 }
