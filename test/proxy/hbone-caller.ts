@@ -42,6 +42,8 @@ export interface Caller {
   /** Where `web`'s app dials. */
   readonly http: number;
   readonly tcp: number;
+  /** Of a port whose protocol nobody declares. */
+  readonly auto: number;
   /** Of the further services, in their order. */
   readonly more: readonly number[];
   /** Lines of the log. */
@@ -57,10 +59,10 @@ export interface Caller {
   drain(): Promise<void>;
 }
 
-/** Names the ports `http` and `tcp` of `orders` have the same number at a place. */
+/** The ports of `orders` have one number at a place. */
 export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): Promise<Caller> {
   const { places, services = [] } = options;
-  const [http = 0, tcp = 0, ...more] = await freePorts(2 + services.length);
+  const [http = 0, tcp = 0, auto = 0, ...more] = await freePorts(3 + services.length);
   const lines: Line[] = [];
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' });
@@ -78,6 +80,7 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
   const ports = [
     { number: http, name: 'http', protocol: 'HTTP' },
     { number: tcp, name: 'tcp', protocol: 'TCP' },
+    { number: auto, name: 'any' },
   ];
   const listeners = more.map((number, i) => ({ number, name: `tcp-${i}`, protocol: 'TCP' }));
   const common = [
@@ -114,6 +117,7 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
   return {
     http,
     tcp,
+    auto,
     more,
     lines,
     refused: (reason) => until(reason, () => lines.find(has({ reason }))),
@@ -147,6 +151,6 @@ spec:
   address: "${address}"
   labels: {app: orders, networking.istio.io/tunnel: http}
   serviceAccount: orders
-  ports: {http: ${port}, tcp: ${port}, hbone: ${hbone}}
+  ports: {http: ${port}, tcp: ${port}, any: ${port}, hbone: ${hbone}}
 `;
 }

@@ -171,6 +171,28 @@ t.test('requests share streams as they share connections', async (t) => {
   t.strictSame(perTunnel(peer.asked), [peer.asked.length]);
 });
 
+t.test('a port that nobody declared: whoever speaks first decides', async (t) => {
+  const peer = await hbonePeer(t, orders, ({ stream }) => {
+    stream.respond({ ':status': 200 });
+    stream.on('end', () => stream.end());
+    stream.on('data', (chunk: Buffer) => {
+      if (chunk.includes('HTTP/1.1')) stream.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+      else stream.write(chunk);
+    });
+    if (greets) stream.write('220 mail ESMTP\r\n');
+  });
+  const { auto } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  let greets = true;
+  const patient = await open(t, auto);
+  await patient.until('the greeting', (text) => text === '220 mail ESMTP\r\n');
+  greets = false;
+  await carried(t, auto);
+  t.equal((await call(auto, '/', { headers: { host: hostOf('orders') } })).status, 200);
+  patient.end();
+  t.equal(await patient.ended(), 'end');
+  t.strictSame(perTunnel(peer.asked), [peer.asked.length]);
+});
+
 t.test('who waits for a tunnel is bounded', async (t) => {
   // It accepts, and says nothing.
   const silent = await listen(
