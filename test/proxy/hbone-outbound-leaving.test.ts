@@ -326,6 +326,23 @@ t.test('an end is passed on as one, and the other side goes on', async (t) => {
     await until('the stream to be over', () => stream.closed);
     t.equal(stream.rstCode, 0);
   });
+  t.test("the app's, before the peer has answered", async (t) => {
+    const peer = await hbonePeer(t, orders, () => {});
+    const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+    const app = await open(t, tcp);
+    app.write('question');
+    app.end();
+    const { stream } = await peer.at(0);
+    await pause(50);
+    const there = new Peer(stream as never);
+    t.equal(there.text, '', 'not a byte goes where nobody said 200');
+    stream.respond({ ':status': 200 });
+    t.equal(await there.ended(), 'end');
+    t.equal(there.text, 'question');
+    stream.end('answer');
+    t.equal(await app.ended(), 'end');
+    t.equal(app.text, 'answer');
+  });
   t.test("the peer's", async (t) => {
     const { app, stream, there } = await ends(t);
     stream.end('goodbye');
