@@ -19,7 +19,7 @@ const READY_MS = 15_000;
 /** p99.9 of a second at 1,000 a second would be one request. */
 const RATE_LASTS = 2;
 const RATE_CONNECTIONS = 32;
-const WARM_UP_MS = 3_000;
+const WARM_UP_MS = 8_000;
 const GROUPS = ['X25519', 'X25519MLKEM768'] as const;
 
 interface Running {
