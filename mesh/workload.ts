@@ -22,6 +22,8 @@ export interface Workload {
   readonly ports: ReadonlyMap<string, number>;
   /** Where it takes HBONE: a WorkloadEntry's port named `hbone`, which is no port of its app; 15008 where none is given. */
   readonly hbonePort?: number;
+  /** A Pod whose traffic Istio's CNI leads through the node's ztunnel. */
+  readonly ambient?: boolean;
   /** WorkloadEntry `weight`; 1 where none is given. */
   readonly weight: number;
 }

@@ -15,9 +15,16 @@ export const TUNNEL_LABEL = 'networking.istio.io/tunnel';
 /** Its value for HBONE. */
 export const HTTP_TUNNEL = 'http';
 
-/** Whether a workload says that it takes HBONE. The label is a list (Istio: SupportsTunnel). */
-export function takesHbone({ labels }: Workload): boolean {
-  return labels.get(TUNNEL_LABEL)?.split(',').includes(HTTP_TUNNEL) ?? false;
+/** Istio's own waypoints carry this label; they take nothing else. */
+const WAYPOINT = { label: 'gateway.istio.io/managed', value: 'istio.io-mesh-controller' };
+
+/**
+ * Whether a workload takes HBONE: it says so, by a label that is a list; it is a waypoint; or a ztunnel stands before it
+ * (Istio: supportTunnel).
+ */
+export function takesHbone({ labels, ambient }: Workload): boolean {
+  if (labels.get(TUNNEL_LABEL)?.split(',').includes(HTTP_TUNNEL)) return true;
+  return ambient === true || labels.get(WAYPOINT.label) === WAYPOINT.value;
 }
 
 /**

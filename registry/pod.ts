@@ -85,6 +85,9 @@ type Container = {
     | undefined;
 };
 
+/** Set by Istio's CNI once it has set the redirection up (Istio: AmbientRedirection). */
+const AMBIENT_ANNOTATION = 'ambient.istio.io/redirection';
+
 /** "First port wins": names of TCP ports, numbers of those without one, sidecars among the init containers last (Istio: getPortMap). */
 function namedPorts(containers: readonly Container[]): ReadonlyMap<string, number> {
   const ports = new Map<string, number>();
@@ -128,6 +131,7 @@ export function decodePod(resource: Resource, problems: Problem[]): Pod | null {
       serviceAccount: spec?.serviceAccountName || 'default',
       addresses: ips,
       ports: namedPorts([...(spec?.containers ?? []), ...sidecars]),
+      ambient: resource.annotations.get(AMBIENT_ANNOTATION) === 'enabled',
       weight: 1,
     },
     published,

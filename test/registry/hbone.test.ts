@@ -88,6 +88,16 @@ const rows: readonly Row[] = [
     expected: [DIRECT],
   },
   {
+    why: 'a waypoint of Istio takes nothing else (Istio: supportTunnel)',
+    yaml: service() + entry({ labels: 'gateway.istio.io/managed: istio.io-mesh-controller' }),
+    expected: [TUNNELLED],
+  },
+  {
+    why: 'another gateway: none',
+    yaml: service() + entry({ labels: 'gateway.istio.io/managed: istio.io-gateway-controller' }),
+    expected: [DIRECT],
+  },
+  {
     why: 'the port named hbone',
     yaml: service() + entry({ ports: 'hbone: 25008' }),
     expected: [`10.0.0.1:8080 ISTIO_MUTUAL > 25008 ${ACCOUNT}`],
@@ -330,6 +340,21 @@ endpoints:
     lines(snapshotOf(kubeService('') + pods + slice).route(KUBE, 9080)),
     [first, '10.1.0.9:8080 DISABLE'],
     'by the Pod that a slice names',
+  );
+  const ambient = (state: string): string =>
+    pod('c', '10.1.0.3', 'version: v1').replace(
+      'labels:',
+      `annotations: {ambient.istio.io/redirection: ${state}}, labels:`,
+    );
+  t.same(
+    lines(snapshotOf(kubeService('') + ambient('enabled')).route(KUBE, 9080)),
+    ['10.1.0.3:8080 ISTIO_MUTUAL > 15008 cluster.local/ns/shop/sa/c'],
+    'a ztunnel stands before it',
+  );
+  t.same(
+    lines(snapshotOf(kubeService('') + ambient('pending')).route(KUBE, 9080)),
+    ['10.1.0.3:8080 DISABLE'],
+    'not yet',
   );
   const headless = snapshotOf(kubeService(', clusterIP: None') + pods).route(KUBE, 9080);
   t.same(
