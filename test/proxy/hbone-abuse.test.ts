@@ -134,11 +134,13 @@ async function stand(t: Test, options: HboneOptions = {}): Promise<Stand> {
   return { sidecar, innocent };
 }
 
-async function undisturbed(t: Test, { innocent }: Stand): Promise<void> {
+/** Another tunnel goes on, and of those that ended nothing is left. */
+async function undisturbed(t: Test, { sidecar, innocent }: Stand, streams = 1): Promise<void> {
   const before = innocent.text.length;
   innocent.write(STILL);
   const text = await innocent.until('the echo', (all) => all.length >= before + STILL.length);
   t.equal(text.slice(before), STILL, 'another tunnel is not disturbed');
+  await sidecar.metricIs('oarlock_tunnel_streams', { direction: 'inbound' }, streams);
 }
 
 t.test('floods', async (t) => {
@@ -261,7 +263,7 @@ t.test('streams whose window stays shut hold little, and leave the others alone'
   const window = frame(TYPE.WINDOW_UPDATE, 0, last, uint32(100));
   client.say(connectFrame(last, AUTO), window, frame(TYPE.DATA, END_STREAM, last, HELLO));
   t.equal((await client.next(TYPE.DATA, last)).payload.toString(), HELLO, 'one with a window is served');
-  await undisturbed(t, all);
+  await undisturbed(t, all, STALLED + 1);
   // One of them opens its window at last.
   client.say(frame(TYPE.WINDOW_UPDATE, 0, 1, uint32(5)));
   t.equal((await client.next(TYPE.DATA, 1)).payload.toString(), 'xxxxx');
