@@ -9,6 +9,7 @@ import { type LimitName, limitsWith } from '../../mesh/limits.ts';
 import { problemLine } from '../../mesh/resource.ts';
 import type { Snapshot } from '../../mesh/snapshot.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
+import { open, type Peer } from '../e2e/harness/clients.ts';
 import { sumOf, tempDir } from '../e2e/harness/mesh.ts';
 import { freePorts } from '../e2e/harness/ports.ts';
 import { egress, hostOf, service, sidecar, workload } from '../e2e/harness/resources.ts';
@@ -153,4 +154,18 @@ spec:
   serviceAccount: orders
   ports: {http: ${port}, tcp: ${port}, any: ${port}, hbone: ${hbone}}
 `;
+}
+
+/** Opens a connection and sees that it is carried to a peer that echoes. */
+export async function carried(t: Test, port: number): Promise<Peer> {
+  const peer = await open(t, port);
+  await lives(peer);
+  return peer;
+}
+
+/** Sees that it still is. */
+export async function lives(peer: Peer): Promise<void> {
+  const said = peer.received.length;
+  peer.write('hello');
+  await peer.until('the echo', (text) => text.length === said + 5 && text.endsWith('hello'));
 }

@@ -7,7 +7,7 @@ import { freePort } from '../e2e/harness/ports.ts';
 import { hostOf } from '../e2e/harness/resources.ts';
 import { type Leaf, spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
-import { type Caller, hboneCaller } from './hbone-caller.ts';
+import { type Caller, carried, hboneCaller } from './hbone-caller.ts';
 import { echo, hbonePeer, type RawTunnel, rawPeer } from './hbone-peer.ts';
 import { block, END_HEADERS, END_STREAM, frame, TYPE } from './http2-frames.ts';
 
@@ -36,13 +36,6 @@ async function reachesNobody(t: Test, caller: Caller, reason: string, detail: Re
   t.equal(await peer.ended(), 'ECONNRESET');
   t.equal(peer.text, '');
   t.match((await caller.refused(reason)).detail, detail);
-}
-
-/** Opens a connection and sees that it is carried. */
-async function carried(t: Test, port: number): Promise<void> {
-  const peer = await open(t, port);
-  peer.write('hello');
-  await peer.until('the echo', (text) => text === 'hello');
 }
 
 for (const code of [400, 401, 403, 404, 500]) {

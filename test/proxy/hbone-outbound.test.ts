@@ -1,12 +1,12 @@
 /** Tunnels of ours to a peer: what a CONNECT says, who shares a tunnel, and how many there are. */
 import { createServer } from 'node:net';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { listen } from '../e2e/harness/apps.ts';
-import { call, open, type Peer } from '../e2e/harness/clients.ts';
+import { call, open } from '../e2e/harness/clients.ts';
 import { hostOf } from '../e2e/harness/resources.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import { pause, until } from '../e2e/harness/wait.ts';
-import { hboneCaller } from './hbone-caller.ts';
+import { carried, hboneCaller } from './hbone-caller.ts';
 import { type Asked, echo, hbonePeer, rawPeer } from './hbone-peer.ts';
 import { block, END_HEADERS, frame, TYPE } from './http2-frames.ts';
 
@@ -17,14 +17,6 @@ const orders = await ca.leaf(spiffe('shop', 'orders'));
 const PORT = 7001;
 const REFUSED_STREAM = 7;
 const OK = block([[':status', '200']]);
-
-/** Opens a connection and sees that it is carried. */
-async function carried(t: Test, port: number): Promise<Peer> {
-  const peer = await open(t, port);
-  peer.write('hello');
-  await peer.until('the echo', (text) => text === 'hello');
-  return peer;
-}
 
 /** CONNECTs by the tunnel they came on. */
 function perTunnel(asked: readonly Asked[]): number[] {

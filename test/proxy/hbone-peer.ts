@@ -13,7 +13,7 @@ import { listen } from '../e2e/harness/apps.ts';
 import { Peer } from '../e2e/harness/clients.ts';
 import type { Leaf } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
-import { ACK, FrameEnd, frame, PREFACE, TYPE } from './http2-frames.ts';
+import { ACK, block, END_HEADERS, FrameEnd, frame, PREFACE, TYPE } from './http2-frames.ts';
 
 /** A CONNECT as it came. */
 export interface Asked {
@@ -92,6 +92,12 @@ export class RawTunnel extends FrameEnd {
       payload.writeUInt32BE(value, 6 * i + 2);
     }
     this.say(frame(TYPE.SETTINGS, 0, 0, payload), frame(TYPE.SETTINGS, ACK, 0));
+  }
+
+  /** Answers a CONNECT as a peer does whose app greets. */
+  accept(stream: number): void {
+    const status = block([[':status', '200']]);
+    this.say(frame(TYPE.HEADERS, END_HEADERS, stream, status), frame(TYPE.DATA, 0, stream, 'hello'));
   }
 
   /** Waits for the CONNECT of that stream. */
