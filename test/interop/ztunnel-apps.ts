@@ -119,7 +119,7 @@ function tcp(serve: (socket: Socket) => void): Server {
 function listen(server: Server): Promise<number> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen(0, '0.0.0.0', () => {
+    server.listen(0, () => {
       const address = server.address();
       resolve(address === null || typeof address === 'string' ? 0 : address.port);
     });

@@ -29,13 +29,14 @@ function get(
 
 /** Requests at once on one HTTP/2 connection; the answers in their order. */
 async function getByHttp2({ host, port }: Target, paths: readonly string[]): Promise<HttpAnswer[]> {
-  const session = openSession(`http://${host}:${port}`);
+  const authority = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+  const session = openSession(`http://${authority}`);
   // Its requests tell of it.
   session.on('error', () => {});
   try {
     return await Promise.all(
       paths.map(async (path) => {
-        const stream = session.request({ ':path': path });
+        const stream = session.request({ ':path': path, ':authority': authority });
         const [headers] = (await once(stream, 'response')) as [Record<string, string>];
         const body = (await buffer(stream)).toString();
         return { status: Number(headers[':status']), headers: {}, body };

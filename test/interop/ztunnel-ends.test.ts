@@ -9,7 +9,7 @@ t.setTimeout(120_000);
 const MB = 1_048_576;
 
 const world = await createWorld(t);
-const { namespace, theirs, toOrders, toLegacy } = world;
+const { wire, theirs, toOrders, toLegacy } = world;
 const statusOf = ({ status }: { readonly status: number }): number => status;
 /** Stands for an answer of which not all came. */
 const notWhole = (): number => 0;
@@ -35,13 +35,13 @@ t.test('callers that leave at once do not cost others the tunnel', async (t) => 
 t.test('whoever stops takes nothing new and lets what runs go on to its end', async (t) => {
   await here('startTalk', toLegacy('reset'));
   const ztunnelGone = ztunnel.stop();
-  await until('ztunnel to take no more', () => isShut({ host: namespace.there, port: HBONE_PORT }));
+  await until('ztunnel to take no more', () => isShut({ host: wire.there, port: HBONE_PORT }));
   t.same(await here('endTalk'), { echoed: true, over: 'end' }, 'through a ztunnel that drains');
   await ztunnelGone;
   ztunnel = await world.startZtunnel();
   await theirs.ask('startTalk', toOrders('reset'));
   orders.process.signal('SIGTERM');
-  await until('Oarlock to take no more', () => isShut({ host: namespace.here, port: HBONE_PORT }));
+  await until('Oarlock to take no more', () => isShut({ host: wire.here, port: HBONE_PORT }));
   t.same(await theirs.ask('endTalk'), { echoed: true, over: 'end' }, 'through an Oarlock that drains');
   t.equal((await orders.process.end()).code, 0);
   orders = await world.startOarlock();

@@ -9,17 +9,18 @@ import { peerAuthentication, policy } from '../e2e/harness/shop.ts';
 import { within } from '../e2e/harness/wait.ts';
 import { type AppPorts, startApps } from './ztunnel-apps.ts';
 import { type Ask, callers, type Target } from './ztunnel-callers.ts';
-import { createNamespace, missing, type Namespace } from './ztunnel-net.ts';
+import { createNamespace, missing, type Namespace, type Wire } from './ztunnel-net.ts';
 import { type AppProcess, startAppProcess, startZtunnel, type Ztunnel } from './ztunnel-peer.ts';
 
 /** Both always dial HBONE here. */
 export const HBONE_PORT = 15_008;
 /** Of Istio's label that makes an endpoint's peers dial HBONE. */
 const TUNNEL_LABEL = 'networking.istio.io/tunnel: http';
-/** The VIP of `orders` in ztunnel's registry: its port 80 is HTTP. */
-export const VIP: Target = { host: '198.19.0.2', port: 80 };
-/** A service of ztunnel's registry with the sidecar as its waypoint, which it is not. */
-export const STRAY: Target = { host: '198.19.0.1', port: 80 };
+/** Addresses of services; nobody routes them. */
+const VIPS = {
+  ipv4: ['198.19.0.1', '198.19.0.2'],
+  ipv6: ['fd00:198:19::1', 'fd00:198:19::2'],
+} as const;
 /** Nothing listens on it, on either side. */
 const DOWN = 9;
 
@@ -44,6 +45,12 @@ type Numbers = Readonly<Record<PortName, number>>;
 export interface World {
   readonly mesh: Mesh;
   readonly namespace: Namespace;
+  /** The addresses that workloads have. */
+  readonly wire: Wire;
+  /** The address of `orders` as a service in ztunnel's registry, with HTTP at port 80. */
+  readonly vip: Target;
+  /** A service of ztunnel's registry with the sidecar as its waypoint, which it is not. */
+  readonly stray: Target;
   readonly ca: CaProcess;
   /** Starts Oarlock; the one before must be gone. */
   readonly startOarlock: () => Promise<Sidecar>;
@@ -101,10 +108,13 @@ function needZtunnel(t: Test): string {
 }
 
 /** Starts all but the two proxies. */
-export async function createWorld(t: Test): Promise<World> {
+export async function createWorld(t: Test, family: 'ipv4' | 'ipv6' = 'ipv4'): Promise<World> {
   const binary = needZtunnel(t);
   const namespace = createNamespace(t);
-  const { here, there } = namespace;
+  const wire = namespace[family];
+  const { here, there } = wire;
+  const [vip, stray] = VIPS[family].map((host) => ({ host, port: 80 }));
+  if (vip === undefined || stray === undefined) throw new Error('no addresses');
   const side = await startApps();
   t.teardown(() => side.close());
   const theirs = await startAppProcess(t, namespace);
@@ -133,7 +143,7 @@ export async function createWorld(t: Test): Promise<World> {
     ].join('---\n'),
   );
   mesh.write('policy.yaml', allow('legacy'));
-  const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), '1h', here);
+  const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), '1h', namespace.ipv4.here);
   const flags = [
     ...(await ca.flags('orders')),
     ...['--bind', here, '--hbone-port', String(HBONE_PORT), '--access-log', 'stderr'],
@@ -146,6 +156,9 @@ export async function createWorld(t: Test): Promise<World> {
   return {
     mesh,
     namespace,
+    wire,
+    vip,
+    stray,
     ca,
     theirs,
     ours: side.ports,
@@ -160,7 +173,7 @@ export async function createWorld(t: Test): Promise<World> {
         ca,
         account: 'legacy',
         env,
-        config: ztunnelConfig(namespace, listening.denied, ingressPorts.http),
+        config: ztunnelConfig({ wire, vip, stray, denied: listening.denied, vipPort: ingressPorts.http }),
       }),
   };
 }
@@ -190,7 +203,7 @@ function workloadAt(address: string, name: string, account: string, ports: Numbe
 kind: WorkloadEntry
 metadata: {name: ${name}, namespace: shop}
 spec:
-  address: ${address}
+  address: "${address}"
   labels: {app: ${name}, ${TUNNEL_LABEL}}
   serviceAccount: ${account}
   ports: {${named}}
@@ -198,15 +211,24 @@ spec:
 }
 
 /** What ztunnel would be told of the same mesh. */
-function ztunnelConfig({ here, there }: Namespace, denied: number, vipPort: number): string {
-  const ports = `{${VIP.port}: ${vipPort}}`;
+function ztunnelConfig(about: {
+  readonly wire: Wire;
+  readonly vip: Target;
+  readonly stray: Target;
+  readonly vipPort: number;
+  /** The port that its policy refuses. */
+  readonly denied: number;
+}): string {
+  const { wire, vip, stray, vipPort, denied } = about;
+  const { here, there } = wire;
+  const ports = `{${vip.port}: ${vipPort}}`;
   return `workloads:
 ${ztunnelWorkload('legacy', there, '{}')}
 ${ztunnelWorkload('orders', here, `{shop/${hostOf('orders')}: ${ports}}`)}
 services:
-${ztunnelService('orders', VIP, ports)}
-${ztunnelService('stray', STRAY, `{${STRAY.port}: ${STRAY.port}}`)}
-  waypoint: {destination: /${here}, hboneMtlsPort: ${HBONE_PORT}}
+${ztunnelService('orders', vip, ports)}
+${ztunnelService('stray', stray, `{${stray.port}: ${stray.port}}`)}
+  waypoint: {destination: "/${here}", hboneMtlsPort: ${HBONE_PORT}}
 policies:
 - name: closed
   namespace: shop
@@ -221,7 +243,7 @@ function ztunnelService(name: string, { host }: Target, ports: string): string {
   return `- name: ${name}
   namespace: shop
   hostname: ${hostOf(name)}
-  vips: [/${host}]
+  vips: ["/${host}"]
   ports: ${ports}`;
 }
 
@@ -231,7 +253,7 @@ function ztunnelWorkload(name: string, address: string, services: string): strin
   namespace: shop
   trustDomain: cluster.local
   serviceAccount: ${name}
-  workloadIps: [${address}]
+  workloadIps: ["${address}"]
   workloadName: ${name}
   workloadType: pod
   canonicalName: ${name}

@@ -1,5 +1,6 @@
 /** A network namespace for a workload behind ztunnel: a wire to this one, and Istio's rule that captures what its apps dial. */
 import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import type { Test } from 'tap';
 
 /** ztunnel runs as this user and group, as Istio's own rules have it: what it dials itself is not captured. */
@@ -7,12 +8,18 @@ const PROXY_UID = 1337;
 /** Where ztunnel takes the connections of its own apps. */
 const OUTBOUND_PORT = 15_001;
 
-export interface Namespace {
-  readonly name: string;
-  /** This end of the wire. */
+/** Addresses of one family. */
+export interface Wire {
+  /** This end. */
   readonly here: string;
   /** The workload's end. */
   readonly there: string;
+}
+
+export interface Namespace {
+  readonly name: string;
+  readonly ipv4: Wire;
+  readonly ipv6: Wire;
   /** The wire's device at this end. */
   readonly device: string;
   /** The command line that runs another one inside. */
@@ -23,8 +30,10 @@ export interface Namespace {
 
 /** What a test needs that this machine has not; empty where all is there. */
 export function missing(): string[] {
-  const tools = ['ip', 'iptables', 'setpriv'].filter((tool) => !works(tool, ['--help']));
-  return [...(process.getuid?.() === 0 ? [] : ['root']), ...tools];
+  const tools = ['ip', 'iptables', 'ip6tables', 'setpriv'].filter((tool) => !works(tool, ['--help']));
+  const root = process.getuid?.() === 0 ? [] : ['root'];
+  const ipv6 = existsSync('/proc/net/if_inet6') ? [] : ['IPv6'];
+  return [...root, ...tools, ...ipv6];
 }
 
 /** True where the tool can be run. */
@@ -42,9 +51,11 @@ export function createNamespace(t: Test): Namespace {
   const id = process.pid;
   const name = `oarlock-${id}`;
   const [device, inside] = [`oar${id}a`, `oar${id}b`];
-  // RFC 2544's addresses for tests between networks: nobody routes them. Four for each process.
-  const [here, there] = [1, 2].map((host) => `198.18.${(id >> 6) & 255}.${((id & 63) << 2) | host}`);
-  if (here === undefined || there === undefined) throw new Error('no address');
+  // RFC 2544's addresses for tests between networks, and RFC 4193's: nobody routes them. Four for each process.
+  const four = (host: number): string => `198.18.${(id >> 6) & 255}.${((id & 63) << 2) | host}`;
+  const six = (host: number): string => `fd00:198:18:${(id & 0xffff).toString(16)}::${host}`;
+  const ipv4: Wire = { here: four(1), there: four(2) };
+  const ipv6: Wire = { here: six(1), there: six(2) };
   ip('netns', 'add', name);
   const remove = (): void => {
     try {
@@ -57,18 +68,25 @@ export function createNamespace(t: Test): Namespace {
   t.teardown(remove);
   process.once('exit', remove);
   ip('link', 'add', device, 'type', 'veth', 'peer', 'name', inside, 'netns', name);
-  ip('address', 'add', `${here}/30`, 'dev', device);
   ip('link', 'set', device, 'up');
-  ip('-n', name, 'address', 'add', `${there}/30`, 'dev', inside);
   ip('-n', name, 'link', 'set', 'lo', 'up');
   ip('-n', name, 'link', 'set', inside, 'up');
-  ip('-n', name, 'route', 'add', 'default', 'via', here);
   const within = ['ip', 'netns', 'exec', name];
-  const capture = [...within, 'iptables', '-t', 'nat', '-A', 'OUTPUT', '-p', 'tcp'];
-  run([...capture, '-m', 'owner', '--uid-owner', String(PROXY_UID), '-j', 'RETURN']);
-  run([...capture, '!', '-o', 'lo', '-j', 'REDIRECT', '--to-ports', String(OUTBOUND_PORT)]);
+  for (const [{ here, there }, bits, tool] of [
+    [ipv4, 30, 'iptables'],
+    [ipv6, 64, 'ip6tables'],
+  ] as const) {
+    // Without the second or two in which IPv6 looks for a double.
+    const nodad = tool === 'ip6tables' ? ['nodad'] : [];
+    ip('address', 'add', `${here}/${bits}`, 'dev', device, ...nodad);
+    ip('-n', name, 'address', 'add', `${there}/${bits}`, 'dev', inside, ...nodad);
+    ip('-n', name, 'route', 'add', 'default', 'via', here);
+    const capture = [...within, tool, '-t', 'nat', '-A', 'OUTPUT', '-p', 'tcp'];
+    run([...capture, '-m', 'owner', '--uid-owner', String(PROXY_UID), '-j', 'RETURN']);
+    run([...capture, '!', '-o', 'lo', '-j', 'REDIRECT', '--to-ports', String(OUTBOUND_PORT)]);
+  }
   const user = ['setpriv', '--reuid', String(PROXY_UID), '--regid', String(PROXY_UID), '--clear-groups'];
-  return { name, here, there, device, within, asProxy: [...within, ...user] };
+  return { name, ipv4, ipv6, device, within, asProxy: [...within, ...user] };
 }
 
 function ip(...args: readonly string[]): void {

@@ -91,7 +91,7 @@ export async function startZtunnel(t: Test, options: ZtunnelOptions): Promise<Zt
     child.once('close', (code) => reject(new Error(`ztunnel ended with ${code}:\n${ztunnel.log.text}`)));
   });
   gone.catch(() => {});
-  await Promise.race([gone, until('ztunnel to be ready', () => isReady(namespace.there))]);
+  await Promise.race([gone, until('ztunnel to be ready', () => isReady(namespace.ipv4.there))]);
   return ztunnel;
 }
 

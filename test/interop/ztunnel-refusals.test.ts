@@ -1,14 +1,14 @@
 /** A real ztunnel at the other end of HBONE: who it is to us and we to it, and what either refuses. */
 import t from 'tap';
 import { spiffe } from '../e2e/harness/test-ca.ts';
-import { allow, createWorld, here, STRAY, VIP } from './ztunnel-mesh.ts';
+import { allow, createWorld, here } from './ztunnel-mesh.ts';
 
 t.setTimeout(120_000);
 
 const MB = 1_048_576;
 
 const world = await createWorld(t);
-const { mesh, namespace, theirs, ours, toOrders, toLegacy, toImpostor } = world;
+const { mesh, wire, vip, stray, theirs, ours, toOrders, toLegacy, toImpostor } = world;
 const orders = await world.startOarlock();
 const ztunnel = await world.startZtunnel();
 
@@ -26,13 +26,13 @@ t.test('the app beside Oarlock is told who calls, and so are the metrics', async
 });
 
 t.test('a service by its address: ztunnel says which one it means', async (t) => {
-  const { status, body } = await theirs.ask('get', VIP, '/by-service');
+  const { status, body } = await theirs.ask('get', vip, '/by-service');
   t.equal(status, 200);
   t.equal(JSON.parse(body).url, '/by-service');
 });
 
 t.test('a port without a listener of ours is dialled as the CONNECT says', async (t) => {
-  t.ok(await theirs.ask('halfClose', { host: namespace.here, port: ours.digest }, MB));
+  t.ok(await theirs.ask('halfClose', { host: wire.here, port: ours.digest }, MB));
 });
 
 t.test('our policy judges ztunnel by its identity', async (t) => {
@@ -61,11 +61,11 @@ t.test('an app beside Oarlock that is down', async (t) => {
 t.test('an address that is not ours is refused', async (t) => {
   const mark = ztunnel.log.mark;
   const logged = orders.mark;
-  const { text } = await theirs.ask('say', STRAY, 'hello');
+  const { text } = await theirs.ask('say', stray, 'hello');
   t.equal(text, '');
   await ztunnel.failed(/400 Bad Request/, mark);
   const line = JSON.stringify(await orders.logged({ reason: 'bad_connect' }, logged));
-  t.match(line, STRAY.host, 'our log names it');
+  t.match(line, stray.host, 'our log names it');
 });
 
 // ---- Oarlock calls
@@ -79,7 +79,7 @@ t.test('ztunnel is told who calls', async (t) => {
   await here('beGreeted', toLegacy('greet'));
   const { req } = await ztunnel.log.next({ message: 'received request' }, mark);
   t.match(String(req), /method: CONNECT/);
-  t.match(String(req), `uri: ${namespace.there}:`);
+  t.match(String(req), `uri: ${wire.there}:`);
   t.match(String(req), /"baggage": "[^"]*k8s\.namespace\.name=shop[^"]*"/);
   t.match(String(req), /"baggage": "[^"]*service\.name=orders[^"]*"/);
   t.match(String(req), /"forwarded": "for=/);
