@@ -46,12 +46,14 @@ export interface TunnelledSocket extends ConnectionSocket {
 /**
  * Takes a stream of a tunnel to its end: as a connection whose TLS is done, since the tunnel's identity is its peer's.
  * Its CONNECT is answered when all that can refuse it before its first byte has been asked.
+ * @param alpn what its asker says goes through it, in the words of a connection's ALPN; null: it does not say
  */
 export function serveTunnelled(
   path: DataPath,
   listener: InboundListener,
   stream: TunnelledSocket,
   peer: VerifiedPeer,
+  alpn: string | null,
 ): void {
   const connection = path.connections.open('inbound', stream, listener.port);
   if (connection === null) {
@@ -60,7 +62,7 @@ export function serveTunnelled(
     return;
   }
   connection.connect = stream;
-  new InboundConnection(path, listener, connection).startTunnelled(peer);
+  new InboundConnection(path, listener, connection).startTunnelled(peer, alpn);
 }
 
 /** What is carried: `http` where only the version is still to tell, `unknown` where everything is. */
@@ -91,13 +93,13 @@ class InboundConnection {
     return this.#path.snapshot?.modeOf(this.#listener.port) ?? { mode: 'STRICT', source: null };
   }
 
-  startTunnelled(peer: VerifiedPeer): void {
+  startTunnelled(peer: VerifiedPeer, alpn: string | null): void {
     const connection = this.#connection;
     this.#listen();
     connection.tls = true;
     connection.peer = peer.identity;
     this.#peer = peer;
-    this.#carry(this.#carriedBy(null));
+    this.#carry(this.#carriedBy(alpn));
   }
 
   #listen(): void {

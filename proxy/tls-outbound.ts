@@ -33,7 +33,7 @@ export type UpstreamProtocol = 'tcp' | 'http1' | 'http2';
  * Istio's ALPNs of a client sidecar, by what goes through (pilot's `mtlsHTTP11ALPN`, `mtlsHTTP2ALPN`, `ALPNInMesh`);
  * the second of HTTP tells old peers that this is mesh mTLS.
  */
-const MESH_ALPN = {
+export const MESH_ALPN = {
   http1: ['istio-http/1.1', 'istio', 'http/1.1'],
   http2: ['istio-h2', 'istio', 'h2'],
   tcp: ['istio'],

@@ -6,6 +6,8 @@ import type { HeaderField } from '../http2/hpack-static.ts';
 export interface ConnectHead {
   readonly method: string;
   readonly authority: string;
+  /** What is spoken in the stream, as the asker says (RFC 7639): the first protocol it names; null: it does not say. */
+  readonly alpn: string | null;
 }
 
 /** Fields of one connection, which no HTTP/2 message may carry (§8.2.2). */
@@ -35,10 +37,22 @@ export function readConnect(fields: readonly HeaderField[]): ConnectHead | null 
   if (method === 'CONNECT') {
     // §8.5: "The ':scheme' and ':path' pseudo-header fields MUST be omitted."
     const plain = authority !== '' && !pseudo.has(':scheme') && !pseudo.has(':path');
-    return plain ? { method, authority } : null;
+    return plain ? { method, authority, alpn: readAlpn(fields) } : null;
   }
   const path = pseudo.get(':path');
-  return pseudo.has(':scheme') && path !== undefined && path !== '' ? { method, authority } : null;
+  const whole = pseudo.has(':scheme') && path !== undefined && path !== '';
+  return whole ? { method, authority, alpn: null } : null;
+}
+
+/** RFC 7639 §2.2: protocols with commas between; of what it escapes, ALPN's own names have the slash alone. */
+function readAlpn(fields: readonly HeaderField[]): string | null {
+  const field = fields.find(({ name }) => name === 'alpn');
+  return field?.value.split(',', 1)[0]?.trim().replace(/%2f/i, '/') ?? null;
+}
+
+/** The value of that field for one protocol. */
+export function alpnField(protocol: string): string {
+  return protocol.replace('/', '%2F');
 }
 
 /** @returns the status of an answer's head; null where it is malformed */

@@ -113,6 +113,9 @@ class HboneConnection implements Carrier, TunnelKeeper {
     connection.rejudge = () => this.#rejudge();
     if (!this.#rejudge()) return;
     const tunnel = new Tunnel('server', connection.stream, this.#path.limits, this);
+    // Nobody is let in any more by a certificate that has expired, of either side.
+    const ours = this.#path.inboundTls?.credentials.notAfter ?? 0;
+    tunnel.notAfter = Math.min(ours, this.#peer?.notAfter ?? 0);
     this.#tunnel = tunnel;
     connection.carrier = this;
     this.#path.tunnels.keep(tunnel);
@@ -155,7 +158,7 @@ class HboneConnection implements Carrier, TunnelKeeper {
       });
       stream.refuse(400);
     } else if (this.#path.draining) stream.refuse(503);
-    else serveTunnelled(this.#path, listener, stream, peer);
+    else serveTunnelled(this.#path, listener, stream, peer, head.alpn);
   }
 
   roomChanged(): void {}

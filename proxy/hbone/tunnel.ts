@@ -87,6 +87,8 @@ const PING_OPAQUE = Buffer.from('oarlock!', 'latin1');
 export class Tunnel implements FrameSink, StreamOwner {
   readonly role: 'client' | 'server';
   readonly streamWindow: number;
+  /** From then on it takes no new streams, ms since the epoch: a certificate it was made by has expired. */
+  notAfter = Number.POSITIVE_INFINITY;
   readonly #stream: Duplex;
   readonly #limits: Limits;
   readonly #keeper: TunnelKeeper;
@@ -191,7 +193,7 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   /** A client's: how many more may be asked for. */
   get room(): number {
-    if (this.#retired || this.#closed || this.#nextId > MAX_WINDOW) return 0;
+    if (this.leaving || this.#nextId > MAX_WINDOW || Date.now() >= this.notAfter) return 0;
     return Math.min(this.#limits.maxTunnelStreams, this.#peerStreams, this.#refusedAt) - this.#streams.size;
   }
 
@@ -292,6 +294,8 @@ export class Tunnel implements FrameSink, StreamOwner {
       this.#pinged = true;
       this.#writer.control(pingFrame(PING_OPAQUE, false));
     }
+    // The peer has to show another one, and we may have another one to show.
+    if (Date.now() >= this.notAfter) this.retire();
     const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
     if (idle > (this.role === 'client' ? sessionIdleTimeout : idleTimeout)) this.retire();
   }
@@ -398,7 +402,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       return;
     }
     if (stream.remoteEnded) {
-      this.#reset(stream, 'STREAM_CLOSED');
+      this.#faulted(stream, 'STREAM_CLOSED');
       return;
     }
     if (this.#opening.has(id)) {
@@ -406,7 +410,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       return;
     }
     if (length > stream.receiveWindow) {
-      this.#reset(stream, 'FLOW_CONTROL_ERROR');
+      this.#faulted(stream, 'FLOW_CONTROL_ERROR');
       return;
     }
     this.#unread += length;
@@ -468,7 +472,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     const done = this.#opening.get(stream.streamId);
     if (this.#unwanted.has(stream.streamId)) this.#reset(stream, 'CANCEL');
     else if (done !== undefined) this.#answered(stream, done, readStatus(fields), end);
-    else if (stream.remoteEnded) this.#reset(stream, 'STREAM_CLOSED');
+    else if (stream.remoteEnded) this.#faulted(stream, 'STREAM_CLOSED');
     // §8.1: trailers end their stream; a CONNECT has none to speak of, and what is in them goes nowhere.
     else if (!end || !isTrailers(fields)) this.#malformed(stream, 'bad trailers');
     else this.#remoteEnds(stream);
@@ -498,13 +502,16 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#lastPeerId = id;
     this.#opened++;
     const head = tooLarge ? null : readConnect(fields);
-    if (id > this.#lastTaken || this.#streams.size >= this.#limits.maxStreams) {
+    const expired = Date.now() >= this.notAfter;
+    if (id > this.#lastTaken || expired || this.#streams.size >= this.#limits.maxStreams) {
       this.#refuseStream(id, 'REFUSED_STREAM');
     } else if (tooLarge) {
       this.#writer.control(headersFrames(id, encodeHeaders([[':status', '431']]), true));
       this.#refuseStream(id, 'NO_ERROR');
-    } else if (head === null) this.#refuseStream(id, 'PROTOCOL_ERROR');
-    else {
+    } else if (head === null) {
+      this.#refuseStream(id, 'PROTOCOL_ERROR');
+      this.#countReset();
+    } else {
       const stream = new TunnelStream(this, id, this.#peerWindow, this.#keeper.addressesOf(head));
       this.#streams.set(id, stream);
       this.#asked.add(id);
@@ -549,7 +556,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
     throw new ConnectionFault(
       'ENHANCE_YOUR_CALM',
-      `${this.#resets} of ${this.#opened} streams reset unanswered`,
+      `${this.#resets} of ${this.#opened} streams reset unanswered, or by their faults`,
     );
   }
 
@@ -629,7 +636,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     const stream = this.#streams.get(id);
     if (stream === undefined) {
       if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'WINDOW_UPDATE on an idle stream');
-    } else if (stream.sendWindow + octets > MAX_WINDOW) this.#reset(stream, 'FLOW_CONTROL_ERROR');
+    } else if (stream.sendWindow + octets > MAX_WINDOW) this.#faulted(stream, 'FLOW_CONTROL_ERROR');
     else {
       stream.sendWindow += octets;
       if (stream.sendable > 0) this.#writer.ready(stream);
@@ -638,7 +645,7 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   streamFault(id: number, code: 'PROTOCOL_ERROR' | 'FRAME_SIZE_ERROR'): void {
     const stream = this.#streams.get(id);
-    if (stream !== undefined) this.#reset(stream, code);
+    if (stream !== undefined) this.#faulted(stream, code);
     else this.#writer.control(rstStreamFrame(id, code));
   }
 
@@ -657,8 +664,14 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   #malformed(stream: TunnelStream, detail: string): void {
     const done = this.#opening.get(stream.streamId);
-    this.#reset(stream, 'PROTOCOL_ERROR');
+    this.#faulted(stream, 'PROTOCOL_ERROR');
     done?.lost(detail, false);
+  }
+
+  /** A peer that makes us reset its streams makes us work as one that resets them itself (CVE-2025-8671). */
+  #faulted(stream: TunnelStream, code: ErrorName): void {
+    this.#reset(stream, code);
+    if (this.role === 'server') this.#countReset();
   }
 
   #reset(stream: TunnelStream, code: ErrorName): void {

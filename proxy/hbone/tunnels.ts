@@ -16,7 +16,9 @@ import {
   type TunnelTarget,
   Upstream,
 } from '../dial.ts';
+import { MESH_ALPN } from '../tls-outbound.ts';
 import { baggageOf, forwardedFor } from './baggage.ts';
+import { alpnField } from './connect.ts';
 import type { StreamAddresses, TunnelStream } from './stream.ts';
 import { type OpenDone, TICK_MS, Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
 
@@ -249,9 +251,12 @@ export class Tunnels implements TunnelKeeper {
     return { tunnels, streams };
   }
 
-  /** Credentials or trust changed: what was made under the old ones carries what it carries, and nothing new. */
+  /**
+   * Credentials or trust changed: what was made under the old ones, by either side, carries what it carries, and nothing
+   * new.
+   */
   clear(): void {
-    for (const tunnel of [...this.#placeOf.keys()]) tunnel.retire();
+    for (const tunnel of [...this.#ticking]) tunnel.retire();
   }
 
   stop(): void {
@@ -327,6 +332,8 @@ export class Tunnels implements TunnelKeeper {
 
   #made(place: Place, upstream: Upstream): void {
     const tunnel = new Tunnel('client', upstream.stream, this.#limits, this);
+    const ours = this.#context.outboundTls?.credentials.notAfter ?? 0;
+    tunnel.notAfter = Math.min(ours, upstream.peer?.notAfter ?? 0);
     const { remoteAddress = '', remotePort = 0, localAddress = '', localPort = 0 } = upstream.socket;
     const addresses = { remoteAddress, remotePort, localAddress, localPort };
     for (const other of place.live) tunnel.learnFrom(other.tunnel);
@@ -347,8 +354,13 @@ export class Tunnels implements TunnelKeeper {
     if (this.#places.get(place.key) === place) this.#places.delete(place.key);
   }
 
-  #fieldsFor({ endpoint }: PeerTarget): readonly (readonly [string, string])[] {
-    return [[':authority', addressText(endpointAddress(endpoint))], ...this.#ourFields()];
+  /** What goes through it is said in the words of the ALPN that a connection of its own would have. */
+  #fieldsFor({ endpoint, protocol }: PeerTarget): readonly (readonly [string, string])[] {
+    return [
+      [':authority', addressText(endpointAddress(endpoint))],
+      ['alpn', alpnField(MESH_ALPN[protocol][0])],
+      ...this.#ourFields(),
+    ];
   }
 
   #ourFields(): readonly (readonly [string, string])[] {

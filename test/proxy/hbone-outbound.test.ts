@@ -25,19 +25,27 @@ function perTunnel(asked: readonly Asked[]): number[] {
   return counts;
 }
 
-t.test("a CONNECT's head is ztunnel's: authority, baggage, forwarded, and no more", async (t) => {
-  const peer = await hbonePeer(t, orders);
-  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
-  await carried(t, tcp);
-  const { headers } = await peer.at(0);
-  t.strictSame(Object.fromEntries(Object.entries(headers)), {
-    ':method': 'CONNECT',
-    ':authority': `127.0.0.1:${PORT}`,
-    baggage:
-      'k8s.cluster.name=test,k8s.namespace.name=shop,k8s.pod.name=web,service.name=web,service.version=latest',
-    forwarded: 'for="127.0.0.1"',
-  });
-});
+t.test(
+  "a CONNECT's head: ztunnel's authority, baggage and forwarded, RFC 7639's alpn, and no more",
+  async (t) => {
+    const peer = await hbonePeer(t, orders);
+    const { tcp, http } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+    await carried(t, tcp);
+    const { headers } = await peer.at(0);
+    t.strictSame(Object.fromEntries(Object.entries(headers)), {
+      ':method': 'CONNECT',
+      ':authority': `127.0.0.1:${PORT}`,
+      baggage:
+        'k8s.cluster.name=test,k8s.namespace.name=shop,k8s.pod.name=web,service.name=web,service.version=latest',
+      forwarded: 'for="127.0.0.1"',
+      // What a connection of its own would have offered (Istio's ALPN of TCP in the mesh).
+      alpn: 'istio',
+    });
+    const client = await open(t, http);
+    client.write(`GET / HTTP/1.1\r\nhost: ${hostOf('orders')}\r\n\r\n`);
+    t.equal((await peer.at(1)).headers.alpn, 'istio-http%2F1.1');
+  },
+);
 
 t.test('an IPv6 authority has brackets (RFC 3986 §3.2.2)', async (t) => {
   const peer = await hbonePeer(t, orders);
