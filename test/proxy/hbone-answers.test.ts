@@ -228,7 +228,7 @@ const firstBytes: readonly (readonly [what: string, said: string | Buffer, ends:
   ];
 
 t.test('first bytes', async (t) => {
-  const sidecar = await hboneSidecar(t, { limits: { handshakeTimeout: 300 } });
+  const sidecar = await hboneSidecar(t, { limits: { handshakeTimeout: 1_000 } });
   const counts = new Map<string, number>();
   for (const [what, said, ends, reason] of firstBytes) {
     const peer = await open(t, sidecar.port);
