@@ -41,6 +41,8 @@ export interface HboneSidecar {
   readonly lines: readonly Line[];
   /** Puts other policies in force. */
   apply(policies: string): Promise<void>;
+  /** Puts credentials in force, of that validity from now (ms) or the usual one. */
+  rotate(to?: number): Promise<void>;
   drain(): Promise<void>;
   /** The access log's lines, once there are so many. */
   accessed(count: number): Promise<readonly Line[]>;
@@ -80,7 +82,11 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
     await plane.apply(snapshotOf(input), { hbone: 0, hboneNeeded: true, others: [ADMIN] });
   };
   await apply(options.policies ?? '');
-  plane.useCredentials(credentialsOf(await ca.leaf(spiffe('shop', 'orders'))));
+  const rotate = async (to?: number): Promise<void> =>
+    plane.useCredentials(
+      credentialsOf(await ca.leaf(spiffe('shop', 'orders'), to === undefined ? {} : { to })),
+    );
+  await rotate();
   let drained: Promise<void> | null = null;
   const drain = (): Promise<void> => {
     drained ??= plane.drain();
@@ -94,6 +100,7 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
     port: plane.ports().hbone ?? 0,
     lines,
     apply,
+    rotate,
     drain,
     accessed: (count) =>
       until(`${count} lines of access log`, () => {
