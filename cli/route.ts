@@ -95,11 +95,13 @@ function answerOf(snapshot: Snapshot, { names, port, subset }: Question): Answer
 }
 
 function known(host: string, { port, tls, endpoints, warnings }: Route): Answer {
-  const { mode, auto, sni, expectedIdentities, source } = tls;
+  const { mode, auto, expectedIdentities, source } = tls;
+  // A tunnel's TLS names no server: who is meant is in each CONNECT.
+  const tunnelled = endpoints.length > 0 && endpoints.every(({ tunnel }) => tunnel !== null);
   return {
     host,
     port,
-    tls: { mode, auto, sni, expectedIdentities, source },
+    tls: { mode, auto, sni: tunnelled ? null : tls.sni, expectedIdentities, source },
     endpoints: endpoints.map((endpoint) => ({
       address: endpoint.address,
       port: endpoint.port,
