@@ -1,5 +1,6 @@
 /** Tunnels that end: new connections go to another one, old ones to their own end, and apps notice what they must and no more. */
 import { constants } from 'node:http2';
+import type { Server as TlsServer } from 'node:tls';
 import t from 'tap';
 import { call, keepAlive, open } from '../e2e/harness/clients.ts';
 import { hostOf } from '../e2e/harness/resources.ts';
@@ -245,6 +246,22 @@ t.test('new credentials while a tunnel is made: whoever waits for it is carried'
     'and nobody else',
   );
   await lives(app);
+});
+
+t.test("a tunnel takes nothing new once its peer's certificate has expired", async (t) => {
+  const until = 3_000;
+  const peer = await hbonePeer(t, await ca.leaf(spiffe('shop', 'orders'), { to: until }));
+  const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
+  const old = await carried(t, tcp);
+  // The peer has a new one in time. Whoever speaks with it already does not see that.
+  (peer.server as TlsServer).setSecureContext({ ...orders });
+  await pause(until);
+  await carried(t, tcp);
+  t.strictSame(
+    peer.asked.map(({ tunnel }) => tunnel),
+    [0, 1],
+  );
+  await lives(old);
 });
 
 t.test('a peer that falls silent is given up; one that answers PING is not', async (t) => {
