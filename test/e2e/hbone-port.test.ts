@@ -6,6 +6,7 @@ import { freePort, freePorts } from './harness/ports.ts';
 import { type Oarlock, start } from './harness/processes.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { openTls } from './harness/tls-client.ts';
+import { until } from './harness/wait.ts';
 
 t.setTimeout(120_000);
 
@@ -52,14 +53,16 @@ async function takesTunnels(t: Test, { process, ports }: Sidecar): Promise<void>
   }
 }
 
-/** Another process's, on all addresses. Where somebody has it already that is as good. */
+/** Another process's, on all addresses. Where somebody keeps it that is as good; one who has it for a moment is waited for. */
 async function taken(t: Test, port: number): Promise<number> {
   const server = createServer();
-  await new Promise<void>((resolve) => {
-    server.once('error', () => resolve());
-    server.listen(port, resolve);
-  });
   t.teardown(() => server.close());
+  const listens = (): Promise<boolean> =>
+    new Promise((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, () => resolve(true));
+    });
+  await until('the port to be free', listens, 5_000).catch(() => {});
   return port;
 }
 
