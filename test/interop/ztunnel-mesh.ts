@@ -9,7 +9,7 @@ import { peerAuthentication, policy } from '../e2e/harness/shop.ts';
 import { within } from '../e2e/harness/wait.ts';
 import { type AppPorts, startApps } from './ztunnel-apps.ts';
 import { type Ask, callers, type Target } from './ztunnel-callers.ts';
-import { createNamespace, missing, type Namespace, type Wire } from './ztunnel-net.ts';
+import { createNamespace, enterOwnNetwork, missing, type Namespace, type Wire } from './ztunnel-net.ts';
 import { type AppProcess, startAppProcess, startZtunnel, type Ztunnel } from './ztunnel-peer.ts';
 
 /** Both always dial HBONE here. */
@@ -102,7 +102,10 @@ export const oarlockCalls = ({ theirs, toLegacy }: World): Way => ({
 function needZtunnel(t: Test): string {
   const binary = process.env.OARLOCK_ZTUNNEL ?? '';
   const lacking = [...(binary === '' ? ['OARLOCK_ZTUNNEL, the path of a ztunnel'] : []), ...missing()];
-  if (lacking.length === 0) return binary;
+  if (lacking.length === 0) {
+    enterOwnNetwork();
+    return binary;
+  }
   t.plan(0, `SKIPPED: it needs ${lacking.join(', ')}`);
   process.exit(0);
 }

@@ -1,5 +1,5 @@
 /** A network namespace for a workload behind ztunnel: a wire to this one, and Istio's rule that captures what its apps dial. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import type { Test } from 'tap';
 
@@ -30,10 +30,12 @@ export interface Namespace {
 
 /** What a test needs that this machine has not; empty where all is there. */
 export function missing(): string[] {
-  const tools = ['ip', 'iptables', 'ip6tables', 'setpriv'].filter((tool) => !works(tool, ['--help']));
-  const root = process.getuid?.() === 0 ? [] : ['root'];
+  const tools = ['ip', 'iptables', 'ip6tables', 'setpriv', 'unshare'].filter(
+    (tool) => !works(tool, ['--help']),
+  );
   const ipv6 = existsSync('/proc/net/if_inet6') ? [] : ['IPv6'];
-  return [...root, ...tools, ...ipv6];
+  const right = spawnSync('unshare', ['--net', 'true']).status === 0 ? [] : ['root, who may make networks'];
+  return [...tools, ...ipv6, ...right];
 }
 
 /** True where the tool can be run. */
@@ -46,16 +48,31 @@ export function works(tool: string, args: readonly string[]): boolean {
   }
 }
 
+/** Set for a process that `enterOwnNetwork` has moved. */
+const OWN_NETWORK = 'OARLOCK_TEST_OWN_NETWORK';
+
+/**
+ * Starts this process anew in a network of its own, once: whoever else has the HBONE port on this machine is not met
+ * there. Call it before anything was done.
+ */
+export function enterOwnNetwork(): void {
+  if (process.env[OWN_NETWORK] !== undefined) {
+    ip('link', 'set', 'lo', 'up');
+    return;
+  }
+  const again = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
+  const env = { ...process.env, [OWN_NETWORK]: 'yes' };
+  process.execve?.('/usr/bin/env', ['env', 'unshare', '--net', '--', ...again], env);
+}
+
 /** Makes a namespace that is gone when the test is over. */
 export function createNamespace(t: Test): Namespace {
-  const id = process.pid;
-  const name = `oarlock-${id}`;
-  const [device, inside] = [`oar${id}a`, `oar${id}b`];
-  // RFC 2544's addresses for tests between networks, and RFC 4193's: nobody routes them. Four for each process.
-  const four = (host: number): string => `198.18.${(id >> 6) & 255}.${((id & 63) << 2) | host}`;
-  const six = (host: number): string => `fd00:198:18:${(id & 0xffff).toString(16)}::${host}`;
-  const ipv4: Wire = { here: four(1), there: four(2) };
-  const ipv6: Wire = { here: six(1), there: six(2) };
+  // Its name is known on the whole machine; devices and addresses are not, in a network of our own.
+  const name = `oarlock-${process.pid}`;
+  const [device, inside] = ['here', 'there'];
+  // RFC 2544's addresses for tests between networks, and RFC 4193's.
+  const ipv4: Wire = { here: '198.18.0.1', there: '198.18.0.2' };
+  const ipv6: Wire = { here: 'fd00:198:18::1', there: 'fd00:198:18::2' };
   ip('netns', 'add', name);
   const remove = (): void => {
     try {
