@@ -733,9 +733,9 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#closed = true;
     // Without it Node's http2 takes a stream whose connection closes behind GOAWAY for one that has ended.
     for (const id of this.#streams.keys()) this.#writer.control(rstStreamFrame(id, 'CONNECT_ERROR'));
-    this.#writer.control(
-      goawayFrame(this.#lastPeerId, code, end.fault === null ? '' : end.detail.slice(0, 256)),
-    );
+    // What a fault of ours is concerns our log.
+    const said = end.fault === null || code === 'INTERNAL_ERROR' ? '' : end.detail.slice(0, 256);
+    this.#writer.control(goawayFrame(this.#lastPeerId, code, said));
     this.#over(end);
     const stream = this.#stream;
     this.#writer.close(() => {
@@ -753,7 +753,10 @@ export class Tunnel implements FrameSink, StreamOwner {
     // theirs had left.
     const stale = this.#proved;
     const opening = [...this.#opening.values()];
-    const streams = [...this.#streams.values()];
+    // What both sides have ended needs it no more: a slow reader still has all that came.
+    const streams = [...this.#streams.values()].filter(
+      ({ remoteEnded, localEnded }) => !remoteEnded || !localEnded,
+    );
     this.#opening.clear();
     this.#streams.clear();
     for (const done of opening) done.lost(end.detail, stale);
