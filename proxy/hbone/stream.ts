@@ -185,7 +185,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.#pending.push(chunk);
     this.#pendingBytes += chunk.length;
     this.#onWritten = written;
-    this.#owner.ready(this);
+    this.#toSend();
   }
 
   override _writev(
@@ -201,7 +201,13 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
       this.#pendingBytes += chunk.length;
     }
     this.#onWritten = written;
-    this.#owner.ready(this);
+    this.#toSend();
+  }
+
+  /** A write of nothing is through at once: no frame would ever tell. */
+  #toSend(): void {
+    if (this.#pendingBytes === 0) this.sent();
+    else this.#owner.ready(this);
   }
 
   override _final(ended: (error?: Error | null) => void): void {

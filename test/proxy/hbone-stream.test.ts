@@ -96,3 +96,16 @@ t.test('what waits when a stream is destroyed counts as read', async (t) => {
   one.stream.destroy();
   t.equal(one.read, 1_000);
 });
+
+t.test('writes of nothing hold nobody up', async (t) => {
+  const { stream } = owned();
+  const done: string[] = [];
+  stream.write(Buffer.alloc(0), () => void done.push('alone'));
+  await turn();
+  stream.cork();
+  stream.write(Buffer.alloc(0), () => void done.push('first of two'));
+  stream.write(Buffer.alloc(0), () => void done.push('second of two'));
+  stream.uncork();
+  await turn();
+  t.same(done, ['alone', 'first of two', 'second of two']);
+});
