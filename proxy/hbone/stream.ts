@@ -3,6 +3,8 @@ import { Duplex } from 'node:stream';
 import type { CopyingStream, DirectStream, Heard } from '../hear.ts';
 import type { Sender } from '../http2/frame-writer.ts';
 
+type WriteDone = (error?: Error | null) => void;
+
 /** What a stream asks of its tunnel. */
 export interface StreamOwner {
   /** It has something to send. */
@@ -29,6 +31,8 @@ export interface StreamAddresses {
 
 /** Written and not yet taken over by TLS: as much as a socket of ours holds. */
 const HIGH_WATER = 65_536;
+/** Of that, what may go past Node's queue. */
+const DIRECT = 32_768;
 /** A piece takes some 100 octets to keep, whatever it holds: smaller ones that have to wait are put together. */
 const SMALL_PIECE = 1_024;
 const GATHERED = 4_096;
@@ -51,7 +55,9 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   /** Of the first of them: what is sent already. */
   #offset = 0;
   #pendingBytes = 0;
-  #onWritten: ((error?: Error | null) => void) | null = null;
+  #onWritten: WriteDone | null = null;
+  /** Callbacks of writes that went past Node's queue. */
+  #onPassed: WriteDone[] = [];
   #onEnded: ((error?: Error | null) => void) | null = null;
   /** Whom `hear` has set; null: reads go by the stream's queue. */
   #heard: Heard | null = null;
@@ -154,6 +160,7 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   sent(): void {
     const ended = this.localEnded ? this.#onEnded : null;
     if (this.#pendingBytes === 0) {
+      if (this.#onPassed.length > 0) this.#passed(null);
       const written = this.#onWritten;
       this.#onWritten = null;
       written?.();
@@ -161,6 +168,13 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     if (ended === null) return;
     this.#onEnded = null;
     ended();
+  }
+
+  /** What went past Node's queue is sent, or never will be. */
+  #passed(error: Error | null): void {
+    const passed = this.#onPassed;
+    this.#onPassed = [];
+    for (const done of passed) done(error);
   }
 
   /** The peer takes no more of it: what is written goes nowhere, what came is still read. */
@@ -175,6 +189,23 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
   /** A socket is reset that goes on writing; here no sooner than all that came has been read. */
   #writtenInVain(written: (error?: Error | null) => void): void {
     written(this.readableEnded ? new Error('the peer takes no more') : null);
+  }
+
+  /**
+   * A small write that nothing stands before goes past Node's queue of writes, which would hold it for the callback at
+   * the end of this turn. What is too much at once takes the way through the queue, which knows 'drain'.
+   */
+  override write(chunk: unknown, encoding?: BufferEncoding | WriteDone, callback?: WriteDone): boolean {
+    const direct = chunk instanceof Uint8Array && this.#pendingBytes + chunk.length <= DIRECT;
+    const free = this.writableLength === 0 && this.writableCorked === 0 && !this.#shut;
+    if (!direct || !free || this.writableEnded || this.destroyed)
+      return super.write(chunk, encoding as BufferEncoding, callback);
+    const done = typeof encoding === 'function' ? encoding : callback;
+    if (done !== undefined) this.#onPassed.push(done);
+    this.#pending.push(chunk as Buffer);
+    this.#pendingBytes += chunk.length;
+    this.#owner.ready(this);
+    return true;
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, written: (error?: Error | null) => void): void {
@@ -322,7 +353,9 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
     this.#owner.left(this, error !== null || this.#aborted || !whole);
     done(error);
     // Whoever waits for it holds memory for it.
-    written?.(error ?? new Error('closed before it was sent'));
+    const unsent = error ?? new Error('closed before it was sent');
+    this.#passed(unsent);
+    written?.(unsent);
   }
 }
 
