@@ -169,7 +169,7 @@ export const limitTable = {
     unit: 'count',
     value: 500,
     flag: 'max-stream-resets',
-    why: 'streams the peer of an HTTP/2 connection resets within a second and before their answer; more, and most of its streams: it is closed. Our own take no new streams after half as many, so that no peer closes them',
+    why: 'streams the peer of an HTTP/2 connection resets within a second and before their answer; more, and most of its streams: it is closed; on an HBONE tunnel in its whole life. Our own take no new streams after half as many, so that no peer closes them',
   },
   maxWaitingStreams: {
     unit: 'count',
