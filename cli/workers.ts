@@ -1,6 +1,6 @@
 /** Several data-path threads as one data plane: the kernel spreads connections over them by SO_REUSEPORT. */
 import { once } from 'node:events';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 import { createSecureContext } from 'node:tls';
 import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
@@ -69,12 +69,18 @@ export class WorkerPlane implements DataPlane {
     }
     const resources = input.resources.map(({ origin, ...rest }) => ({ ...rest, file: origin.file }));
     const hbone = await this.#hbonePort(own);
-    const answers = await this.#all({
-      kind: 'apply',
-      own: { ...own, hbone },
-      input: { ...input, resources, problems: [] },
-    });
-    this.#ports = answers[0] as Record<string, number>;
+    // The kernel may give a port of its choice to somebody's outgoing connection as soon as nobody has it.
+    const keeper = own.hbone === 0 && hbone !== null ? await listening(this.#bind, hbone, true) : null;
+    try {
+      const answers = await this.#all({
+        kind: 'apply',
+        own: { ...own, hbone },
+        input: { ...input, resources, problems: [] },
+      });
+      this.#ports = answers[0] as Record<string, number>;
+    } finally {
+      keeper?.close();
+    }
   }
 
   /** One port for all threads, also where the kernel chooses it. @throws ListenError */
@@ -82,7 +88,7 @@ export class WorkerPlane implements DataPlane {
     if (hbone === null || this.#ports.hbone !== undefined) return this.#ports.hbone ?? null;
     if (this.#hboneMissed && !hboneNeeded) return null;
     try {
-      return await probe(this.#bind, hbone, '--hbone-port');
+      return await probe(this.#bind, hbone, 'HBONE (--hbone-port, --bind)');
     } catch (error) {
       // Each thread would find it free for itself, beside whoever has it.
       if (hboneNeeded || !(error instanceof ListenError)) throw error;
@@ -124,10 +130,9 @@ export class WorkerPlane implements DataPlane {
 
 /** @param bind null or '': all addresses @returns the port, the kernel's choice for 0 @throws ListenError */
 async function probe(bind: string | null, port: number, asks: string): Promise<number> {
-  const server = createServer();
-  server.listen({ port, ...(bind === null || bind === '' ? {} : { host: bind }) });
+  let server: Server;
   try {
-    await once(server, 'listening');
+    server = await listening(bind ?? '', port, false);
   } catch (error) {
     throw listenError({ bind: bind ?? '', port }, error as NodeJS.ErrnoException, asks);
   }
@@ -135,4 +140,12 @@ async function probe(bind: string | null, port: number, asks: string): Promise<n
   server.close();
   await once(server, 'close');
   return bound;
+}
+
+/** @param reusePort shared with whoever asks alike */
+async function listening(bind: string, port: number, reusePort: boolean): Promise<Server> {
+  const server = createServer();
+  server.listen({ port, reusePort, ...(bind === '' ? {} : { host: bind }) });
+  await once(server, 'listening');
+  return server;
 }

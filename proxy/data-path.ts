@@ -10,6 +10,7 @@ import type { NameResolver } from '../mesh/name-resolver.ts';
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
+import { hostPort } from '../mesh/text.ts';
 import type { TokenRules, TokenVerifier } from '../mesh/tokens.ts';
 import { isSecretHeader } from '../policy/secret-header.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
@@ -73,7 +74,7 @@ export function remoteOf({
   remoteAddress,
   remotePort,
 }: Pick<Connection, 'remoteAddress' | 'remotePort'>): string {
-  return remoteAddress === '' ? 'unknown' : `${remoteAddress}:${remotePort}`;
+  return remoteAddress === '' ? 'unknown' : hostPort(remoteAddress, remotePort);
 }
 
 export class DataPath implements TunnelContext {

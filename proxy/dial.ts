@@ -5,6 +5,7 @@ import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Endpoint, EndpointTunnel, RouteTls } from '../mesh/route.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
+import { hostPort } from '../mesh/text.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
@@ -215,8 +216,7 @@ export function endpointAddress({ address, port }: Endpoint): AppAddress {
 }
 
 export function addressText(address: AppAddress): string {
-  if ('path' in address) return `unix://${address.path}`;
-  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+  return 'path' in address ? `unix://${address.path}` : hostPort(address.host, address.port);
 }
 
 /**

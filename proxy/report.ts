@@ -1,6 +1,7 @@
 /** What is over goes here: one access log line, the metrics, and the refusal where there was one. */
 import { performance } from 'node:perf_hooks';
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
+import { hostPort } from '../mesh/text.ts';
 import {
   type AccessRecord,
   connectionRecord,
@@ -151,7 +152,7 @@ function loggedConnectionOf(path: DataPath, connection: Connection): LoggedConne
   const inbound = connection.direction === 'inbound';
   const logged = new LoggedConnection({
     direction: connection.direction,
-    downstreamLocalAddress: `${connection.localAddress}:${connection.localPort}`,
+    downstreamLocalAddress: hostPort(connection.localAddress, connection.localPort),
     downstreamRemoteAddress: remoteOf(connection),
     requestedServerName: connection.sni,
     sourcePrincipal: (inbound ? connection.peer : identity)?.uri ?? null,

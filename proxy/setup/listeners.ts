@@ -198,7 +198,10 @@ export class Listeners {
     open.server.on('connection', (socket: Socket) => this.#accepted(open, socket));
     return new Promise((resolve, reject) => {
       open.server.once('error', (error: NodeJS.ErrnoException) => {
-        const asks = wanted.kind === 'hbone' ? '--hbone-port' : `the Sidecar resource's ${wanted.kind} entry`;
+        const asks =
+          wanted.kind === 'hbone'
+            ? 'HBONE (--hbone-port, --bind)'
+            : `the Sidecar resource's ${wanted.kind} entry`;
         reject(listenError({ bind, port }, error, asks));
       });
       open.server.listen(
