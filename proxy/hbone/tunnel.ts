@@ -30,6 +30,8 @@ import { encodeHeaders, HpackDecoder } from '../http2/hpack.ts';
 import { HpackError } from '../http2/hpack-error.ts';
 import type { HeaderField } from '../http2/hpack-static.ts';
 import { type ConnectHead, isTrailers, readConnect, readStatus } from './connect.ts';
+import { FairUse } from './fair-use.ts';
+import { Liveness, TICK_MS } from './liveness.ts';
 import { type StreamAddresses, type StreamOwner, TunnelStream } from './stream.ts';
 
 /** Why a tunnel ended. */
@@ -68,19 +70,12 @@ const CONNECTION_WINDOW = wholeFrames(16 * 1_048_576);
 const MAX_FIELDS_BYTES = 16_384;
 /** Streams whose end is remembered: what is still on its way for them is told from what never was. */
 const REMEMBERED = 256;
-/** In so many ms is what comes weighed against what it carries. */
-const WEIGH_MS = 10_000;
-/** What may come on top of eight times the payload in that time: nginx's measure of a flood. */
-const FREE_OVERHEAD = 1_048_576;
 /** What a change of the streams' windows weighs for each of them. */
 const SETTING_COST = 16;
 /** How long one that we closed may go on sending before its stream is reset. */
 const LINGER_MS = 5_000;
 /** Between the GOAWAY that warns and the one that counts: what was on its way has come by then. */
 const LAST_CALL_MS = 1_000;
-
-/** So often `tick` is called. */
-export const TICK_MS = 500;
 
 const PING_OPAQUE = Buffer.from('oarlock!', 'latin1');
 
@@ -131,18 +126,12 @@ export class Tunnel implements FrameSink, StreamOwner {
   #lastTaken = Number.POSITIVE_INFINITY;
   #closed = false;
   readonly #startedAt = performance.now();
-  #heard = true;
-  #quietSince = this.#startedAt;
-  #pinged = false;
   /** Half a frame or header block has waited since. */
   #waitsSince = 0;
   #idleSince = this.#startedAt;
   #lastCallAt = Number.POSITIVE_INFINITY;
-  #opened = 0;
-  #resets = 0;
-  #weighedAt = this.#startedAt;
-  #total = 0;
-  #useful = 0;
+  readonly #liveness: Liveness;
+  readonly #fairUse: FairUse;
 
   constructor(role: 'client' | 'server', stream: Duplex, limits: Limits, keeper: TunnelKeeper) {
     this.role = role;
@@ -152,6 +141,8 @@ export class Tunnel implements FrameSink, StreamOwner {
     // So much a peer may send before it knows of less (§6.9.2).
     this.streamWindow = Math.max(limits.streamWindow, INITIAL_WINDOW);
     this.#maxUnread = limits.maxTunnelStreams * this.streamWindow;
+    this.#liveness = new Liveness(limits.tunnelPing, this.#startedAt);
+    this.#fairUse = new FairUse(limits.maxStreamResets, this.#startedAt);
     this.#preface = role === 'server' ? PREFACE : '';
     this.#reader = new FrameReader(this, MAX_FIELDS_BYTES);
     this.#writer = new FrameWriter(stream, (fault) => this.#fault(fault));
@@ -222,7 +213,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     this.#opening.set(id, done);
     const block = encodeHeaders([[':method', 'CONNECT'], ...fields]);
     // What is answered to it is no flood.
-    this.#useful += block.length;
+    this.#fairUse.carried(block.length);
     this.#writer.control(headersFrames(id, block, false));
     return stream;
   }
@@ -235,21 +226,18 @@ export class Tunnel implements FrameSink, StreamOwner {
       // §6.8: one that says how it will be, a moment for what is on its way, and one that counts.
       this.#writer.control(goawayFrame(MAX_WINDOW, 'NO_ERROR', ''));
       this.#writer.control(pingFrame(PING_OPAQUE, false));
-      this.#pinged = true;
       this.#lastCallAt = performance.now() + LAST_CALL_MS;
     } else this.#closeIfEmpty();
   }
 
   /** A client's: somebody waits for an answer, and waits. */
   probe(): void {
-    if (this.#heard || this.#pinged || this.#closed) return;
-    this.#pinged = true;
-    this.#writer.control(pingFrame(PING_OPAQUE, false));
+    if (!this.#closed && this.#liveness.ask()) this.#writer.control(pingFrame(PING_OPAQUE, false));
   }
 
   /** A client's: somebody waited so long for an answer. Where nothing else came either it may be dead: nobody new asks. */
   unanswered(ms: number): void {
-    if (performance.now() - this.#quietSince > ms - TICK_MS) this.retire();
+    if (this.#liveness.silent(performance.now()) > ms - TICK_MS) this.retire();
   }
 
   /** Ends it at once, and all on it. */
@@ -260,13 +248,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   /** Its time-outs; called about twice a second. */
   tick(now: number): void {
     if (this.#closed) return;
-    if (now - this.#weighedAt > WEIGH_MS) {
-      this.#weighedAt = now;
-      this.#refusedAt = Number.POSITIVE_INFINITY;
-      this.#total = 0;
-      this.#useful = 0;
-      this.#writer.sentBytes = 0;
-    }
+    if (this.#fairUse.tick(now)) this.#refusedAt = Number.POSITIVE_INFINITY;
     if (!this.#settled && now - this.#startedAt > this.#limits.handshakeTimeout) {
       this.#fault(new ConnectionFault('SETTINGS_TIMEOUT', 'no SETTINGS in time'));
     } else if (this.#waitsSince > 0 && now - this.#waitsSince > this.#limits.requestHeadTimeout) {
@@ -278,22 +260,14 @@ export class Tunnel implements FrameSink, StreamOwner {
   #tickAlive(now: number): void {
     for (const stream of this.#streams.values())
       if (stream.lingersSince > 0 && now - stream.lingersSince > LINGER_MS) this.#reset(stream, 'CANCEL');
-    if (this.#heard) {
-      this.#heard = false;
-      this.#pinged = false;
-      this.#quietSince = now;
-    }
-    const quiet = now - this.#quietSince;
-    const { tunnelPing, sessionIdleTimeout, idleTimeout } = this.#limits;
-    if (quiet > 3 * tunnelPing) {
+    const { sessionIdleTimeout, idleTimeout } = this.#limits;
+    const life = this.#liveness.look(now);
+    if (life === 'dead') {
       // Conntrack forgot it, or its machine is gone: nothing else would ever tell.
-      this.abort(`the peer did not answer a PING for ${Math.round(quiet)} ms`);
+      this.abort(`the peer did not answer a PING for ${Math.round(this.#liveness.silent(now))} ms`);
       return;
     }
-    if (quiet > tunnelPing && !this.#pinged) {
-      this.#pinged = true;
-      this.#writer.control(pingFrame(PING_OPAQUE, false));
-    }
+    if (life === 'ask') this.#writer.control(pingFrame(PING_OPAQUE, false));
     // The peer has to show another one, and we may have another one to show.
     if (Date.now() >= this.notAfter) this.retire();
     const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
@@ -356,15 +330,15 @@ export class Tunnel implements FrameSink, StreamOwner {
 
   #hears(piece: Buffer): void {
     if (this.#closed) return;
-    this.#heard = true;
-    this.#total += piece.length;
+    this.#liveness.heard();
+    this.#fairUse.came(piece.length);
     try {
       const bytes = this.#preface === '' ? piece : this.#readPreface(piece);
       if (bytes.length > 0) this.#reader.feed(bytes);
       if (!this.#reader.waits) this.#waitsSince = 0;
       else if (this.#waitsSince === 0) this.#waitsSince = performance.now();
-      if (this.#total > FREE_OVERHEAD + 8 * (this.#useful + this.#writer.sentBytes))
-        throw new ConnectionFault('ENHANCE_YOUR_CALM', `${this.#total} octets carried ${this.#useful}`);
+      this.#fairUse.carried(this.#writer.takeSentBytes());
+      this.#fairUse.weigh();
     } catch (error) {
       if (error instanceof ConnectionFault) this.#fault(error);
       else if (error instanceof HpackError)
@@ -421,7 +395,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   }
 
   dataPiece(piece: Buffer): void {
-    this.#useful += piece.length;
+    this.#fairUse.carried(piece.length);
     this.#receiving?.received(piece);
   }
 
@@ -457,7 +431,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     else if (this.role === 'client') {
       if (this.#isIdle(id)) throw new ConnectionFault('PROTOCOL_ERROR', 'HEADERS on an idle stream');
     } else if (this.#isIdle(id)) {
-      this.#useful += block.length;
+      this.#fairUse.carried(block.length);
       this.#newStream(id, fields, tooLarge, end);
     } else if (this.#ended.get(id) === false) {
       throw new ConnectionFault('STREAM_CLOSED', 'HEADERS on a closed stream');
@@ -500,7 +474,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   #newStream(id: number, fields: readonly HeaderField[], tooLarge: boolean, end: boolean): void {
     if (id % 2 === 0) throw new ConnectionFault('PROTOCOL_ERROR', `a client's stream ${id}`);
     this.#lastPeerId = id;
-    this.#opened++;
+    this.#fairUse.opened();
     const head = tooLarge ? null : readConnect(fields);
     const expired = Date.now() >= this.notAfter;
     if (id > this.#lastTaken || expired || this.#streams.size >= this.#limits.maxStreams) {
@@ -510,7 +484,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       this.#refuseStream(id, 'NO_ERROR');
     } else if (head === null) {
       this.#refuseStream(id, 'PROTOCOL_ERROR');
-      this.#countReset();
+      this.#fairUse.reset();
     } else {
       const stream = new TunnelStream(this, id, this.#peerWindow, this.#keeper.addressesOf(head));
       this.#streams.set(id, stream);
@@ -545,19 +519,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     // §8.1: all has come, and of ours it needs no more. Envoy ends a tunnel so whose server closed first.
     if (stream.remoteEnded && code === errorCode.NO_ERROR) stream.stopSending();
     else stream.destroy(new StreamReset(detail));
-    if (unanswered) this.#countReset();
-  }
-
-  /**
-   * A peer that asks and takes it back makes us and the app work for nothing (CVE-2023-44487). Envoy's measure: so
-   * many, and most of all it asked for.
-   */
-  #countReset(): void {
-    if (++this.#resets <= this.#limits.maxStreamResets || 2 * this.#resets <= this.#opened) return;
-    throw new ConnectionFault(
-      'ENHANCE_YOUR_CALM',
-      `${this.#resets} of ${this.#opened} streams reset unanswered, or by their faults`,
-    );
+    if (unanswered) this.#fairUse.reset();
   }
 
   settings(payload: Buffer): void {
@@ -594,7 +556,7 @@ export class Tunnel implements FrameSink, StreamOwner {
     const change = value - this.#peerWindow;
     this.#peerWindow = value;
     // Six octets make us look at all streams (CVE-2020-11080): they weigh as much as that costs.
-    this.#total += SETTING_COST * this.#streams.size;
+    this.#fairUse.came(SETTING_COST * this.#streams.size);
     for (const stream of this.#streams.values()) {
       if (stream.sendWindow + change > MAX_WINDOW)
         throw new ConnectionFault('FLOW_CONTROL_ERROR', 'a window beyond its bound');
@@ -671,7 +633,7 @@ export class Tunnel implements FrameSink, StreamOwner {
   /** A peer that makes us reset its streams makes us work as one that resets them itself (CVE-2025-8671). */
   #faulted(stream: TunnelStream, code: ErrorName): void {
     this.#reset(stream, code);
-    if (this.role === 'server') this.#countReset();
+    if (this.role === 'server') this.#fairUse.reset();
   }
 
   #reset(stream: TunnelStream, code: ErrorName): void {

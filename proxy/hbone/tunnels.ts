@@ -19,8 +19,9 @@ import {
 import { MESH_ALPN } from '../tls-outbound.ts';
 import { baggageOf, forwardedFor } from './baggage.ts';
 import { alpnField } from './connect.ts';
+import { TICK_MS } from './liveness.ts';
 import type { StreamAddresses, TunnelStream } from './stream.ts';
-import { type OpenDone, TICK_MS, Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
+import { type OpenDone, Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
 
 /** What dialling a tunnel needs to know beside what dialling does. */
 export interface TunnelContext extends DialContext {

@@ -58,8 +58,7 @@ export class FrameWriter {
   readonly #onFault: (fault: ConnectionFault) => void;
   /** The connection's send window (§6.9.1). */
   window = 65_535;
-  /** Octets of DATA sent; whoever weighs by it sets it back. */
-  sentBytes = 0;
+  #sentBytes = 0;
   /** Frames that are not DATA: those that go before it, and those that go behind it. */
   #control: Buffer[] = [];
   #late: Buffer[] = [];
@@ -85,6 +84,13 @@ export class FrameWriter {
   constructor(stream: Duplex, onFault: (fault: ConnectionFault) => void) {
     this.#stream = stream;
     this.#onFault = onFault;
+  }
+
+  /** Octets of DATA sent since it was last asked. */
+  takeSentBytes(): number {
+    const sent = this.#sentBytes;
+    this.#sentBytes = 0;
+    return sent;
   }
 
   /** Queues a frame that is not DATA. */
@@ -276,7 +282,7 @@ export class FrameWriter {
     batch[at + 7] = stream >>> 8;
     batch[at + 8] = stream;
     this.window -= octets;
-    this.sentBytes += octets;
+    this.#sentBytes += octets;
     if (!sender.taken) {
       sender.taken = true;
       sender.nextTaken = this.#firstTaken;
