@@ -1,4 +1,5 @@
 /** One CONNECT of a tunnel as a stream of bytes: what the data path reads and writes as if it were a socket. */
+import { Buffer } from 'node:buffer';
 import { Duplex } from 'node:stream';
 import type { CopyingStream, DirectStream, Heard } from '../hear.ts';
 import type { Sender } from '../http2/frame-writer.ts';
@@ -196,13 +197,13 @@ export class TunnelStream extends Duplex implements Sender, CopyingStream, Direc
    * the end of this turn. What is too much at once takes the way through the queue, which knows 'drain'.
    */
   override write(chunk: unknown, encoding?: BufferEncoding | WriteDone, callback?: WriteDone): boolean {
-    const direct = chunk instanceof Uint8Array && this.#pendingBytes + chunk.length <= DIRECT;
+    const direct = chunk instanceof Buffer && this.#pendingBytes + chunk.length <= DIRECT;
     const free = this.writableLength === 0 && this.writableCorked === 0 && !this.#shut;
-    if (!direct || !free || this.writableEnded || this.destroyed)
+    if (!direct || !free || chunk.length === 0 || this.writableEnded || this.destroyed)
       return super.write(chunk, encoding as BufferEncoding, callback);
     const done = typeof encoding === 'function' ? encoding : callback;
     if (done !== undefined) this.#onPassed.push(done);
-    this.#pending.push(chunk as Buffer);
+    this.#pending.push(chunk);
     this.#pendingBytes += chunk.length;
     this.#owner.ready(this);
     return true;
