@@ -18,11 +18,6 @@ export function parseHostPort(text: string): HostPort | null {
   return good ? { host, port: Number(port) } : null;
 }
 
-/** The text again: `127.0.0.1:80`, `[::1]:80`. */
-export function hostPortText({ host, port }: HostPort): string {
-  return `${host.includes(':') ? `[${host}]` : host}:${port}`;
-}
-
 /** True for this machine's own addresses and its name for itself. */
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));

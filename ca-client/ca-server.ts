@@ -5,7 +5,8 @@ import { hostname } from 'node:os';
 import type { SecureContextOptions } from 'node:tls';
 import type { Server, ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
 import { identityOf } from '../mesh/identity.ts';
-import { type HostPort, hostPortText } from './address.ts';
+import { hostPort } from '../mesh/text.ts';
+import type { HostPort } from './address.ts';
 import { type ServiceAccount, TokenError, verifyToken } from './ca-token.ts';
 import { RequestError } from './csr.ts';
 import type { EmbeddedCa } from './embedded-ca.ts';
@@ -81,7 +82,7 @@ export async function startCaServer(options: CaServerOptions): Promise<CaServer>
     { CreateCertificate: createCertificateHandler(options, grpc.status) },
   );
   try {
-    const port = await bind(server, hostPortText(listen), certificate.credentials);
+    const port = await bind(server, hostPort(listen.host, listen.port), certificate.credentials);
     return {
       address: { host: listen.host, port },
       close: () => {

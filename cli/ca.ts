@@ -1,9 +1,10 @@
 /** `oarlock ca`: the embedded CA's server, its tokens, and credentials as files. */
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { type HostPort, hostPortText, parseHostPort } from '../ca-client/address.ts';
+import { type HostPort, parseHostPort } from '../ca-client/address.ts';
 import { parseDuration } from '../mesh/duration.ts';
 import { parseIdentity } from '../mesh/identity.ts';
+import { hostPort } from '../mesh/text.ts';
 
 /** Nothing shorter makes sense: certificates and tokens count whole seconds. */
 const SHORTEST_TTL_MS = 1_000;
@@ -90,7 +91,7 @@ async function serve({ dir, listen, trustDomain: wanted, ttl: ttlMs }: ServeOpti
   ]);
   const server = await startCaServer({ ca, tokenKeys, listen, ttlMs, log });
   const stopped = stopSignal();
-  const address = hostPortText(server.address);
+  const address = hostPort(server.address.host, server.address.port);
   process.stdout.write(`${JSON.stringify({ ready: true, address, root: ca.rootFile })}\n`);
   await stopped;
   await server.close();

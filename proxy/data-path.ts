@@ -283,6 +283,11 @@ export class DataPath implements TunnelContext {
     this.sessions.clear();
   }
 
+  /** Of a trust domain that the set now in force trusts: its own or an alias. */
+  trusts({ trustDomain }: Identity): boolean {
+    return this.#trustDomains().includes(trustDomain);
+  }
+
   #trustDomains(): readonly string[] {
     const mesh = this.snapshot?.mesh;
     return mesh === undefined ? [] : [mesh.trustDomain, ...mesh.trustDomainAliases];

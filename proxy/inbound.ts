@@ -392,7 +392,6 @@ class InboundConnection {
   }
 
   #stillAdmitted(): boolean {
-    const { snapshot } = this.#path;
     const { peer } = this.#connection;
     const { mode, source } = this.#mode();
     if (peer === null) {
@@ -400,9 +399,7 @@ class InboundConnection {
       this.#refuse('plaintext_to_strict', `mode STRICT set by ${source ?? 'default'}`, source);
       return false;
     }
-    const mesh = snapshot?.mesh;
-    if (peer.trustDomain === mesh?.trustDomain) return true;
-    if (mesh?.trustDomainAliases.includes(peer.trustDomain) === true) return true;
+    if (this.#path.trusts(peer)) return true;
     this.#refuse('untrusted_trust_domain', peer.uri);
     return false;
   }

@@ -126,11 +126,8 @@ class HboneConnection implements Carrier, TunnelKeeper {
   /** The trust it was let in by may be another now; its streams are judged as connections. */
   #rejudge(): boolean {
     const { peer, closed } = this.#connection;
-    const mesh = this.#path.snapshot?.mesh;
     if (closed || peer === null) return false;
-    const { trustDomain } = peer;
-    if (mesh !== undefined && [mesh.trustDomain, ...mesh.trustDomainAliases].includes(trustDomain))
-      return true;
+    if (this.#path.trusts(peer)) return true;
     this.#refuse('untrusted_trust_domain', peer.uri);
     return false;
   }

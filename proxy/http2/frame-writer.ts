@@ -2,7 +2,7 @@
 import { Buffer } from 'node:buffer';
 import type { Duplex } from 'node:stream';
 import { TLSSocket } from 'node:tls';
-import { ConnectionFault, FRAME_HEADER, flag, frameType } from './frame.ts';
+import { ConnectionFault, FRAME_HEADER, flag, frameType, INITIAL_WINDOW } from './frame.ts';
 
 /**
  * Payload of a DATA frame: with its header it fills a TLS record, so that a frame is neither split over two of them
@@ -57,7 +57,7 @@ export class FrameWriter {
   readonly #stream: Duplex;
   readonly #onFault: (fault: ConnectionFault) => void;
   /** The connection's send window (§6.9.1). */
-  window = 65_535;
+  window = INITIAL_WINDOW;
   #sentBytes = 0;
   /** Frames that are not DATA: those that go before it, and those that go behind it. */
   #control: Buffer[] = [];

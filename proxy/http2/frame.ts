@@ -73,24 +73,11 @@ export class ConnectionFault extends Error {
 /** A frame's header and room for its payload of `length` octets. */
 export function frame(type: number, flags: number, stream: number, length: number): Buffer {
   const bytes = Buffer.alloc(FRAME_HEADER + length);
-  writeFrameHeader(bytes, 0, { type, flags, stream, length });
+  bytes.writeUIntBE(length, 0, 3);
+  bytes[3] = type;
+  bytes[4] = flags;
+  bytes.writeUInt32BE(stream, 5);
   return bytes;
-}
-
-export interface FrameHead {
-  readonly type: number;
-  readonly flags: number;
-  readonly stream: number;
-  readonly length: number;
-}
-
-export function writeFrameHeader(to: Buffer, at: number, { type, flags, stream, length }: FrameHead): void {
-  to[at] = length >>> 16;
-  to[at + 1] = length >>> 8;
-  to[at + 2] = length;
-  to[at + 3] = type;
-  to[at + 4] = flags;
-  to.writeUInt32BE(stream, at + 5);
 }
 
 /** @param values pairs of setting and value */
@@ -132,14 +119,15 @@ export function pingFrame(opaque: Buffer, ack: boolean): Buffer {
 
 /** One HEADERS frame, and CONTINUATION where the block is longer than a frame (§6.2, §6.10). */
 export function headersFrames(stream: number, block: Buffer, end: boolean): Buffer {
-  const parts: Buffer[] = [];
-  const first = end ? flag.endStream : 0;
+  const frames: Buffer[] = [];
   for (let at = 0; at === 0 || at < block.length; at += MAX_FRAME) {
     const piece = block.subarray(at, at + MAX_FRAME);
     const last = at + MAX_FRAME >= block.length ? flag.endHeaders : 0;
     const type = at === 0 ? frameType.headers : frameType.continuation;
-    parts.push(frame(type, (at === 0 ? first : 0) | last, stream, 0), piece);
-    (parts[parts.length - 2] as Buffer).writeUIntBE(piece.length, 0, 3);
+    const ends = at === 0 && end ? flag.endStream : 0;
+    const bytes = frame(type, ends | last, stream, piece.length);
+    piece.copy(bytes, FRAME_HEADER);
+    frames.push(bytes);
   }
-  return Buffer.concat(parts);
+  return Buffer.concat(frames);
 }

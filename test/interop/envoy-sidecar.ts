@@ -182,12 +182,7 @@ function cluster(name: string, port: number, carried: Carried, more: Json): Json
     grpc: { http2_protocol_options: {} },
   };
   return {
-    name,
-    type: 'STATIC',
-    load_assignment: {
-      cluster_name: name,
-      endpoints: [{ lb_endpoints: [{ endpoint: { address: address(port) } }] }],
-    },
+    ...staticCluster(name, port),
     ...(carried === 'tcp'
       ? {}
       : {
@@ -208,4 +203,16 @@ export function typed(name: string, type: string, value: Json): Json {
 
 export function address(port: number): Json {
   return { socket_address: { address: '127.0.0.1', port_value: port } };
+}
+
+/** A cluster of one endpoint on this machine, whatever is spoken to it. */
+export function staticCluster(name: string, port: number): Json {
+  return {
+    name,
+    type: 'STATIC',
+    load_assignment: {
+      cluster_name: name,
+      endpoints: [{ lb_endpoints: [{ endpoint: { address: address(port) } }] }],
+    },
+  };
 }

@@ -1,6 +1,14 @@
 /** A real Envoy that speaks HBONE as Istio's waypoints and gateways do: CONNECT originated by tcp_proxy, ended by a route. */
 import type { Test } from 'tap';
-import { address, HTTP_OPTIONS, type Json, runEnvoy, tlsContext, typed } from './envoy-sidecar.ts';
+import {
+  address,
+  HTTP_OPTIONS,
+  type Json,
+  runEnvoy,
+  staticCluster,
+  tlsContext,
+  typed,
+} from './envoy-sidecar.ts';
 
 export interface EnvoyTunnels {
   readonly binary: string;
@@ -104,12 +112,7 @@ function terminator(certDir: string, { port, apps }: EnvoyTunnels['inbound']): J
 
 function cluster(name: string, port: number, more: Json): Json {
   return {
-    name,
-    type: 'STATIC',
-    load_assignment: {
-      cluster_name: name,
-      endpoints: [{ lb_endpoints: [{ endpoint: { address: address(port) } }] }],
-    },
+    ...staticCluster(name, port),
     ...more,
   };
 }

@@ -1,6 +1,7 @@
 /** Envoy's ext_authz filters as istiod configures them for a provider, one listener a provider. */
 import type { ExtAuthzProvider } from '../../mesh/ext-authz.ts';
 import type { Leaf } from '../e2e/harness/test-ca.ts';
+import { address, staticCluster } from './envoy-sidecar.ts';
 
 const TYPE = 'type.googleapis.com/envoy.extensions';
 
@@ -161,10 +162,6 @@ function listener({ port, provider, tcp, leaf }: Listener): unknown {
   };
 }
 
-function address(port: number): unknown {
-  return { socket_address: { address: '127.0.0.1', port_value: port } };
-}
-
 function cluster(name: string, port: number): unknown {
   const http2 = {
     'envoy.extensions.upstreams.http.v3.HttpProtocolOptions': {
@@ -173,12 +170,7 @@ function cluster(name: string, port: number): unknown {
     },
   };
   return {
-    name,
-    type: 'STATIC',
-    load_assignment: {
-      cluster_name: name,
-      endpoints: [{ lb_endpoints: [{ endpoint: { address: address(port) } }] }],
-    },
+    ...staticCluster(name, port),
     ...(name === 'grpc' ? { typed_extension_protocol_options: http2 } : {}),
   };
 }
