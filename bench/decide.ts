@@ -18,6 +18,8 @@ const mesh: MeshSettings = {
   outboundTrafficPolicy: 'ALLOW_ANY',
   pathNormalization: 'BASE',
   forwardedClientCert: 'SANITIZE_SET',
+  meshTls: { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] },
+  caCertificates: [],
 };
 
 /** Rules are tried in the order of their names: numbers of one width keep the middle in the middle. */

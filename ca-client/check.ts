@@ -58,10 +58,12 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
     chainPem: chain.map((certificate) => certificate.pem).join(''),
     keyPem: offered.keyPem,
     rootsPem: trusted.map((root) => root.pem),
+    federated: [],
     notBefore: Math.max(...path.map(({ facts }) => facts.notBefore)),
     notAfter: Math.min(...path.map(({ facts }) => facts.notAfter)),
     serial: leaf.facts.serial,
     origin: offered.origin,
+    clockSkewMs: null,
   };
 }
 

@@ -21,4 +21,11 @@ export interface CredentialSource {
 /** No usable credentials this time: one sentence of what was wrong, and one of what to do where that is known. */
 export class CredentialsError extends Error {
   override name = 'CredentialsError';
+  /** The source asked to be left alone so long; null: it did not say. */
+  readonly retryAfterMs: number | null;
+
+  constructor(message: string, { retryAfterMs = null }: { readonly retryAfterMs?: number | null } = {}) {
+    super(message);
+    this.retryAfterMs = retryAfterMs;
+  }
 }

@@ -163,6 +163,8 @@ export function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrid
     pathNormalization: config.pathNormalization ?? 'BASE',
     // Istio's sidecars append by default; ours tell the app only what they have verified themselves.
     forwardedClientCert: config.forwardedClientCert ?? 'SANITIZE_SET',
+    meshTls: { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] },
+    caCertificates: [],
   };
 }
 

@@ -21,6 +21,18 @@ export const limitTable = {
     flag: 'handshake-timeout',
     why: 'first byte, ClientHello and TLS handshake together, or a held body without progress; a silent peer must not hold a socket',
   },
+  maxHandshakes: {
+    unit: 'count',
+    value: 1_000,
+    flag: 'max-handshakes',
+    why: 'inbound TLS handshakes under way at once; others wait their turn within their time-out, and a stalled one gives way',
+  },
+  modeGrace: {
+    unit: 'ms',
+    value: 3_000,
+    flag: 'mode-grace',
+    why: "after a switch of a port's mode, what the old mode or the new one accepts is accepted so long: peers learn of it at other moments",
+  },
   connectTimeout: {
     unit: 'ms',
     value: 10_000,

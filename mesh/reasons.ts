@@ -71,6 +71,26 @@ const table = {
     flag: '-',
     hint: "check the peer's renewal and both clocks",
   },
+  revoked: {
+    sentence: "TLS: the peer's certificate, or the CA that issued it, is on a revocation list",
+    flag: '-',
+    hint: 'a new certificate lets the peer in again, if it should be: see --crl and its file',
+  },
+  bad_certificate: {
+    sentence: "TLS: the peer's certificate may not be used for this",
+    flag: '-',
+    hint: 'see detail: its key usage, its issuer, its path length or a weak signature; issue it anew by a proper profile',
+  },
+  peer_expired: {
+    sentence: "TLS: the connection was closed, for the peer's certificate is at its end",
+    flag: '-',
+    hint: 'nothing is wrong where the peer renews in time: it connects anew with its new certificate',
+  },
+  too_many_handshakes: {
+    sentence: 'TLS: a stalled handshake gave way to others, for the limit of handshakes at once is reached',
+    flag: '-',
+    hint: 'look for a peer that begins handshakes and does not finish them; see --max-handshakes',
+  },
   bad_spiffe_id: {
     sentence: "TLS: the peer's certificate does not carry exactly one valid SPIFFE URI",
     flag: '-',

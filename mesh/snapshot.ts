@@ -26,6 +26,24 @@ export type ForwardedClientCert =
   | 'SANITIZE_SET'
   | 'ALWAYS_FORWARD_ONLY';
 
+/** What TLS between sidecars may use (MeshConfig `meshMTLS`). */
+export interface MeshTlsPolicy {
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
+  /** OpenSSL's names, of TLS 1.2 and 1.3 alike; empty: the default ones. */
+  readonly cipherSuites: readonly string[];
+  /** Key exchange groups in order of preference, OpenSSL's names; empty: the default ones. */
+  readonly ecdhCurves: readonly string[];
+}
+
+/** Roots that mesh config adds (MeshConfig `caCertificates`): either a PEM bundle or the URL of a SPIFFE one. */
+export interface CaCertificates {
+  readonly pem: string | null;
+  /** https; answers a SPIFFE bundle (JWK set). */
+  readonly spiffeBundleUrl: string | null;
+  /** Whom they vouch for; empty: our trust domain and its aliases. */
+  readonly trustDomains: readonly string[];
+}
+
 /** The MeshConfig fields in force. */
 export interface MeshSettings {
   readonly rootNamespace: string;
@@ -35,6 +53,8 @@ export interface MeshSettings {
   readonly outboundTrafficPolicy: 'ALLOW_ANY' | 'REGISTRY_ONLY';
   readonly pathNormalization: PathNormalization;
   readonly forwardedClientCert: ForwardedClientCert;
+  readonly meshTls: MeshTlsPolicy;
+  readonly caCertificates: readonly CaCertificates[];
 }
 
 /** A socket address of an app; `path` for a Unix socket. */

@@ -17,8 +17,13 @@ export interface VerifiedPeer {
   readonly identity: Identity;
   /** SHA-256 of the leaf, hex without colons: XFCC's `Hash`. */
   readonly hash: string;
+  /** Milliseconds since the epoch; of the whole path to the root. */
   readonly notBefore: number;
   readonly notAfter: number;
+  /** Hex. */
+  readonly serial: string;
+  /** What it presented, DER, leaf first; none of it is trusted for being here. */
+  readonly chain: readonly Buffer[];
 }
 
 /** The leaf's facts by fingerprint: certificates repeat for hours, their DER needs reading once. */
@@ -74,9 +79,24 @@ export function readPeer(leaf: X509Certificate, cache: PeerCache, now: number): 
     hash: fingerprint.replaceAll(':', '').toLowerCase(),
     notBefore: read.notBefore,
     notAfter: read.notAfter,
+    serial: read.serial,
+    chain: presentedChain(leaf),
   };
   cache.set(fingerprint, peer);
   return stillValid(peer, now);
+}
+
+/** Longer chains are refused by OpenSSL's own default depth long after any real mesh's. */
+const MAX_CHAIN = 10;
+
+/** The certificates as they were presented, DER, leaf first. */
+function presentedChain(leaf: X509Certificate): readonly Buffer[] {
+  const chain: Buffer[] = [];
+  for (let at: X509Certificate | undefined = leaf; at !== undefined && chain.length < MAX_CHAIN; ) {
+    chain.push(at.raw);
+    at = at.issuerCertificate === at ? undefined : at.issuerCertificate;
+  }
+  return chain;
 }
 
 function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {

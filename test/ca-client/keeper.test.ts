@@ -68,6 +68,8 @@ function set(clock: FakeClock, serial: string, lifeMs = DAY, who = identity): Cr
     chainPem: `chain ${serial}`,
     keyPem: `key ${serial}`,
     rootsPem: ['root'],
+    federated: [],
+    clockSkewMs: null,
     notBefore: clock.time - 60_000,
     notAfter: clock.time + lifeMs,
     serial,

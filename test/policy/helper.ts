@@ -53,6 +53,8 @@ export const mesh: MeshSettings = {
   outboundTrafficPolicy: 'ALLOW_ANY',
   pathNormalization: 'BASE',
   forwardedClientCert: 'SANITIZE_SET',
+  meshTls: { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] },
+  caCertificates: [],
 };
 
 export interface Facts {

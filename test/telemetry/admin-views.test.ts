@@ -25,6 +25,8 @@ function credentialsIn(dir: string): Credentials {
     chainPem,
     keyPem: readFileSync(keyFile, 'utf8'),
     rootsPem: [chainPem],
+    federated: [],
+    clockSkewMs: null,
     notBefore: Date.now() - 1_000,
     notAfter: Date.now() + 3_600_000,
     serial: '0abc',
@@ -96,6 +98,8 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       outboundTrafficPolicy: 'ALLOW_ANY',
       pathNormalization: 'BASE',
       forwardedClientCert: 'SANITIZE_SET',
+      meshTls: { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] },
+      caCertificates: [],
     },
     accessLog: { file: null, encoding: null, format: null },
     workload: {
