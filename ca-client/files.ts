@@ -1,50 +1,83 @@
-/** Credentials from three files under Istio's names, watched. */
-import { createHash } from 'node:crypto';
-import { type FSWatcher, watch as watchFolder } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+/** Credentials from three files in a folder, under any of the names their usual writers give them, watched. */
 import { join } from 'node:path';
 import type { Credentials } from '../mesh/credentials.ts';
 import { checkCredentials } from './check.ts';
-import { splitCertificates } from './pem.ts';
+import { MAX_PEM_BYTES, splitCertificates } from './pem.ts';
 import { type CredentialSource, CredentialsError } from './source.ts';
+import { type FileContent, watchedFiles } from './watch-files.ts';
 
 export interface FileOptions {
-  /** Folder with `cert-chain.pem`, `key.pem` and `root-cert.pem`. */
+  /** Folder with one of the schemes below. */
   readonly dir: string;
   /** How often the contents are compared, in milliseconds, default 1 s. */
   readonly pollMs?: number;
+  /** Told, once each, of what works but should not stay so: a key others may read, two sets in one folder. */
+  readonly onWarning?: (message: string) => void;
   /** Milliseconds since the epoch. */
   readonly now?: () => number;
 }
 
-/** A set is believed complete once it has not changed for this long: writers replace the files one by one. */
-const SETTLE_MS = 100;
-
-interface Texts {
+/** How one kind of writer names its three files. */
+interface Scheme {
   readonly chain: string;
   readonly key: string;
   readonly roots: string;
+  /** Ends the error where only the roots are missing. */
+  readonly rootsHint?: string;
+}
+
+/** Where several are complete, the first of them is used. */
+const SCHEMES: readonly Scheme[] = [
+  // Istio's agent with OUTPUT_CERTS, and the files of a VM
+  { chain: 'cert-chain.pem', key: 'key.pem', roots: 'root-cert.pem' },
+  // a Secret of type kubernetes.io/tls as cert-manager fills it, and csi-driver-spiffe's --file-name-* defaults
+  {
+    chain: 'tls.crt',
+    key: 'tls.key',
+    roots: 'ca.crt',
+    rootsHint: 'it holds the roots to trust; cert-manager writes it only where the issuer tells its CA',
+  },
+  // spiffe-helper's example configuration
+  { chain: 'svid.pem', key: 'svid_key.pem', roots: 'svid_bundle.pem' },
+];
+
+/** The three files of one scheme as they were read. */
+interface FileSet {
+  readonly chain: FileContent;
+  readonly key: FileContent;
+  readonly roots: FileContent;
 }
 
 /**
- * The source for a folder. The first set's identity is adopted; that later ones keep it is the keeper's care.
- * Changes are found by comparing contents, so that a rename, a write in place and a swap of Kubernetes' `..data`
- * link all count, each time; the file system's own notice only makes it quicker, for not every one gives it.
+ * The source for a folder, which may come later than we. The first set's identity is adopted; that later ones keep
+ * it is the keeper's care. Half a set fails checkCredentials, so the keeper stays with the one before, and the watch
+ * tells when it is whole.
  */
-export function fileSource({ dir, pollMs = 1_000, now = Date.now }: FileOptions): CredentialSource {
+export function fileSource(options: FileOptions): CredentialSource {
+  const { dir, pollMs, now = Date.now } = options;
   const origin = `files ${dir}`;
-  /** Hash of what was last obtained from, good or bad; the keeper itself tries the bad again. */
-  let seen: string | null = null;
+  const warned = new Set<string>();
+  const paths = SCHEMES.flatMap(({ chain, key, roots }) =>
+    [chain, key, roots].map((name) => join(dir, name)),
+  );
+  const files = watchedFiles({ paths, pollMs, maxBytes: MAX_PEM_BYTES });
+
+  function warnOnce(message: string): void {
+    if (warned.has(message)) return;
+    warned.add(message);
+    options.onWarning?.(message);
+  }
 
   async function obtain(): Promise<Credentials> {
-    const { chain, key, roots } = await readTexts(dir, (hash) => {
-      seen = hash;
-    });
+    const sets = setsOf(await files.read());
     try {
+      const { chain, key, roots } = choose(sets, dir);
+      warnOfSeveral(sets, dir, warnOnce);
+      if ((key.mode & 0o007) !== 0) warnOnce(readableByOthers(key));
       return checkCredentials({
-        chain: splitCertificates(chain, 'cert-chain.pem'),
-        keyPem: key,
-        roots: splitCertificates(roots, 'root-cert.pem'),
+        chain: splitCertificates(textOf(chain), chain.path),
+        keyPem: unencrypted(textOf(key), key.path),
+        roots: splitCertificates(textOf(roots), roots.path),
         origin,
         expected: null,
         now: now(),
@@ -54,78 +87,66 @@ export function fileSource({ dir, pollMs = 1_000, now = Date.now }: FileOptions)
       throw new CredentialsError(`files ${dir}: ${error.message}`);
     }
   }
-
-  function watch(onChange: () => void): () => void {
-    let pending: string | null = null;
-    let looking = false;
-    let soon: NodeJS.Timeout | null = null;
-    function lookSoon(): void {
-      soon ??= setTimeout(() => {
-        soon = null;
-        void look();
-      }, SETTLE_MS);
-    }
-    async function look(): Promise<void> {
-      if (looking) return;
-      looking = true;
-      const hash = await hashNow(dir);
-      looking = false;
-      if (stopped || hash === seen) pending = null;
-      else if (hash === pending) onChange();
-      else {
-        pending = hash;
-        lookSoon();
-      }
-    }
-    let stopped = false;
-    const poll = setInterval(() => void look(), pollMs);
-    const notices = noticesOf(dir, lookSoon);
-    return () => {
-      stopped = true;
-      clearInterval(poll);
-      if (soon !== null) clearTimeout(soon);
-      notices?.close();
-    };
-  }
-  return { origin, obtain, watch };
+  return { origin, obtain, watch: files.watch };
 }
 
-/** The folder, not the files: a watch on a file follows its inode and misses every replacement after the first. */
-function noticesOf(dir: string, onNotice: () => void): FSWatcher | null {
-  try {
-    const watcher = watchFolder(dir, { persistent: false }, onNotice);
-    watcher.on('error', () => watcher.close());
-    return watcher;
-  } catch {
-    return null; // not there yet, or out of inotify watches: polling does it
-  }
+/** The folder's files by scheme, in the schemes' order. */
+function setsOf(contents: readonly FileContent[]): readonly FileSet[] {
+  return SCHEMES.map((_scheme, i) => {
+    const [chain, key, roots] = contents.slice(3 * i);
+    if (chain === undefined || key === undefined || roots === undefined)
+      throw new Error('a file was not read');
+    return { chain, key, roots };
+  });
 }
 
-async function readTexts(dir: string, onRead: (hash: string) => void): Promise<Texts> {
-  try {
-    const [chain, key, roots] = await Promise.all(
-      ['cert-chain.pem', 'key.pem', 'root-cert.pem'].map((name) => readFile(join(dir, name), 'utf8')),
+/** The first complete set, else a word on what the one that has most lacks. */
+function choose(sets: readonly FileSet[], dir: string): FileSet {
+  const complete = sets.find((set) => missing(set).length === 0);
+  if (complete !== undefined) return complete;
+  const nearest = sets.toSorted((a, b) => missing(a).length - missing(b).length)[0];
+  const lacking = nearest === undefined ? [] : missing(nearest);
+  const first = lacking[0];
+  if (nearest === undefined || first === undefined || lacking.length === 3) {
+    const names = SCHEMES.map(({ chain, key, roots }) => `${chain}, ${key} and ${roots}`);
+    throw new CredentialsError(`none of its files is there (yet): it must hold ${names.join(', or ')}`);
+  }
+  const scheme = SCHEMES[sets.indexOf(nearest)];
+  const hint = first === nearest.roots && scheme?.rootsHint !== undefined ? `: ${scheme.rootsHint}` : '';
+  throw new CredentialsError(
+    `${lacking.map(({ path }) => path.slice(dir.length + 1)).join(' and ')} is not there (yet)${hint}`,
+  );
+}
+
+function missing({ chain, key, roots }: FileSet): readonly FileContent[] {
+  return [chain, key, roots].filter(({ bytes, problem }) => bytes === null && problem === null);
+}
+
+function warnOfSeveral(sets: readonly FileSet[], dir: string, warn: (message: string) => void): void {
+  const names = sets.filter((set) => missing(set).length === 0).map(({ chain }) => chain.path);
+  if (names.length < 2) return;
+  warn(`${dir} holds ${names.length} whole sets: ${names[0]} is used, not ${names.slice(1).join(' nor ')}`);
+}
+
+function readableByOthers({ path, mode }: FileContent): string {
+  return (
+    `everyone on this machine may open the private key ${path} (mode ${mode.toString(8).padStart(4, '0')}): ` +
+    "take it away with chmod o=, or a Secret volume's defaultMode"
+  );
+}
+
+function textOf({ bytes, path, problem }: FileContent): string {
+  if (bytes === null) throw new CredentialsError(`${path} cannot be used: ${problem ?? 'it is not there'}`);
+  return bytes.toString('utf8');
+}
+
+/** PKCS#8 says so in its label, the older notations in a header (RFC 7468 §11, RFC 1421 §4.6.1.1). */
+function unencrypted(pem: string, path: string): string {
+  if (/BEGIN ENCRYPTED PRIVATE KEY|Proc-Type: *4, *ENCRYPTED/.test(pem)) {
+    throw new CredentialsError(
+      `${path} is encrypted, and there is nobody here to ask for its passphrase: ` +
+        'store it without one (openssl pkey -in … -out …) where only this process may read it',
     );
-    const texts = { chain: chain ?? '', key: key ?? '', roots: roots ?? '' };
-    onRead(hashOf(texts));
-    return texts;
-  } catch (error) {
-    const reason =
-      (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'is not there (yet)' : 'cannot be read';
-    const file = (error as NodeJS.ErrnoException).path ?? dir;
-    onRead(hashOf(null));
-    throw new CredentialsError(`files ${dir}: ${file} ${reason}: ${(error as Error).message}`);
   }
-}
-
-async function hashNow(dir: string): Promise<string> {
-  let hash = '';
-  await readTexts(dir, (found) => {
-    hash = found;
-  }).catch(() => {});
-  return hash;
-}
-
-function hashOf(texts: Texts | null): string {
-  return texts === null ? 'incomplete' : createHash('sha256').update(JSON.stringify(texts)).digest('base64');
+  return pem;
 }
