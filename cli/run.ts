@@ -14,7 +14,9 @@ import { problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import { takesHbone } from '../registry/hbone.ts';
-import { certificatesView, snapshotView } from '../telemetry/admin-views.ts';
+import { snapshotView } from '../telemetry/admin-views.ts';
+import { certsView } from '../telemetry/certs-view.ts';
+import { mergeFlightLogs } from '../telemetry/flight-recorder.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { type Readiness, type Servers, startServers } from '../telemetry/servers.ts';
@@ -296,10 +298,18 @@ class Daemon {
           contentType: this.#metrics.registry.contentType,
           text: await (this.#workers?.metrics(this.#metrics.registry) ?? this.#metrics.text()),
         }),
-        certs: () => ({
-          ...certificatesView(this.#credentials, Date.now()),
-          keeper: this.#keeper?.state ?? null,
-        }),
+        certs: async () =>
+          certsView(
+            {
+              credentials: this.#credentials,
+              bundles: [],
+              crl: null,
+              rotation: this.#keeper?.state ?? null,
+              peers: [],
+            },
+            Date.now(),
+          ),
+        handshakes: async () => mergeFlightLogs([]),
         snapshot: () => snapshotView(this.#snapshot, this.#problems),
         quit: () => this.#signalled('/quitquitquit'),
         failed: (error, path) =>

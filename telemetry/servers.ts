@@ -1,6 +1,7 @@
 /** The three small HTTP servers beside the data path: health, metrics and admin. They know nobody; answers come from providers. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { type FlightLog, handshakesView } from './flight-recorder.ts';
 
 /** Where a server listens. Port 0: the kernel chooses. */
 export interface Listen {
@@ -53,7 +54,9 @@ export interface ServerHandlers {
   readonly readiness: () => Readiness;
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string | Buffer }>;
   /** Plain data; Maps become objects, and text with a private key is struck out whatever the provider does. */
-  readonly certs: () => unknown;
+  readonly certs: () => Promise<unknown>;
+  /** The handshakes that failed, newest first, of all threads. */
+  readonly handshakes: () => Promise<FlightLog>;
   readonly snapshot: () => unknown;
   /** `POST /quitquitquit`: called once the answer is sent. */
   readonly quit: () => void;
@@ -137,13 +140,15 @@ function metricsRoutes(handlers: ServerHandlers): Routes {
 
 function adminRoutes(handlers: ServerHandlers): Routes {
   const list = {
-    '/certs': 'our certificate, its chain and the roots we trust; no keys',
+    '/certs': 'our certificate and its renewal, the roots we trust, the certificates of our peers; no keys',
+    '/handshakes': 'the last TLS handshakes that failed: who came, with which certificate, and why not',
     '/snapshot': 'the resources in force as this workload sees them',
     '/healthz/ready': 'whether we are ready, and if not, for what we wait',
   };
   return new Map<string, Route>([
     ['/', { GET: () => json(200, list) }],
-    ['/certs', { GET: () => json(200, handlers.certs()) }],
+    ['/certs', { GET: async () => json(200, await handlers.certs()) }],
+    ['/handshakes', { GET: async () => json(200, handshakesView(await handlers.handshakes())) }],
     ['/snapshot', { GET: () => json(200, handlers.snapshot()) }],
     ['/healthz/ready', readyRoute(handlers)],
   ]);

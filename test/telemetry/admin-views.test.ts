@@ -7,7 +7,8 @@ import type { Credentials } from '../../mesh/credentials.ts';
 import { identityOf } from '../../mesh/identity.ts';
 import type { Route } from '../../mesh/route.ts';
 import type { Snapshot } from '../../mesh/snapshot.ts';
-import { certificatesView, snapshotView } from '../../telemetry/admin-views.ts';
+import { snapshotView } from '../../telemetry/admin-views.ts';
+import { ownView } from '../../telemetry/certs-view.ts';
 
 function credentialsIn(dir: string): Credentials {
   const keyFile = join(dir, 'key.pem');
@@ -36,7 +37,7 @@ function credentialsIn(dir: string): Credentials {
 
 t.test('/certs shows chain, roots, validity and state, and no key', (t) => {
   const credentials = credentialsIn(t.testdir());
-  const view = certificatesView(credentials, Date.now());
+  const view = ownView(credentials, Date.now());
   t.match(view, {
     state: 'valid',
     identity: 'spiffe://td/ns/shop/sa/orders',
@@ -57,9 +58,9 @@ t.test('/certs shows chain, roots, validity and state, and no key', (t) => {
   t.notMatch(text, 'PRIVATE KEY');
   const keyBody = credentials.keyPem.split('\n')[1] ?? 'missing';
   t.notMatch(text, keyBody.slice(0, 24));
-  t.equal(certificatesView(credentials, credentials.notAfter).state, 'expired');
-  t.equal(certificatesView(credentials, credentials.notBefore - 1).state, 'not_yet_valid');
-  t.equal(certificatesView(null, 0).state, 'none');
+  t.equal(ownView(credentials, credentials.notAfter).state, 'expired');
+  t.equal(ownView(credentials, credentials.notBefore - 1).state, 'not_yet_valid');
+  t.equal(ownView(null, 0).state, 'none');
   t.end();
 });
 

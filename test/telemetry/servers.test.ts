@@ -20,7 +20,8 @@ function handlersWith(overrides: Partial<ServerHandlers> = {}): ServerHandlers {
   return {
     readiness: () => READY,
     metrics: async () => ({ contentType: 'text/plain; version=0.0.4', text: 'up 1\n' }),
-    certs: () => ({ state: 'none' }),
+    certs: async () => ({ state: 'none' }),
+    handshakes: async () => ({ total: 0, failures: [] }),
     snapshot: () => ({ generation: 1 }),
     quit: () => {},
     failed: () => {},
@@ -109,6 +110,7 @@ t.test('methods and paths', async (t) => {
     [health, 'GET', '/healthz/ready/', 404],
     [health, 'GET', '/metrics', 404],
     [health, 'GET', '/certs', 404],
+    [health, 'GET', '/handshakes', 404],
     [metrics, 'GET', '/metrics', 200],
     [metrics, 'GET', '/stats/prometheus', 200],
     [metrics, 'HEAD', '/metrics', 200],
@@ -116,11 +118,13 @@ t.test('methods and paths', async (t) => {
     [metrics, 'GET', '/quitquitquit', 405],
     [metrics, 'HEAD', '/quitquitquit', 405],
     [metrics, 'GET', '/certs', 404],
+    [metrics, 'GET', '/handshakes', 404],
     [metrics, 'GET', '/snapshot', 404],
     [admin, 'GET', '/', 200],
     [admin, 'GET', '/certs', 200],
     [admin, 'GET', '/snapshot', 200],
     [admin, 'HEAD', '/certs', 200],
+    [admin, 'GET', '/handshakes', 200],
     [admin, 'POST', '/', 405],
     [admin, 'DELETE', '/snapshot', 405],
     [admin, 'PUT', '/certs', 405],
@@ -138,7 +142,7 @@ t.test('methods and paths', async (t) => {
   const got = await ask(metrics, '/metrics');
   t.equal(got.body, 'up 1\n');
   t.equal(got.headers['content-type'], 'text/plain; version=0.0.4');
-  t.match(Object.keys(JSON.parse((await ask(admin, '/')).body)), ['/certs', '/snapshot']);
+  t.match(Object.keys(JSON.parse((await ask(admin, '/')).body)), ['/certs', '/handshakes', '/snapshot']);
 });
 
 t.test('admin answers only to names of this machine: no DNS rebinding', async (t) => {
@@ -160,7 +164,7 @@ t.test('admin answers only to names of this machine: no DNS rebinding', async (t
     '::1',
     '[::1]x',
   ]) {
-    for (const path of ['/', '/certs', '/snapshot', '/healthz/ready', '/nothing']) {
+    for (const path of ['/', '/certs', '/handshakes', '/snapshot', '/healthz/ready', '/nothing']) {
       t.equal((await ask(admin, path, { headers: { host } })).status, 403, `${host} ${path}`);
     }
   }
@@ -199,7 +203,7 @@ t.test('no private key leaves, whatever a provider hands over', async (t) => {
     map: new Map([['labels', PEM]]),
     list: new Map([['app', 'orders']]),
   });
-  const { servers, admin } = await started({ certs: leak, snapshot: leak });
+  const { servers, admin } = await started({ certs: async () => leak(), snapshot: leak });
   t.teardown(() => servers.close());
   for (const path of ['/certs', '/snapshot']) {
     const { body } = await ask(admin, path);

@@ -1,0 +1,19 @@
+/** Makes texts of strangers fit for a terminal, a log and a page: visible, and no longer than they may be. */
+
+/**
+ * Control characters, what turns the direction of writing or is not seen at all, line separators, halves of
+ * surrogate pairs; and the backslash, so that what is escaped cannot be mistaken for what was sent.
+ */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\u2028\u2029\\]/gu;
+
+/** @param most characters of the text kept; `…` says that there were more */
+export function printable(text: string, most: number): string {
+  const cut = text.length > most ? `${text.slice(0, most)}…` : text;
+  return cut.replace(UNSAFE, escaped);
+}
+
+function escaped(character: string): string {
+  if (character === '\\') return '\\\\';
+  if (character === '\n') return '\\n';
+  return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
+}
