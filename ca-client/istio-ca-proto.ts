@@ -1,5 +1,6 @@
 /** The two messages of Istio's certificate service on the wire (istio/api security/v1alpha1/ca.proto). */
-import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
+import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
+import { readFields } from './protobuf.ts';
 
 /** Full method name: package `istio.v1.auth`, kept by Istio for compatibility. */
 export const CREATE_CERTIFICATE = '/istio.v1.auth.IstioCertificateService/CreateCertificate';
@@ -54,18 +55,4 @@ export function decodeResponse(bytes: Uint8Array): IstioCertificateResponse {
     return true;
   });
   return { certChain };
-}
-
-/** Goes through a message's fields; those that `read` does not take are skipped, as protobuf demands. */
-function readFields(
-  bytes: Uint8Array,
-  read: (reader: BinaryReader, field: number, wireType: WireType) => boolean,
-): void {
-  const reader = new BinaryReader(bytes);
-  while (reader.pos < reader.len) {
-    const [field, wireType] = reader.tag();
-    if (!read(reader, field, wireType)) reader.skip(wireType, field);
-  }
-  // the reader itself does not mind a last field that runs past the end
-  if (reader.pos !== reader.len) throw new Error('message is cut off');
 }
