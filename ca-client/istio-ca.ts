@@ -1,12 +1,15 @@
 /** Credentials from a CA that speaks Istio's CreateCertificate: istiod, or our embedded one. */
+import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { checkServerIdentity, createSecureContext, type PeerCertificate } from 'node:tls';
-import type { Client, ServiceError } from '@grpc/grpc-js';
+import type { Client, Metadata, ServiceError } from '@grpc/grpc-js';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { isLoopback, parseHostPort } from './address.ts';
+import { readToken, tokenAdvice } from './bearer-token.ts';
 import { checkCredentials, isSelfSigned } from './check.ts';
+import { clockSkew, type Validity } from './clock-skew.ts';
 import { type Grpc, loadGrpc } from './grpc.ts';
 import {
   CREATE_CERTIFICATE,
@@ -15,8 +18,10 @@ import {
   type IstioCertificateRequest,
   MAX_MESSAGE_BYTES,
 } from './istio-ca-proto.ts';
+import type { KeyType } from './keys.ts';
 import { splitCertificates } from './pem.ts';
 import { makeRequest } from './request.ts';
+import { retryAfterMs } from './retry-after.ts';
 import { type CredentialSource, CredentialsError } from './source.ts';
 
 export interface IstioCaOptions {
@@ -32,6 +37,8 @@ export interface IstioCaOptions {
   readonly clusterId?: string;
   /** Asked-for validity in milliseconds, default 24 h as Istio's; the CA may give less. */
   readonly ttlMs?: number;
+  /** Of the workload's own key, default EC-P256. */
+  readonly keyType?: KeyType;
   /** Longest wait for the answer in milliseconds, default 10 s. */
   readonly deadlineMs?: number;
   /** Milliseconds since the epoch. */
@@ -40,7 +47,8 @@ export interface IstioCaOptions {
 
 /** Istiod's name for itself; its agent expects it where the CA is reached by a loopback address (port-forward). */
 const ISTIOD_NAME = 'istiod.istio-system.svc';
-const MAX_TOKEN_BYTES = 65_536;
+/** Clocks further apart than this are named in errors: they may be the cause. */
+const TELLING_SKEW_MS = 30_000;
 
 /**
  * The source for one workload. Each attempt makes a new key, reads root and token anew, connects anew (so a CA's
@@ -58,23 +66,42 @@ export function istioCaSource(options: IstioCaOptions): CredentialSource {
 
   async function obtain(signal: AbortSignal): Promise<Credentials> {
     const [caRoots, token] = await Promise.all([readRoots(options.caRootFile), readToken(options.tokenFile)]);
-    const { csrPem, keyPem } = await makeRequest(identity);
-    const answer = await createCertificate(
-      { options, host, caRoots, token, signal },
-      { csr: csrPem, validityDuration },
-    );
+    const { csrPem, keyPem } = await makeRequest(identity, options.keyType);
+    const call = { options, host, caRoots, token, signal, now };
+    const { certChain, date, ourTime } = await createCertificate(call, { csr: csrPem, validityDuration });
+    const askedMs = validityDuration * 1000;
+    let skew = clockSkew({ date, leaf: null, issuer: null, askedMs }, ourTime);
     try {
-      const certificates = splitCertificates(answer.join('\n'), 'the answer');
+      const certificates = splitCertificates(certChain.join('\n'), 'the answer');
       const { chain, roots } = splitRoots(certificates);
+      const [leaf = null, issuer = null] = certificates.slice(0, 2).map(validityOf);
+      skew = clockSkew({ date, leaf, issuer, askedMs }, ourTime);
       // both the answer's roots and the file's are trusted: while a root is exchanged they are not the same
       const offered = { chain, keyPem, roots, moreRoots: caRoots, origin, expected: identity, now: now() };
-      return checkCredentials(offered);
+      return { ...checkCredentials(offered), clockSkewMs: skew };
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
-      throw new CredentialsError(`CA ${address}: its answer is refused: ${error.message}`);
+      throw new CredentialsError(
+        `CA ${address}: its answer is refused: ${error.message}${wordsOnSkew(skew)}`,
+      );
     }
   }
   return { origin, obtain };
+}
+
+function validityOf(pem: string): Validity | null {
+  try {
+    const { validFromDate, validToDate } = new X509Certificate(pem);
+    return { notBefore: validFromDate.getTime(), notAfter: validToDate.getTime() };
+  } catch {
+    return null; // checkCredentials says what is wrong with it
+  }
+}
+
+function wordsOnSkew(skew: number | null): string {
+  if (skew === null || Math.abs(skew) < TELLING_SKEW_MS) return '';
+  const seconds = Math.round(Math.abs(skew) / 1000);
+  return `; this machine's clock is ${seconds} s ${skew > 0 ? 'ahead of' : 'behind'} the CA's`;
 }
 
 /** Istio puts the root last; with several roots, as while they are exchanged, all of them are. */
@@ -93,19 +120,31 @@ interface Call {
   readonly caRoots: readonly string[];
   readonly token: string;
   readonly signal: AbortSignal;
+  readonly now: () => number;
 }
 
-async function createCertificate(call: Call, request: IstioCertificateRequest): Promise<readonly string[]> {
-  const { options, signal } = call;
+interface Answer {
+  readonly certChain: readonly string[];
+  /** Header `date`, null where there is none. */
+  readonly date: string | null;
+  /** Our clock in the middle of the exchange, milliseconds since the epoch. */
+  readonly ourTime: number;
+}
+
+async function createCertificate(call: Call, request: IstioCertificateRequest): Promise<Answer> {
+  const { options, signal, now } = call;
   const grpc = await loadGrpc();
   signal.throwIfAborted();
   const metadata = new grpc.Metadata();
   metadata.set('authorization', `Bearer ${call.token}`);
   if (options.clusterId !== undefined) metadata.set('ClusterID', options.clusterId);
   const client = connect(grpc, call);
+  const sentAt = now();
+  const started = performance.now();
   try {
     return await new Promise((resolve, reject) => {
       const deadline = Date.now() + (options.deadlineMs ?? 10_000);
+      let headers = new grpc.Metadata();
       const pending = client.makeUnaryRequest(
         CREATE_CERTIFICATE,
         encodeRequest,
@@ -114,10 +153,17 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
         metadata,
         { deadline },
         (error, response) => {
-          if (error !== null) reject(explain(grpc.status, error, options));
-          else resolve(response?.certChain ?? []);
+          const ourTime = sentAt + (performance.now() - started) / 2;
+          // where an answer is trailers only, they hold what else stands in the headers
+          const answers = error === null ? [headers] : [headers, error.metadata];
+          const date = answers.flatMap((one) => one.get('date'))[0]?.toString() ?? null;
+          if (error === null) resolve({ certChain: response?.certChain ?? [], date, ourTime });
+          else reject(explain(grpc.status, error, { call, answers, date, ourTime }));
         },
       );
+      pending.on('metadata', (received: Metadata) => {
+        headers = received;
+      });
       signal.addEventListener('abort', () => pending.cancel(), { once: true });
     });
   } finally {
@@ -140,6 +186,8 @@ function connect(grpc: Grpc, { options, host, caRoots }: Call): Client {
       // TLS allows no address as server name (RFC 6066 §3); checkName looks at the real host in any case
       'grpc.ssl_target_name_override': named ? host : ISTIOD_NAME,
       'grpc.use_local_subchannel_pool': 1,
+      // the keeper tries again, with its own backoff and a token read anew
+      'grpc.enable_retries': 0,
       'grpc.enable_http_proxy': 0,
       'grpc.service_config_disable_resolution': 1,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
@@ -147,46 +195,50 @@ function connect(grpc: Grpc, { options, host, caRoots }: Call): Client {
   );
 }
 
+interface Refusal {
+  readonly call: Call;
+  readonly answers: readonly Metadata[];
+  readonly date: string | null;
+  readonly ourTime: number;
+}
+
 /** Names the CA, the status and what to do. The CA's own words are kept, shortened: they may be anyone's. */
 function explain(
   status: Grpc['status'],
   error: ServiceError,
-  { address, tokenFile, caRootFile, deadlineMs = 10_000 }: IstioCaOptions,
+  { call, answers, date, ourTime }: Refusal,
 ): CredentialsError {
+  const { options, token, now } = call;
+  const { address, tokenFile, caRootFile, deadlineMs = 10_000 } = options;
   const hints: Partial<Record<number, string>> = {
-    [status.UNAUTHENTICATED]: `check that ${tokenFile} holds a fresh token with the CA's audience`,
-    [status.PERMISSION_DENIED]: `check whose token ${tokenFile} holds`,
+    [status.UNAUTHENTICATED]: tokenAdvice(token, tokenFile, now()),
+    [status.PERMISSION_DENIED]: `check whose token ${tokenFile} holds, and that the CA issues for it`,
+    [status.INVALID_ARGUMENT]:
+      'it does not like the request: ask for a shorter validity (Istio grants MAX_WORKLOAD_CERT_TTL) ' +
+      'or another type of key',
     [status.UNAVAILABLE]: `check that the CA runs there and that ${caRootFile} holds the root of its certificate`,
     [status.DEADLINE_EXCEEDED]: `it did not answer within ${deadlineMs / 1000} s; check the CA and the network`,
     [status.RESOURCE_EXHAUSTED]: 'it is busy, or its answer is too long; will try again',
+    [status.INTERNAL]: "look into the CA's log",
+    [status.UNKNOWN]: 'is that the port of a CA? Istio has it at 15012',
     [status.UNIMPLEMENTED]: 'is that the port of a CA? Istio has it at 15012',
   };
   const details = error.details.replace(/\s+/g, ' ').slice(0, 500);
   const hint = hints[error.code];
+  const skew = clockSkew({ date, leaf: null, issuer: null, askedMs: 0 }, ourTime);
   return new CredentialsError(
-    `CA ${address}: ${status[error.code] ?? error.code}: ${details}${hint === undefined ? '' : `; ${hint}`}`,
+    `CA ${address}: ${status[error.code] ?? error.code}: ${details}${hint === undefined ? '' : `; ${hint}`}` +
+      wordsOnSkew(skew),
+    { retryAfterMs: retryAfterMs(answers, now()) },
   );
 }
 
 async function readRoots(file: string): Promise<readonly string[]> {
-  return splitCertificates(await readText(file, 'the root of the CA'), file);
-}
-
-async function readToken(file: string): Promise<string> {
-  const token = (await readText(file, 'the token for the CA')).trim();
-  // checked here, for gRPC's error on an unfit header value would quote it
-  if (token === '' || token.length > MAX_TOKEN_BYTES || !/^[!-~]+$/.test(token)) {
-    throw new CredentialsError(
-      `the token file ${file} ${token === '' ? 'is empty' : 'does not hold one bearer token'}`,
-    );
-  }
-  return token;
-}
-
-async function readText(file: string, what: string): Promise<string> {
+  let text: string;
   try {
-    return await readFile(file, 'utf8');
+    text = await readFile(file, 'utf8');
   } catch (error) {
-    throw new CredentialsError(`${what} cannot be read: ${(error as Error).message}`);
+    throw new CredentialsError(`the root of the CA cannot be read: ${(error as Error).message}`);
   }
+  return splitCertificates(text, file);
 }

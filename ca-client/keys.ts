@@ -1,13 +1,33 @@
-/** ECDSA P-256 keys: made, written as PEM, read back. */
+/** Private keys: made, written as PEM, read back. */
 import { createPrivateKey, webcrypto } from 'node:crypto';
 import { CredentialsError } from './source.ts';
 
-/** The one kind of key we make, and the hash we sign with. */
+/** What our own CA signs with, and the default for a workload: the kind every peer takes and the cheapest to use. */
 export const EC_P256 = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 
+/** 65537, the exponent everyone uses. */
+const publicExponent = new Uint8Array([1, 0, 1]);
+const RSA = { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256', publicExponent } as const;
+
+/** The kinds of key a workload may ask for, each with the hash its request is signed by. */
+const algorithms = {
+  'EC-P256': EC_P256,
+  'EC-P384': { name: 'ECDSA', namedCurve: 'P-384', hash: 'SHA-384' },
+  'RSA-2048': { ...RSA, modulusLength: 2048 },
+  'RSA-4096': { ...RSA, modulusLength: 4096 },
+} as const;
+
+export type KeyType = keyof typeof algorithms;
+export const KEY_TYPES = Object.keys(algorithms) as readonly KeyType[];
+
+/** How a key of that kind is made and signs, for WebCrypto. */
+export function algorithmOf(type: KeyType): (typeof algorithms)[KeyType] {
+  return algorithms[type];
+}
+
 /** A fresh pair whose private key can be written. */
-export function newKeys(): Promise<webcrypto.CryptoKeyPair> {
-  return webcrypto.subtle.generateKey(EC_P256, true, ['sign', 'verify']);
+export function newKeys(type: KeyType = 'EC-P256'): Promise<webcrypto.CryptoKeyPair> {
+  return webcrypto.subtle.generateKey(algorithms[type], true, ['sign', 'verify']);
 }
 
 /** PKCS#8 PEM of a private key made by `newKeys`. */

@@ -1,6 +1,6 @@
 /** Makes a workload's private key and the certificate request that goes with it, in memory. */
 import type { Identity } from '../mesh/identity.ts';
-import { EC_P256, newKeys, privateKeyPem } from './keys.ts';
+import { algorithmOf, type KeyType, newKeys, privateKeyPem } from './keys.ts';
 import { loadX509 } from './x509.ts';
 
 export interface CertificateRequest {
@@ -11,15 +11,18 @@ export interface CertificateRequest {
 }
 
 /**
- * A fresh ECDSA P-256 key and a request signed by it, with an empty subject and the SPIFFE ID as its only name
- * (what Istio's agent sends; the CA may heed its token alone).
+ * A fresh key and a request signed by it, with an empty subject and the SPIFFE ID as its only name (what Istio's
+ * agent sends; the CA may heed its token alone).
  */
-export async function makeRequest(identity: Identity): Promise<CertificateRequest> {
+export async function makeRequest(
+  identity: Identity,
+  keyType: KeyType = 'EC-P256',
+): Promise<CertificateRequest> {
   const { Pkcs10CertificateRequestGenerator, SubjectAlternativeNameExtension } = await loadX509();
-  const keys = await newKeys();
+  const keys = await newKeys(keyType);
   const csr = await Pkcs10CertificateRequestGenerator.create({
     keys,
-    signingAlgorithm: EC_P256,
+    signingAlgorithm: algorithmOf(keyType),
     extensions: [new SubjectAlternativeNameExtension([{ type: 'url', value: identity.uri }], true)],
   });
   return { csrPem: `${csr.toString('pem')}\n`, keyPem: await privateKeyPem(keys) };

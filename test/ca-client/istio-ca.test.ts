@@ -19,7 +19,7 @@ t.test('statuses are named, with what to do', async (t) => {
     [16, /UNAUTHENTICATED: no, not you; check that .* holds a fresh token/],
     [7, /PERMISSION_DENIED: no, not you; check whose token/],
     [14, /UNAVAILABLE: no, not you; check that the CA runs/],
-    [13, /INTERNAL: no, not you$/],
+    [13, /INTERNAL: no, not you; look into the CA.s log$/],
   ];
   for (const [code, words] of rows) {
     const world = await scene(t, () => (_call, callback) => callback({ code, details: 'no,\nnot you' }));
