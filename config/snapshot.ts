@@ -26,6 +26,7 @@ import type { Intercept } from '../registry/listeners.ts';
 import { compileImports, egressListeners, ingressListeners, selectSidecar } from '../registry/listeners.ts';
 import type { MeshConfig } from '../registry/mesh-config.ts';
 import { decodeMeshConfig, emptyMeshConfig } from '../registry/mesh-config.ts';
+import { defaultMeshTls } from '../registry/mesh-tls.ts';
 import type { Pod } from '../registry/pod.ts';
 import { decodePod } from '../registry/pod.ts';
 import { buildRegistry } from '../registry/registry.ts';
@@ -163,8 +164,8 @@ export function settingsOf(config: MeshConfig, overrides: SnapshotInput['overrid
     pathNormalization: config.pathNormalization ?? 'BASE',
     // Istio's sidecars append by default; ours tell the app only what they have verified themselves.
     forwardedClientCert: config.forwardedClientCert ?? 'SANITIZE_SET',
-    meshTls: { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] },
-    caCertificates: [],
+    meshTls: config.meshTls ?? defaultMeshTls,
+    caCertificates: config.caCertificates,
   };
 }
 

@@ -15,10 +15,18 @@ import {
   string,
   unsupported,
 } from '../mesh/schema.ts';
-import type { ForwardedClientCert, MeshSettings, PathNormalization } from '../mesh/snapshot.ts';
+import type {
+  CaCertificates,
+  ForwardedClientCert,
+  MeshSettings,
+  MeshTlsPolicy,
+  PathNormalization,
+} from '../mesh/snapshot.ts';
 import { accessLogFields, meshAccessLog, noMeshAccessLog } from './access-log.ts';
+import { caCertificates } from './ca-certificates.ts';
 import { isDnsLabel, stringThat } from './checks.ts';
 import { extensionProviders } from './extension-providers.ts';
+import { meshTls } from './mesh-tls.ts';
 
 /** The fields given; undefined where the default holds. */
 export interface MeshConfig {
@@ -35,6 +43,8 @@ export interface MeshConfig {
   readonly defaultDestinationRuleExportTo: readonly string[];
   /** `extensionProviders` of external authorization, by name; null where no mesh config was given. */
   readonly extAuthz: ReadonlyMap<string, ExtAuthzProvider> | null;
+  readonly meshTls: MeshTlsPolicy | undefined;
+  readonly caCertificates: readonly CaCertificates[];
   readonly accessLog: MeshAccessLog;
 }
 
@@ -49,6 +59,8 @@ export const emptyMeshConfig: MeshConfig = {
   defaultServiceExportTo: [],
   defaultDestinationRuleExportTo: [],
   extAuthz: null,
+  meshTls: undefined,
+  caCertificates: [],
   accessLog: noMeshAccessLog,
 };
 
@@ -70,13 +82,6 @@ const outboundMode: Decoder<MeshSettings['outboundTrafficPolicy']> = (value, pat
     'ALLOW_ANY_DYNAMIC_DNS is not supported; use ALLOW_ANY or REGISTRY_ONLY',
   );
   return undefined;
-};
-
-/** We always speak TLS 1.3 in the mesh: stricter than what is asked, which a peer of 1.2 would notice. */
-const minProtocolVersion: Decoder<unknown> = (value, path, reporter) => {
-  const version = enumOf('TLS_AUTO', 'TLSV1_2', 'TLSV1_3')(value, path, reporter);
-  if (version !== 'TLSV1_2') return version;
-  return notHonoured('TLS 1.3 is always spoken in the mesh')(value, path, reporter);
 };
 
 /** Every field of ProxyConfig, Istio's `defaultConfig`. */
@@ -141,6 +146,8 @@ const honoured = object({
   defaultServiceExportTo: listOf(string),
   defaultDestinationRuleExportTo: listOf(string),
   extensionProviders,
+  meshMTLS: meshTls,
+  caCertificates: caCertificates(trustDomain),
   ...accessLogFields,
 });
 
@@ -154,6 +161,8 @@ const HONOURED = new Set([
   'defaultServiceExportTo',
   'defaultDestinationRuleExportTo',
   'extensionProviders',
+  'meshMTLS',
+  'caCertificates',
   ...Object.keys(accessLogFields),
 ]);
 
@@ -182,12 +191,6 @@ const others = object({
   inboundTrafficPolicy: object({ mode: enumOf('PASSTHROUGH', 'LOCALHOST') }),
   serviceEntryVisibility: notHonoured('exportTo alone says who sees a ServiceEntry'),
   verifyCertificateAtClient: notHonoured('the server is always verified'),
-  caCertificates: unsupported('caCertificates (roots of other trust domains)'),
-  meshMTLS: object({
-    minProtocolVersion,
-    ecdhCurves: notHonoured('X25519MLKEM768 is offered first, then the usual curves'),
-    cipherSuites: notHonoured('TLS 1.3 has its own'),
-  }),
   defaultConfig,
 });
 
@@ -215,6 +218,8 @@ export function decodeMeshConfig(resource: Resource, problems: Problem[]): MeshC
     defaultServiceExportTo: config?.defaultServiceExportTo ?? [],
     defaultDestinationRuleExportTo: config?.defaultDestinationRuleExportTo ?? [],
     extAuthz: config?.extensionProviders ?? new Map(),
+    meshTls: config?.meshMTLS,
+    caCertificates: config?.caCertificates ?? [],
     accessLog: meshAccessLog(config ?? {}, reporter),
   };
 }

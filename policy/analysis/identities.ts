@@ -56,23 +56,24 @@ function wrongPrincipal(value: string): Wrong | null {
   return ['malformedPrincipal', `${value} is no service account's identity; those are ${form}`];
 }
 
-/** Trust domains that are neither ours nor an alias. */
+/** Trust domains that are neither ours nor an alias, and none that `caCertificates` has roots for. */
 export const trustDomains: PolicyCheck = (set) => {
-  const { trustDomain, trustDomainAliases } = set.mesh;
+  const { trustDomain, trustDomainAliases, caCertificates } = set.mesh;
   const ours = [trustDomain, ...trustDomainAliases];
+  const trusted = [...ours, ...caCertificates.flatMap((roots) => roots.trustDomains)];
   return eachList(set, (list, _policy, report) => {
     if (list.topic !== 'principals' && list.topic !== 'trustDomains') return;
     list.values.forEach((value, i) => {
       const named = list.topic === 'trustDomains' ? value : trustDomainOf(value);
       // In `trustDomains` nothing points to the local one: `cluster.local` is only itself there.
       const pointer = list.topic === 'principals' && named === LOCAL;
-      if (named === null || pointer || ours.some((one) => covers(named, one))) return;
+      if (named === null || pointer || trusted.some((one) => covers(named, one))) return;
       report(
         list,
         i,
         'unknownTrustDomain',
-        `${named} is not a trust domain of this mesh (${ours.join(', ')}), so no peer has that identity; correct it, ` +
-          'or list it in trustDomainAliases',
+        `${named} is not a trust domain of this mesh (${trusted.join(', ')}), so no peer has that identity; correct it, ` +
+          'or list it in trustDomainAliases, or in caCertificates with its own roots',
       );
     });
   });

@@ -54,6 +54,15 @@ run(
   `${SHOP}---\nkind: MeshConfig\ntrustDomain: td1\ntrustDomainAliases: [old]\n`,
 );
 
+run(
+  'trust domains with roots of their own',
+  {
+    'known by caCertificates': principals('td2/ns/shop/sa/orders'),
+    'another one': principals('td3/ns/shop/sa/orders', '#! unknownTrustDomain'),
+  },
+  `${SHOP}---\nkind: MeshConfig\ncaCertificates: [{spiffeBundleUrl: "https://td2.example/bundle", trustDomains: [td2]}]\n`,
+);
+
 run('HTTP fields on TCP ports', {
   ALLOW: authz(
     'p',
