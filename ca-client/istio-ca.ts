@@ -223,11 +223,13 @@ function explain(
     [status.UNKNOWN]: 'is that the port of a CA? Istio has it at 15012',
     [status.UNIMPLEMENTED]: 'is that the port of a CA? Istio has it at 15012',
   };
-  const details = error.details.replace(/\s+/g, ' ').slice(0, 500);
-  const hint = hints[error.code];
+  // against its types, grpc-js tells neither code nor details of a message whose compression it does not know
+  const { code = status.INTERNAL, details = 'its message cannot be read' }: Partial<ServiceError> = error;
+  const words = details.replace(/\s+/g, ' ').slice(0, 500);
+  const hint = hints[code];
   const skew = clockSkew({ date, leaf: null, issuer: null, askedMs: 0 }, ourTime);
   return new CredentialsError(
-    `CA ${address}: ${status[error.code] ?? error.code}: ${details}${hint === undefined ? '' : `; ${hint}`}` +
+    `CA ${address}: ${status[code] ?? code}: ${words}${hint === undefined ? '' : `; ${hint}`}` +
       wordsOnSkew(skew),
     { retryAfterMs: retryAfterMs(answers, now()) },
   );
