@@ -1,6 +1,11 @@
 /** Revocation lists (RFC 5280 §5): which certificates their CAs have taken back. */
-import type { KeyObject } from 'node:crypto';
+import { createHash, type KeyObject } from 'node:crypto';
+import { keyUsage } from './certificate-extensions.ts';
 import type { CertificateFacts } from './certificates.ts';
+import { type ListFacts, MAX_ENTRIES, readList } from './crl-reader.ts';
+import { DerError } from './der.ts';
+import { describeName } from './distinguished-name.ts';
+import { verifySignature } from './signature-algorithm.ts';
 
 /** The CA whose list is asked for. */
 export interface ListIssuer {
@@ -9,22 +14,159 @@ export interface ListIssuer {
 }
 
 /** What the lists say of one certificate: `unlisted` where its CA has no list here. */
-export type RevocationVerdict = 'good' | 'unlisted' | { readonly refused: string };
+export type RevocationVerdict = 'good' | 'unlisted' | RevokedVerdict;
 
-/** The lists of one file, unchanging. */
+export interface RevokedVerdict {
+  readonly reason: 'revoked' | 'bad_certificate';
+  /** A clause about the certificate. */
+  readonly detail: string;
+}
+
+/** One list, for people. Whether its CA signed it is only known when a certificate of that CA comes along. */
+export interface ListSummary {
+  readonly issuer: string;
+  /** Milliseconds since the epoch; nextUpdate is null where the list does not tell. */
+  readonly thisUpdate: number;
+  readonly nextUpdate: number | null;
+  readonly entries: number;
+}
+
+/** The lists cannot be read, or say more than we honour; the message names the list and what is wrong. */
+export class CrlError extends Error {
+  override name = 'CrlError';
+}
+
+export const MAX_CRL_BYTES = 8_388_608;
+const MAX_LISTS = 256;
+/** Keys remembered for a list: of one name and key identifier there is one CA, and seldom its renewal. */
+const MAX_KEYS = 16;
+
+/** A list and which keys have signed it, by the SHA-256 of the key. */
+interface List {
+  readonly facts: ListFacts;
+  readonly signedBy: Map<string, boolean>;
+}
+
+/**
+ * The lists of one file, unchanging. A CA without a list here revokes nothing: its certificates pass, as ztunnel and
+ * Istio's Envoys have it (docs/IDENTITY.md). A list whose nextUpdate has passed still counts, for what it revoked is
+ * not good again; `stale` tells of it.
+ */
 export class RevocationLists {
-  static readonly none = new RevocationLists();
+  static readonly none = new RevocationLists([]);
+  /** By issuer's name, newest first. */
+  readonly #byIssuer = new Map<string, List[]>();
+  readonly summaries: readonly ListSummary[];
 
-  /** @throws CrlError */
-  static read(_text: Uint8Array | string): RevocationLists {
-    return RevocationLists.none;
+  private constructor(lists: readonly ListFacts[]) {
+    for (const facts of lists.toSorted((a, b) => b.thisUpdate - a.thisUpdate)) {
+      const key = facts.issuer.toString('latin1');
+      const list: List = { facts, signedBy: new Map() };
+      const same = this.#byIssuer.get(key);
+      if (same === undefined) this.#byIssuer.set(key, [list]);
+      else same.push(list);
+    }
+    this.summaries = lists.map(({ issuer, thisUpdate, nextUpdate, serials }) => ({
+      issuer: describeName(issuer),
+      thisUpdate,
+      nextUpdate,
+      entries: serials.size,
+    }));
   }
 
   /**
-   * Asks the list of this issuer, by name and key, for a serial number.
-   * @param serial hex as `CertificateFacts.serial`
+   * Reads a file of one DER list, or of PEM lists (`X509 CRL`) with any text between them. Whole or not at all: a
+   * list that is damaged, weakly signed, a delta, indirect, or has a critical extension we do not know refuses all.
+   * An empty file is refused too, for it may be half-written; a CA that revoked nothing has a list without entries.
+   * @throws CrlError, and nothing else, whatever the bytes
    */
-  check(_serial: string, _issuer: ListIssuer): RevocationVerdict {
+  static read(file: Uint8Array | string): RevocationLists {
+    const bytes =
+      typeof file === 'string' ? Buffer.from(file) : Buffer.from(file.buffer, file.byteOffset, file.length);
+    if (bytes.length > MAX_CRL_BYTES) throw new CrlError(`longer than ${MAX_CRL_BYTES} bytes`);
+    const found = bytes.includes('-----BEGIN ') ? pemBlocks(bytes.toString('latin1')) : [bytes];
+    const lists: ListFacts[] = [];
+    let left = MAX_ENTRIES;
+    for (const [i, der] of found.entries()) {
+      const facts = readOne(der, left, `list ${i + 1} of ${found.length}`);
+      left -= facts.serials.size;
+      lists.push(facts);
+    }
+    return new RevocationLists(lists);
+  }
+
+  /** Those whose next edition should have been here by now. */
+  stale(now: number): readonly ListSummary[] {
+    return this.summaries.filter(({ nextUpdate }) => nextUpdate !== null && nextUpdate <= now);
+  }
+
+  /**
+   * Asks this issuer's newest list for a serial number. A list is the issuer's by name and key: of two CAs of one
+   * name each has its own. One that claims the issuer's key identifier without its signature is damaged or forged,
+   * and one signed by a CA that may not (RFC 5280 §6.3.3 (f)) is none: no certificate of that CA passes then.
+   * @param serial as `CertificateFacts.serial`
+   */
+  check(serial: string, issuer: ListIssuer): RevocationVerdict {
+    for (const list of this.#byIssuer.get(issuer.facts.subject.toString('latin1')) ?? []) {
+      const { authorityKeyId, serials } = list.facts;
+      const { subjectKeyId, keyUsage: usage } = issuer.facts;
+      const claimed = authorityKeyId !== null && authorityKeyId === subjectKeyId;
+      if (authorityKeyId !== null && subjectKeyId !== null && !claimed) continue;
+      if (!signedBy(list, issuer.publicKey)) {
+        if (claimed) return unusable("its issuer's revocation list does not bear its issuer's signature");
+        continue;
+      }
+      if (usage !== null && (usage & keyUsage.cRLSign) === 0) {
+        return unusable('its issuer has a revocation list but lacks cRLSign in its key usage');
+      }
+      return serials.has(serial) ? revoked(serial, list.facts) : 'good';
+    }
     return 'unlisted';
   }
+}
+
+function revoked(serial: string, { thisUpdate }: ListFacts): RevokedVerdict {
+  const edition = new Date(thisUpdate).toISOString();
+  return {
+    reason: 'revoked',
+    detail: `its serial ${serial} is on its issuer's revocation list of ${edition}`,
+  };
+}
+
+function unusable(detail: string): RevokedVerdict {
+  return { reason: 'bad_certificate', detail };
+}
+
+/** Verified once a key, for a list may be megabytes long. */
+function signedBy({ facts, signedBy: known }: List, key: KeyObject): boolean {
+  const print = createHash('sha256')
+    .update(key.export({ type: 'spki', format: 'der' }))
+    .digest('base64');
+  const before = known.get(print);
+  if (before !== undefined) return before;
+  const verdict = verifySignature(facts.signatureAlgorithm, facts.tbs, key, facts.signature);
+  if (known.size >= MAX_KEYS) known.clear();
+  known.set(print, verdict);
+  return verdict;
+}
+
+function readOne(der: Uint8Array, maxEntries: number, what: string): ListFacts {
+  try {
+    return readList(der, maxEntries);
+  } catch (error) {
+    if (error instanceof DerError) throw new CrlError(`${what}: ${error.message}`);
+    throw error;
+  }
+}
+
+const BLOCK = /-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----/g;
+const MARK = /-----(?:BEGIN|END) /g;
+
+function pemBlocks(text: string): readonly Buffer[] {
+  const blocks = [...text.matchAll(BLOCK)].map(([, base64 = '']) => Buffer.from(base64, 'base64'));
+  if ((text.match(MARK)?.length ?? 0) !== blocks.length * 2) {
+    throw new CrlError('holds something besides whole PEM blocks of X509 CRL');
+  }
+  if (blocks.length > MAX_LISTS) throw new CrlError(`more than ${MAX_LISTS} lists`);
+  return blocks;
 }

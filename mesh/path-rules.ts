@@ -167,7 +167,7 @@ function revocation(path: readonly Certificate[], { revoked }: PathRules): Refus
     if (issuer === undefined) break;
     const verdict = revoked.check(certificate.facts.serial, issuer);
     if (typeof verdict === 'string') continue;
-    return { ok: false, reason: 'revoked', detail: `${nameOf(certificate)} ${verdict.refused}` };
+    return { ok: false, reason: verdict.reason, detail: `${nameOf(certificate)}: ${verdict.detail}` };
   }
   return null;
 }

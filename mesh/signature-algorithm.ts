@@ -1,5 +1,5 @@
 /** Which signature algorithms and keys are strong enough to vouch for anybody. */
-import type { KeyObject } from 'node:crypto';
+import { constants, type KeyObject, verify } from 'node:crypto';
 import { type Cursor, SEQUENCE } from './der.ts';
 
 const RSA_PSS = '1.2.840.113549.1.1.10';
@@ -61,6 +61,30 @@ function readPssHash(identifier: Cursor): string {
 /** True for SHA-2 with RSA or ECDSA, and Ed25519; MD5, SHA-1, SHA-224, DSA and what we do not know are none. */
 export function isStrongSignature(algorithm: string): boolean {
   return strongNames.has(algorithm);
+}
+
+/**
+ * Verifies a signature by one of the strong algorithms; false for any other, and for a key of another kind.
+ * @param algorithm as `readSignatureAlgorithm` names it
+ */
+export function verifySignature(
+  algorithm: string,
+  data: Uint8Array,
+  key: KeyObject,
+  signature: Uint8Array,
+): boolean {
+  const hash = /SHA(?:256|384|512)/i.exec(algorithm)?.[0]?.toLowerCase() ?? null;
+  if (!isStrongSignature(algorithm) || !keyKinds(algorithm).includes(key.asymmetricKeyType ?? ''))
+    return false;
+  if (!algorithm.startsWith('RSASSA-PSS')) return verify(hash, data, key, signature);
+  const padding = constants.RSA_PKCS1_PSS_PADDING;
+  return verify(hash, data, { key, padding, saltLength: constants.RSA_PSS_SALTLEN_AUTO }, signature);
+}
+
+function keyKinds(algorithm: string): readonly string[] {
+  if (algorithm === 'Ed25519') return ['ed25519'];
+  if (algorithm.startsWith('ecdsa')) return ['ec'];
+  return algorithm.startsWith('RSASSA-PSS') ? ['rsa', 'rsa-pss'] : ['rsa'];
 }
 
 /** Longer ones take long to verify, and nobody has them; Go's limit. */

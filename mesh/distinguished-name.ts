@@ -1,0 +1,41 @@
+/** Writes a distinguished name's DER for people: `O=cluster.local, CN=Root`. Nothing is decided by this text. */
+import { Cursor, DerError, SEQUENCE } from './der.ts';
+
+const SET = 0x31;
+/** Strings whose bytes can be read as text: UTF8, Printable, Teletex and IA5 (X.680 §41). */
+const TEXT_TAGS = new Set([0x0c, 0x13, 0x14, 0x16]);
+const SHORT_NAMES: Readonly<Record<string, string>> = {
+  '2.5.4.3': 'CN',
+  '2.5.4.5': 'serialNumber',
+  '2.5.4.6': 'C',
+  '2.5.4.7': 'L',
+  '2.5.4.8': 'ST',
+  '2.5.4.10': 'O',
+  '2.5.4.11': 'OU',
+  '0.9.2342.19200300.100.1.25': 'DC',
+  '1.2.840.113549.1.9.1': 'emailAddress',
+};
+const MAX_TEXT = 256;
+
+/** @returns one line of printable characters, cut to a bound; `an unreadable name` where the DER is none */
+export function describeName(der: Uint8Array): string {
+  const parts: string[] = [];
+  try {
+    const name = new Cursor(der).enter(SEQUENCE);
+    while (name.length > 0) {
+      const set = name.enter(SET);
+      while (set.length > 0) {
+        const attribute = set.enter(SEQUENCE);
+        const oid = attribute.oid();
+        const { tag, content } = attribute.any();
+        const value = TEXT_TAGS.has(tag) ? content.rest().toString('utf8') : `#${content.hex()}`;
+        parts.push(`${SHORT_NAMES[oid] ?? oid}=${value}`);
+      }
+    }
+  } catch (error) {
+    if (error instanceof DerError) return 'an unreadable name';
+    throw error;
+  }
+  const text = parts.join(', ').replace(/[^\p{L}\p{N}\p{P}\p{S} ]/gu, '?');
+  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text;
+}
