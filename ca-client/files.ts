@@ -1,5 +1,5 @@
 /** Credentials from three files in a folder, under any of the names their usual writers give them, watched. */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Credentials } from '../mesh/credentials.ts';
 import { checkCredentials } from './check.ts';
 import { MAX_PEM_BYTES, splitCertificates } from './pem.ts';
@@ -71,7 +71,7 @@ export function fileSource(options: FileOptions): CredentialSource {
   async function obtain(): Promise<Credentials> {
     const sets = setsOf(await files.read());
     try {
-      const { chain, key, roots } = choose(sets, dir);
+      const { chain, key, roots } = choose(sets);
       warnOfSeveral(sets, dir, warnOnce);
       if ((key.mode & 0o007) !== 0) warnOnce(readableByOthers(key));
       return checkCredentials({
@@ -101,7 +101,7 @@ function setsOf(contents: readonly FileContent[]): readonly FileSet[] {
 }
 
 /** The first complete set, else a word on what the one that has most lacks. */
-function choose(sets: readonly FileSet[], dir: string): FileSet {
+function choose(sets: readonly FileSet[]): FileSet {
   const complete = sets.find((set) => missing(set).length === 0);
   if (complete !== undefined) return complete;
   const nearest = sets.toSorted((a, b) => missing(a).length - missing(b).length)[0];
@@ -113,9 +113,8 @@ function choose(sets: readonly FileSet[], dir: string): FileSet {
   }
   const scheme = SCHEMES[sets.indexOf(nearest)];
   const hint = first === nearest.roots && scheme?.rootsHint !== undefined ? `: ${scheme.rootsHint}` : '';
-  throw new CredentialsError(
-    `${lacking.map(({ path }) => path.slice(dir.length + 1)).join(' and ')} is not there (yet)${hint}`,
-  );
+  const names = lacking.map(({ path }) => basename(path)).join(' and ');
+  throw new CredentialsError(`${names} ${lacking.length === 1 ? 'is' : 'are'} not there (yet)${hint}`);
 }
 
 function missing({ chain, key, roots }: FileSet): readonly FileContent[] {
