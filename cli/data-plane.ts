@@ -3,7 +3,8 @@ import type { Logger } from 'pino';
 import { TlsFileCache } from '../ca-client/tls-files.ts';
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { MeshAccessLog } from '../mesh/access-format.ts';
-import type { Credentials } from '../mesh/credentials.ts';
+import type { Credentials, TrustBundle } from '../mesh/credentials.ts';
+import { RevocationLists } from '../mesh/crl.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { DnsCache } from '../providers/dns.ts';
@@ -15,6 +16,8 @@ import { DataPath } from '../proxy/data-path.ts';
 import { Listeners, type OwnPorts } from '../proxy/setup/listeners.ts';
 import { refuseConnection } from '../proxy/tcp.ts';
 import { type AccessLogFlags, AccessLogKeeper } from '../telemetry/access-log.ts';
+import type { PeerCertificate } from '../telemetry/certs-view.ts';
+import type { FlightLog } from '../telemetry/flight-recorder.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 
 /** What `run` asks of the data path, however many threads it has. */
@@ -28,12 +31,32 @@ export interface DataPlane {
   apply(snapshot: Snapshot, own: OwnPorts, input: SnapshotInput): Promise<void>;
   /** Puts credentials in force. @throws where OpenSSL cannot use them; the old ones stay then */
   useCredentials(credentials: Credentials): void;
+  /** Puts revocation lists and fetched roots in force; live connections of those they refuse are closed. */
+  useTrust(additions: TrustUpdate): void;
+  /** Whom we trust, are connected to, and could not shake hands with. */
+  report(): Promise<IdentityReport>;
   /** Opens the access log's file anew: whoever rotates logs has moved it. */
   reopenLogs(): void;
   /** Open listeners by name, for the ready line. */
   ports(): Record<string, number>;
   /** Accepts nothing new, lets what runs finish within the drain time, closes the rest. */
   drain(): Promise<void>;
+}
+
+/** What trust rests on beside credentials and resources. Plain data: it also crosses to a thread. */
+export interface TrustUpdate {
+  /** Revocation lists, PEM or DER, as `RevocationLists.read` takes them; null: none. */
+  readonly crl: Uint8Array | null;
+  /** Roots by the `spiffeBundleUrl` they were fetched from, PEM. */
+  readonly fetched: ReadonlyMap<string, readonly string[]>;
+}
+
+/** Plain data, of one thread or of all. */
+export interface IdentityReport {
+  /** Ours first. */
+  readonly bundles: readonly TrustBundle[];
+  readonly peers: readonly PeerCertificate[];
+  readonly flights: FlightLog;
 }
 
 /** Plain data: it also crosses to a thread. */
@@ -122,6 +145,16 @@ export class LocalPlane implements DataPlane {
   useCredentials(credentials: Credentials): void {
     this.#path.applyCredentials(credentials);
     this.#listeners.release();
+  }
+
+  useTrust({ crl, fetched }: TrustUpdate): void {
+    const revoked = crl === null ? RevocationLists.none : RevocationLists.read(crl);
+    this.#path.applyTrust({ fetched, revoked });
+  }
+
+  report(): Promise<IdentityReport> {
+    const { trust, links, flights } = this.#path;
+    return Promise.resolve({ bundles: trust?.bundles ?? [], peers: links.list(), flights: flights.list() });
   }
 
   reopenLogs(): void {

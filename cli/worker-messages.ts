@@ -4,7 +4,7 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Resource } from '../mesh/resource.ts';
 import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import type { LogLevel } from '../telemetry/log.ts';
-import type { PlaneOptions } from './data-plane.ts';
+import type { PlaneOptions, TrustUpdate } from './data-plane.ts';
 
 export interface WorkerOptions {
   readonly plane: PlaneOptions;
@@ -19,6 +19,8 @@ type PlainInput = Omit<SnapshotInput, 'resources'> & { readonly resources: reado
 export type Order =
   | { readonly kind: 'apply'; readonly own: OwnPorts; readonly input: PlainInput }
   | { readonly kind: 'credentials'; readonly credentials: Credentials }
+  | { readonly kind: 'trust'; readonly additions: TrustUpdate }
+  | { readonly kind: 'report' }
   | { readonly kind: 'reopen-logs' }
   | { readonly kind: 'metrics' }
   | { readonly kind: 'drain' };

@@ -30,6 +30,11 @@ async function obey(request: WorkerRequest): Promise<unknown> {
     case 'credentials':
       plane.useCredentials(request.credentials);
       return null;
+    case 'trust':
+      plane.useTrust(request.additions);
+      return null;
+    case 'report':
+      return plane.report();
     case 'reopen-logs':
       plane.reopenLogs();
       return null;

@@ -7,9 +7,11 @@ import type { Logger } from 'pino';
 import { AggregatorRegistry, type Registry } from 'prom-client';
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
+import { RevocationLists } from '../mesh/crl.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { ListenError, listenError, type OwnPorts, withoutHbone } from '../proxy/setup/listeners.ts';
-import type { DataPlane } from './data-plane.ts';
+import { mergeFlightLogs } from '../telemetry/flight-recorder.ts';
+import type { DataPlane, IdentityReport, TrustUpdate } from './data-plane.ts';
 import type { Order, WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
 interface Waiting {
@@ -103,6 +105,21 @@ export class WorkerPlane implements DataPlane {
     // Here, so that a set that OpenSSL cannot use is refused before any thread has it.
     createSecureContext({ cert, key, ca: [...rootsPem] });
     this.#all({ kind: 'credentials', credentials }).catch(this.#onDeath);
+  }
+
+  useTrust(additions: TrustUpdate): void {
+    // Here, so that lists nobody can read are refused before any thread has them.
+    if (additions.crl !== null) RevocationLists.read(additions.crl);
+    this.#all({ kind: 'trust', additions }).catch(this.#onDeath);
+  }
+
+  async report(): Promise<IdentityReport> {
+    const reports = (await this.#all({ kind: 'report' })) as IdentityReport[];
+    return {
+      bundles: reports[0]?.bundles ?? [],
+      peers: reports.flatMap(({ peers }) => peers),
+      flights: mergeFlightLogs(reports.map(({ flights }) => flights)),
+    };
   }
 
   reopenLogs(): void {

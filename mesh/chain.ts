@@ -22,13 +22,19 @@ export interface ChainQuestion extends PathRules {
 
 export type ChainVerdict = TrustedChain | RefusedChain;
 
+export interface ChainRoot {
+  readonly subject: string;
+  /** SHA-256, hex in lower case without colons. */
+  readonly fingerprint256: string;
+}
+
 export interface TrustedChain {
   readonly ok: true;
   /** Milliseconds since the epoch; of the whole path, the root too. */
   readonly notBefore: number;
   readonly notAfter: number;
-  /** The anchor the path ends in; its fingerprint is SHA-256, hex in lower case without colons. */
-  readonly root: { readonly subject: string; readonly fingerprint256: string };
+  /** The anchor the path ends in. */
+  readonly root: ChainRoot;
   /** Certificates of the path, leaf and root counted. */
   readonly length: number;
 }

@@ -1,6 +1,7 @@
 /** What both sides of the data path share: the snapshot and credentials in force, the live connections, one way to refuse. */
 import type { Logger } from 'pino';
 import type { Credentials } from '../mesh/credentials.ts';
+import { RevocationLists } from '../mesh/crl.ts';
 import type { Nearest } from '../mesh/decision.ts';
 import type { ExtAuthz } from '../mesh/ext-authz.ts';
 import type { RequestFacts } from '../mesh/facts.ts';
@@ -9,11 +10,12 @@ import type { Limits } from '../mesh/limits.ts';
 import type { NameResolver } from '../mesh/name-resolver.ts';
 import { type ReasonCode, reasons } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
-import type { Snapshot } from '../mesh/snapshot.ts';
+import type { MeshSettings, Mode, Snapshot } from '../mesh/snapshot.ts';
 import { hostPort } from '../mesh/text.ts';
 import type { TokenRules, TokenVerifier } from '../mesh/tokens.ts';
 import { isSecretHeader } from '../policy/secret-header.ts';
 import type { AccessLog } from '../telemetry/access-log.ts';
+import { FlightRecorder } from '../telemetry/flight-recorder.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { RefusalLimit } from '../telemetry/refusal-limit.ts';
 import {
@@ -24,14 +26,21 @@ import {
   reset,
   unmapped,
 } from './connections.ts';
+import type { DialFailure } from './dial.ts';
+import { Handshakes } from './handshakes.ts';
 import type { TunnelEnd } from './hbone/tunnel.ts';
 import { type TunnelContext, Tunnels } from './hbone/tunnels.ts';
 import { HeldRoom } from './http/held-body.ts';
 import { UpstreamSessions } from './http2/upstream-sessions.ts';
+import { Links } from './links.ts';
 import { maskNearest, maskParams } from './mask.ts';
+import { defaultTlsPolicy } from './mesh-tls.ts';
+import { type ModeSwitch, PortModes } from './port-modes.ts';
 import { InboundTls } from './tls-inbound.ts';
-import { OutboundTls, type TlsFiles } from './tls-outbound.ts';
+import { type MeshTls, OutboundTls, type TlsFiles } from './tls-outbound.ts';
+import { Trust, type TrustAdditions } from './trust.ts';
 import { UpstreamPool } from './upstream-pool.ts';
+import { judgeAgain } from './verify-peer.ts';
 
 export interface DataPathOptions {
   readonly limits: Limits;
@@ -48,10 +57,31 @@ export interface DataPathOptions {
   readonly extAuthz: ExtAuthz;
 }
 
+/** Inbound refusals before anybody was let in: what the flight recorder keeps. */
+const HANDSHAKE_REASONS: ReadonlySet<ReasonCode> = new Set([
+  'plaintext_to_strict',
+  'plaintext_to_hbone',
+  'tls_not_istio',
+  'no_first_byte',
+  'bad_client_hello',
+  'tls_handshake_timeout',
+  'tls_handshake_failed',
+  'too_many_handshakes',
+  'no_peer_certificate',
+  'untrusted_issuer',
+  'expired',
+  'revoked',
+  'bad_certificate',
+  'bad_spiffe_id',
+  'untrusted_trust_domain',
+  'resumption_refused',
+  'no_credentials',
+]);
+
 /** Who is refused: a connection, or a socket turned away before it became one. */
 export type RefusedPeer = Pick<
   Connection,
-  'direction' | 'port' | 'remoteAddress' | 'remotePort' | 'peer' | 'sni'
+  'direction' | 'port' | 'remoteAddress' | 'remotePort' | 'peer' | 'sni' | 'handshake'
 >;
 
 /** What can be said of a refusal beyond its reason. */
@@ -84,8 +114,12 @@ export class DataPath implements TunnelContext {
   accessLog: AccessLog | null;
   readonly metrics: MeshMetrics;
   readonly connections: Connections;
+  /** Those of them, and of upstreams, that rest on a peer's certificate. */
+  readonly links = new Links();
   /** A flood of refusals gets few lines; counters stay exact. */
   readonly refusalLines: RefusalLimit;
+  /** Of inbound ports, switches and all. */
+  readonly modes: PortModes;
   readonly pool: UpstreamPool;
   readonly sessions: UpstreamSessions;
   readonly tunnels: Tunnels;
@@ -105,6 +139,12 @@ export class DataPath implements TunnelContext {
   readonly #verifierOf: (rules: TokenRules) => TokenVerifier;
   inboundTls: InboundTls | null = null;
   outboundTls: OutboundTls | null = null;
+  /** What both were made with. */
+  trust: Trust | null = null;
+  #additions: TrustAdditions = { fetched: new Map(), revoked: RevocationLists.none };
+  readonly handshakes: Handshakes;
+  /** The handshakes that failed last. */
+  readonly flights = new FlightRecorder();
   draining = false;
 
   get cluster(): string {
@@ -130,28 +170,56 @@ export class DataPath implements TunnelContext {
     this.heldRoom = new HeldRoom(options.limits.maxHeldTotal);
     this.refusalLines = new RefusalLimit({ log: options.log, now: () => performance.now() });
     this.connections = new Connections(options.limits.maxConnections, options.metrics.openConnections);
+    this.modes = new PortModes(options.limits.modeGrace, () => this.#rejudge());
     this.pool = new UpstreamPool(options.limits);
     this.sessions = new UpstreamSessions(this);
     this.tunnels = new Tunnels(this);
+    this.handshakes = new Handshakes(options.limits.maxHandshakes, options.limits.handshakeTimeout);
   }
 
   /**
-   * Puts a new set of credentials in force: new handshakes use it at once, live connections stay.
+   * Puts a new set of credentials in force: new handshakes use it at once, live connections stay as long as its trust
+   * covers their peers.
    * @throws where OpenSSL cannot use it; the old set stays then
    */
   applyCredentials(credentials: Credentials): void {
-    const outbound = new OutboundTls(credentials, this.#trustDomains(), this.limits);
-    const inbound = new InboundTls(credentials, this.#trustDomains(), this.limits);
+    this.#secure({ credentials, mesh: this.#mesh });
+  }
+
+  /**
+   * Puts other revocation lists, or roots that were fetched, in force: live connections of those who are no longer
+   * trusted are closed.
+   */
+  applyTrust(additions: TrustAdditions): void {
+    this.#additions = additions;
+    if (this.credentials !== null) this.#secure({ credentials: this.credentials, mesh: this.#mesh });
+  }
+
+  /**
+   * Makes TLS anew of what it is made of. Sessions made before are not resumed, upstreams not used again; peers whom
+   * the new trust refuses lose their connections.
+   */
+  #secure({ credentials, mesh }: { credentials: Credentials; mesh: MeshSettings | null }): void {
+    const trust = new Trust({ credentials, mesh, ...this.#additions });
+    const parts = { credentials, trust, policy: mesh?.meshTls ?? defaultTlsPolicy, limits: this.limits };
+    const outbound = new OutboundTls(parts);
+    const inbound = new InboundTls(parts, this.handshakes);
     this.outboundTls = outbound;
     this.inboundTls = inbound;
+    this.trust = trust;
     // What was connected before was made under the old set: let new requests meet the new one.
     this.#retireUpstreams();
     this.tunnels.clear();
+    this.links.judge((peer) => judgeAgain(peer, trust, Date.now()));
   }
 
   /** Puts a new snapshot in force and judges the live connections again by it. */
   applySnapshot(snapshot: Snapshot): void {
-    const before = this.#trustDomains().join(' ');
+    const { credentials } = this;
+    // First: what OpenSSL does not take keeps the whole set out of force.
+    if (credentials !== null && !sameTls(this.#mesh, snapshot.mesh))
+      this.#secure({ credentials, mesh: snapshot.mesh });
+    for (const change of this.modes.replace(this.snapshot, snapshot)) this.#modeSwitched(change);
     this.snapshot = snapshot;
     const { tokens } = snapshot;
     this.verifier = tokens.rules.length === 0 ? null : this.#verifierOf(tokens);
@@ -159,19 +227,27 @@ export class DataPath implements TunnelContext {
     this.#tokenHeaders = new Set(
       tokens.rules.flatMap(({ fromHeaders }) => fromHeaders.map(({ name }) => name)),
     );
-    const credentials = this.inboundTls?.credentials;
-    // Sessions made under another trust must not be resumed.
-    if (credentials !== undefined && before !== this.#trustDomains().join(' '))
-      this.applyCredentials(credentials);
     this.#retireUpstreams();
+    this.#rejudge();
+  }
+
+  #rejudge(): void {
     for (const connection of this.connections.list()) connection.rejudge?.();
+  }
+
+  #modeSwitched({ port, from, to }: ModeSwitch): void {
+    const { modeGrace } = this.limits;
+    const until = modeGrace === 0 ? null : new Date(Date.now() + modeGrace).toISOString();
+    const policy = to.source;
+    this.log.info({ port, from, to: to.mode, policy, until }, SWITCHED[to.mode]);
   }
 
   /** Resets a socket that may not even become a connection. */
   turnAway(socket: ConnectionSocket, direction: Direction, port: number, reason: ReasonCode): void {
     const { remoteAddress = '', remotePort = 0 } = socket;
+    const address = unmapped(remoteAddress);
     this.refused(
-      { direction, port, remoteAddress: unmapped(remoteAddress), remotePort, peer: null, sni: null },
+      { direction, port, remoteAddress: address, remotePort, peer: null, sni: null, handshake: null },
       reason,
     );
     reset(socket);
@@ -183,6 +259,8 @@ export class DataPath implements TunnelContext {
     this.metrics.refused(reason, connection.direction);
     // The caller gave up: the access log has it, there is nothing to mend.
     if (reason === 'downstream_closed') return;
+    if (connection.direction === 'inbound' && HANDSHAKE_REASONS.has(reason))
+      this.#recordInbound(connection, reason, facts.detail ?? '');
     if (!this.refusalLines.admits(reason, connection.peer?.uri ?? connection.remoteAddress)) return;
     this.log.info(
       {
@@ -200,6 +278,41 @@ export class DataPath implements TunnelContext {
       },
       sentence,
     );
+  }
+
+  #recordInbound(connection: RefusedPeer, reason: ReasonCode, detail: string): void {
+    const { port, sni, handshake } = connection;
+    this.flights.record({
+      at: Date.now(),
+      direction: 'inbound',
+      port,
+      remote: remoteOf(connection),
+      reason,
+      detail,
+      openssl: handshake?.openssl ?? null,
+      sni: handshake?.sni ?? sni,
+      alpn: handshake?.alpn ?? [],
+      firstBytes: handshake?.firstBytes ?? null,
+      chain: handshake?.chain ?? [],
+      expectedIdentities: [],
+    });
+  }
+
+  handshakeFailed(remote: string, tls: MeshTls, { reason, detail, facts }: DialFailure): void {
+    this.flights.record({
+      at: Date.now(),
+      direction: 'outbound',
+      port: Number(remote.slice(remote.lastIndexOf(':') + 1)) || 0,
+      remote,
+      reason,
+      detail,
+      openssl: facts?.openssl ?? null,
+      sni: tls.sni,
+      alpn: facts?.alpn ?? [],
+      firstBytes: null,
+      chain: facts?.chain ?? [],
+      expectedIdentities: tls.expectedIdentities,
+    });
   }
 
   /** A dry-run policy would have denied it: one line, like a refusal's, so that it can be seen before it holds. */
@@ -272,9 +385,12 @@ export class DataPath implements TunnelContext {
   stop(): void {
     this.refusalLines.flush();
     this.connections.stop();
+    this.links.stop();
+    this.modes.stop();
     this.pool.stop();
     this.sessions.stop();
     this.tunnels.stop();
+    this.handshakes.stop();
   }
 
   /** What was connected before credentials or routes changed serves what it serves, and nothing new. */
@@ -283,15 +399,33 @@ export class DataPath implements TunnelContext {
     this.sessions.clear();
   }
 
-  /** Of a trust domain that the set now in force trusts: its own or an alias. */
+  /** Of a trust domain that the set now in force trusts: its own, an alias, or one that roots were given for. */
   trusts({ trustDomain }: Identity): boolean {
-    return this.#trustDomains().includes(trustDomain);
+    return this.trust?.knows(trustDomain) ?? false;
   }
 
-  #trustDomains(): readonly string[] {
-    const mesh = this.snapshot?.mesh;
-    return mesh === undefined ? [] : [mesh.trustDomain, ...mesh.trustDomainAliases];
+  /** Those in force, expired or not; null before the first. */
+  get credentials(): Credentials | null {
+    return this.inboundTls?.credentials ?? null;
   }
+
+  get #mesh(): MeshSettings | null {
+    return this.snapshot?.mesh ?? null;
+  }
+}
+
+/** Until when the old mode is honoured is in the line's `until`; null: it is not. */
+const SWITCHED: Readonly<Record<Mode, string>> = {
+  STRICT: "a port's mode has become STRICT: what comes in plaintext is taken until then, and closed after it",
+  PERMISSIVE: "a port's mode has become PERMISSIVE",
+  DISABLE: "a port's mode has become DISABLE: mesh mTLS is terminated until then, and closed after it",
+};
+
+/** True where nothing has changed that TLS is made of. */
+function sameTls(one: MeshSettings | null, other: MeshSettings): boolean {
+  const parts = ({ trustDomain, trustDomainAliases, caCertificates, meshTls }: MeshSettings): string =>
+    JSON.stringify([trustDomain, trustDomainAliases, caCertificates, meshTls]);
+  return one !== null && parts(one) === parts(other);
 }
 
 /** Worked out only for a line that is really written. */

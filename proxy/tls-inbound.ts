@@ -1,23 +1,24 @@
 /** TLS of the inbound side: one terminator a set of credentials, replaced whole when they or the trust change. */
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createSecureContext, createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
+import { spiffeIdentity } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
-import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import { socketUnder } from './connections.ts';
+import { reset, socketUnder } from './connections.ts';
+import type { Handshakes, PendingHandshake } from './handshakes.ts';
+import { contextOptions, type HandshakeFacts, type MeshTlsParts } from './mesh-tls.ts';
+import type { Trust } from './trust.ts';
 import {
   chainRefused,
   describeTlsError,
   PeerCache,
   type PeerVerdict,
+  presentedChain,
   readPeer,
   reasonOfTlsError,
   type VerifiedPeer,
 } from './verify-peer.ts';
-
-/** Hybrid post-quantum first (draft-ietf-tls-ecdhe-mlkem), then what every Envoy speaks. */
-export const KEY_EXCHANGE_GROUPS = 'X25519MLKEM768:X25519:P-256:P-384';
 
 /**
  * What we select from, in our order: what tells the HTTP version before `istio`, which says no more than mesh mTLS.
@@ -30,39 +31,92 @@ const HTTP_ALPN = ['h2', 'http/1.1'];
 /** Called once a handshake: with the TLS stream and who it is, or with the reason it failed. */
 export interface TerminateDone {
   terminated(stream: TLSSocket, peer: VerifiedPeer): void;
-  refused(reason: ReasonCode, detail: string): void;
+  refused(reason: ReasonCode, detail: string, facts: HandshakeFacts): void;
 }
+
+/** One inbound handshake from the moment it is asked for: also while it waits for its turn. */
+class Terminating implements PendingHandshake {
+  readonly #owner: InboundTls;
+  readonly #server: Server;
+  readonly socket: Socket;
+  readonly alpn: readonly string[];
+  readonly done: TerminateDone;
+  #settled = false;
+
+  constructor(
+    owner: InboundTls,
+    server: Server,
+    socket: Socket,
+    alpn: readonly string[],
+    done: TerminateDone,
+  ) {
+    this.#owner = owner;
+    this.#server = server;
+    this.socket = socket;
+    this.alpn = alpn;
+    this.done = done;
+  }
+
+  begin(): void {
+    const { socket } = this;
+    // The peer left: its owner knows.
+    if (socket.destroyed) this.settle();
+    else this.#server.emit('connection', socket);
+  }
+
+  timedOut(): void {
+    this.refuse('tls_handshake_timeout', 'its turn did not come in time', NO_FACTS);
+  }
+
+  giveWay(stalledMs: number): void {
+    this.refuse('too_many_handshakes', `no end for ${stalledMs} ms`, NO_FACTS);
+    // TLS may be at work on what the socket read.
+    setImmediate(() => reset(this.socket));
+  }
+
+  succeed(stream: TLSSocket, peer: VerifiedPeer): void {
+    if (this.settle()) this.done.terminated(stream, peer);
+  }
+
+  refuse(reason: ReasonCode, detail: string, facts: Omit<HandshakeFacts, 'alpn'>): void {
+    if (this.settle()) this.done.refused(reason, detail, { ...facts, alpn: this.alpn });
+  }
+
+  /** @returns true the first time */
+  settle(): boolean {
+    if (this.#settled) return false;
+    this.#settled = true;
+    this.#owner.handshakes.done(this);
+    return true;
+  }
+}
+
+const NO_FACTS = { openssl: null, sni: null, chain: [] } as const;
 
 export class InboundTls {
   readonly credentials: Credentials;
-  readonly #trustDomains: ReadonlySet<string>;
+  readonly handshakes: Handshakes;
+  readonly #trust: Trust;
   readonly #meshAlpn: Server;
   readonly #httpAlpn: Server;
   readonly #hboneAlpn: Server;
   readonly #withoutAlpn: Server;
-  readonly #waiting = new WeakMap<Socket, TerminateDone>();
-  readonly #peers: PeerCache;
-  /** Leaves that passed a full handshake under these credentials: what a resumed one may rely on. */
+  readonly #waiting = new WeakMap<Socket, Terminating>();
+  /** Leaves whose chain was verified under this trust: in a full handshake, which a resumed one may rely on. */
   readonly #verified: PeerCache;
 
-  /**
-   * @param trustDomains ours and its aliases
-   * @throws where OpenSSL cannot use the credentials
-   */
-  constructor(credentials: Credentials, trustDomains: readonly string[], limits: Limits) {
+  /** @throws where OpenSSL cannot use the credentials or the policy */
+  constructor(parts: MeshTlsParts, handshakes: Handshakes) {
+    const { credentials, trust, limits } = parts;
     this.credentials = credentials;
-    this.#trustDomains = new Set(trustDomains);
-    this.#peers = new PeerCache(limits.resumableSessions);
+    this.handshakes = handshakes;
+    this.#trust = trust;
     this.#verified = new PeerCache(limits.resumableSessions);
     const options = {
+      ...contextOptions(parts),
       // New ticket keys with each terminator: no session outlives the credentials and trust it was made under.
       ticketKeys: randomBytes(48),
       sessionIdContext: 'oarlock',
-      cert: credentials.chainPem,
-      key: credentials.keyPem,
-      ca: [...credentials.rootsPem],
-      minVersion: 'TLSv1.3' as const,
-      ecdhCurve: KEY_EXCHANGE_GROUPS,
       requestCert: true,
       // We judge the peer ourselves, so that a refusal can name it; nothing is read from it before that.
       rejectUnauthorized: false,
@@ -87,7 +141,7 @@ export class InboundTls {
    * @param http HTTP may be spoken: ALPNs besides Istio's are answered
    */
   terminate(socket: Socket, alpn: readonly string[], http: boolean, done: TerminateDone): void {
-    this.#terminate(socket, this.#serverFor(alpn, http), done);
+    this.#terminate(new Terminating(this, this.#serverFor(alpn, http), socket, alpn, done));
   }
 
   /**
@@ -95,14 +149,16 @@ export class InboundTls {
    * @param alpn what the ClientHello offers; without `h2` among it the handshake fails
    */
   terminateHbone(socket: Socket, alpn: readonly string[], done: TerminateDone): void {
-    this.#terminate(socket, alpn.length === 0 ? this.#withoutAlpn : this.#hboneAlpn, done);
+    const server = alpn.length === 0 ? this.#withoutAlpn : this.#hboneAlpn;
+    this.#terminate(new Terminating(this, server, socket, alpn, done));
   }
 
-  #terminate(socket: Socket, server: Server, done: TerminateDone): void {
-    this.#waiting.set(socket, done);
+  #terminate(handshake: Terminating): void {
+    const { socket } = handshake;
+    this.#waiting.set(socket, handshake);
     // Half-open is for what comes after: a peer that leaves inside the handshake must not be waited for.
     socket.allowHalfOpen = false;
-    server.emit('connection', socket);
+    if (!this.handshakes.enter(handshake)) socket.once('close', () => handshake.settle());
   }
 
   #serverFor(alpn: readonly string[], http: boolean): Server {
@@ -110,62 +166,60 @@ export class InboundTls {
     return http && alpn.some((name) => HTTP_ALPN.includes(name)) ? this.#httpAlpn : this.#withoutAlpn;
   }
 
-  #take(stream: TLSSocket): TerminateDone | null {
+  #take(stream: TLSSocket): Terminating | null {
     const socket = socketUnder(stream);
-    const done = socket === null ? undefined : this.#waiting.get(socket);
-    if (socket === null || done === undefined) {
+    const handshake = socket === null ? undefined : this.#waiting.get(socket);
+    if (socket === null || handshake === undefined) {
       stream.destroy();
       return null;
     }
     this.#waiting.delete(socket);
-    return done;
+    return handshake;
   }
 
   #secured(stream: TLSSocket): void {
-    const done = this.#take(stream);
-    if (done === null) return;
+    const handshake = this.#take(stream);
+    if (handshake === null) return;
     // From now on errors come as events, and one that nobody hears ends the process.
     stream.on('error', ignore);
     stream.allowHalfOpen = true;
-    const verdict = this.#judge(stream);
+    const leaf = stream.getPeerX509Certificate();
+    const verdict = this.#judge(stream, leaf);
     // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
     // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.
     setImmediate(() => {
-      if (verdict.ok) done.terminated(stream, verdict.peer);
-      else done.refused(verdict.reason, verdict.detail);
+      if (verdict.ok) handshake.succeed(stream, verdict.peer);
+      else handshake.refuse(verdict.reason, verdict.detail, refusedFacts(stream, leaf));
     });
   }
 
   #failed(error: NodeJS.ErrnoException, stream: TLSSocket): void {
-    const done = this.#take(stream);
-    done?.refused(reasonOfTlsError(error.code ?? ''), describeTlsError(error));
+    const openssl = describeTlsError(error);
+    const sni = stream.servername || null;
+    this.#take(stream)?.refuse(reasonOfTlsError(error.code ?? ''), openssl, { openssl, sni, chain: [] });
   }
 
   /** Chain, validity, exactly one SPIFFE URI, trust domain; a resumed session is checked anew. */
-  #judge(stream: TLSSocket): PeerVerdict {
-    const leaf = stream.getPeerX509Certificate();
-    if (leaf === undefined) {
-      return { ok: false, reason: 'no_peer_certificate', detail: '' };
-    }
+  #judge(stream: TLSSocket, leaf: X509Certificate | undefined): PeerVerdict {
+    if (leaf === undefined) return { ok: false, reason: 'no_peer_certificate', detail: '' };
     const now = Date.now();
-    const verdict = readPeer(leaf, this.#peers, now);
     // OpenSSL's verdict on the chain comes first; a resumed session carries that of its full handshake.
-    if (!stream.authorized) return chainRefused(String(stream.authorizationError), verdict);
-    if (!verdict.ok) return verdict;
-    if (!this.#trustDomains.has(verdict.peer.identity.trustDomain)) {
-      return { ok: false, reason: 'untrusted_trust_domain', detail: verdict.peer.identity.uri };
-    }
-    if (!stream.isSessionReused()) {
-      this.#verified.set(leaf.fingerprint256, verdict.peer);
-      return verdict;
-    }
-    // OpenSSL skips the chain on resumption: rely only on a full handshake that we saw ourselves.
-    if (this.#verified.get(leaf.fingerprint256) !== null) {
-      this.#verified.set(leaf.fingerprint256, verdict.peer);
-      return verdict;
-    }
-    return { ok: false, reason: 'resumption_refused', detail: verdict.peer.identity.uri };
+    if (!stream.authorized)
+      return chainRefused(String(stream.authorizationError), leaf, this.#trust, 'client', now);
+    // It skips the chain on resumption: rely only on a full handshake that we saw ourselves.
+    const resumed = stream.isSessionReused();
+    if (resumed && this.#verified.get(leaf.fingerprint256) === null)
+      return { ok: false, reason: 'resumption_refused', detail: spiffeIdentity(leaf.raw)?.uri ?? '' };
+    return readPeer(leaf, this.#trust, 'client', this.#verified, now);
   }
+}
+
+function refusedFacts(stream: TLSSocket, leaf: X509Certificate | undefined): Omit<HandshakeFacts, 'alpn'> {
+  return {
+    openssl: stream.authorized || leaf === undefined ? null : String(stream.authorizationError),
+    sni: stream.servername || null,
+    chain: leaf === undefined ? [] : presentedChain(leaf),
+  };
 }
 
 function ignore(): void {}

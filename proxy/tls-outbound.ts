@@ -11,15 +11,16 @@ import {
 } from 'node:tls';
 import { readCertificate } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
-import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
-import { KEY_EXCHANGE_GROUPS } from './tls-inbound.ts';
+import { contextOptions, type HandshakeFacts, type MeshTlsParts } from './mesh-tls.ts';
+import type { Trust } from './trust.ts';
 import {
   chainRefused,
   describeTlsError,
   PeerCache,
   type PeerVerdict,
+  presentedChain,
   readPeer,
   reasonOfTlsError,
   type VerifiedPeer,
@@ -48,7 +49,8 @@ const EXTERNAL_ALPN = { http1: ['http/1.1'], http2: ['h2'], tcp: null } as const
 export interface OriginateDone {
   /** `peer` is null outside the mesh (SIMPLE, MUTUAL). */
   originated(stream: TLSSocket, peer: VerifiedPeer | null): void;
-  refused(reason: ReasonCode, detail: string): void;
+  /** @param facts null outside the mesh */
+  refused(reason: ReasonCode, detail: string, facts: HandshakeFacts | null): void;
 }
 
 interface Resumable {
@@ -61,15 +63,17 @@ interface Resumable {
 class Handshake {
   readonly owner: OutboundTls;
   readonly tls: MeshTls;
+  readonly alpn: readonly string[];
   readonly key: string;
   readonly resumed: Resumable | null;
   readonly done: OriginateDone;
   peer: VerifiedPeer | null = null;
   settled = false;
 
-  constructor(owner: OutboundTls, tls: MeshTls, key: string, done: OriginateDone) {
+  constructor(owner: OutboundTls, tls: MeshTls, alpn: readonly string[], key: string, done: OriginateDone) {
     this.owner = owner;
     this.tls = tls;
+    this.alpn = alpn;
     this.key = key;
     this.resumed = owner.sessions.get(key) ?? null;
     this.done = done;
@@ -84,16 +88,28 @@ class Handshake {
     // Not from inside OpenSSL: see InboundTls.
     setImmediate(() => {
       if (verdict.ok) this.done.originated(stream, verdict.peer);
-      else this.done.refused(verdict.reason, verdict.detail);
+      else this.done.refused(verdict.reason, verdict.detail, this.#facts(stream));
     });
+  }
+
+  #facts(stream: TLSSocket): HandshakeFacts {
+    const leaf = stream.getPeerX509Certificate();
+    const refusedByOpenssl = leaf !== undefined && !stream.authorized;
+    return {
+      openssl: refusedByOpenssl ? String(stream.authorizationError) : null,
+      sni: this.tls.sni,
+      alpn: this.alpn,
+      chain: leaf === undefined ? [] : presentedChain(leaf),
+    };
   }
 
   failed(error: NodeJS.ErrnoException): void {
     this.owner.sessions.delete(this.key);
     if (this.settled) return;
     this.settled = true;
-    const code = error.code ?? '';
-    this.done.refused(reasonOfTlsError(code), describeTlsError(error));
+    const openssl = describeTlsError(error);
+    const facts = { openssl, sni: this.tls.sni, alpn: this.alpn, chain: [] };
+    this.done.refused(reasonOfTlsError(error.code ?? ''), openssl, facts);
   }
 
   /** Tickets come after the handshake (RFC 8446 §4.6.1): only a verified peer's is kept. */
@@ -108,26 +124,19 @@ export class OutboundTls {
   /** Resumable sessions by address and expected identities. */
   readonly sessions = new Map<string, Resumable>();
   readonly #context: SecureContext;
-  readonly #peers: PeerCache;
-  readonly #trustDomains: readonly string[];
+  /** Leaves whose chain was verified under this trust. */
+  readonly #verified: PeerCache;
+  readonly #trust: Trust;
   readonly #maxSessions: number;
 
-  /**
-   * @param trustDomains ours and its aliases
-   * @throws where OpenSSL cannot use the credentials
-   */
-  constructor(credentials: Credentials, trustDomains: readonly string[], limits: Limits) {
+  /** @throws where OpenSSL cannot use the credentials or the policy */
+  constructor(parts: MeshTlsParts) {
+    const { credentials, trust, limits } = parts;
     this.credentials = credentials;
-    this.#trustDomains = trustDomains;
-    this.#peers = new PeerCache(limits.resumableSessions);
+    this.#trust = trust;
+    this.#verified = new PeerCache(limits.resumableSessions);
     this.#maxSessions = limits.resumableSessions;
-    this.#context = createSecureContext({
-      cert: credentials.chainPem,
-      key: credentials.keyPem,
-      ca: [...credentials.rootsPem],
-      minVersion: 'TLSv1.3',
-      ecdhCurve: KEY_EXCHANGE_GROUPS,
-    });
+    this.#context = createSecureContext(contextOptions(parts));
   }
 
   /**
@@ -141,12 +150,13 @@ export class OutboundTls {
   ): void {
     const { tls, protocol, address } = target;
     const key = `${address} ${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
-    const handshake = new Handshake(this, tls, key, done);
+    const alpn = MESH_ALPN[protocol];
+    const handshake = new Handshake(this, tls, alpn, key, done);
     const stream = connect({
       socket,
       secureContext: this.#context,
       ...(tls.sni === null ? {} : { servername: tls.sni }),
-      ALPNProtocols: [...MESH_ALPN[protocol]],
+      ALPNProtocols: [...alpn],
       // Names are judged from the certificate's own bytes, resumed or not, in `judge`.
       checkServerIdentity: () => undefined,
       // We judge the chain's verdict in `judge`, so that a refusal can name whom it refuses.
@@ -179,14 +189,13 @@ export class OutboundTls {
     } else {
       const leaf = stream.getPeerX509Certificate();
       if (leaf === undefined) return { ok: false, reason: 'no_peer_certificate', detail: '' };
-      const verdict = readPeer(leaf, this.#peers, now);
-      if (!stream.authorized) return chainRefused(String(stream.authorizationError), verdict);
+      if (!stream.authorized)
+        return chainRefused(String(stream.authorizationError), leaf, this.#trust, 'server', now);
+      const verdict = readPeer(leaf, this.#trust, 'server', this.#verified, now);
       if (!verdict.ok) return verdict;
       peer = verdict.peer;
     }
-    const { expectedIdentities } = handshake.tls;
-    const mismatch = verifyServerIdentity(peer.identity, expectedIdentities, this.#trustDomains);
-    return mismatch ?? { ok: true, peer };
+    return verifyServerIdentity(peer.identity, handshake.tls.expectedIdentities) ?? { ok: true, peer };
   }
 }
 
@@ -242,7 +251,7 @@ export function originateExternal(
       },
     });
   } catch (error) {
-    done.refused('bad_tls_files', (error as Error).message);
+    done.refused('bad_tls_files', (error as Error).message, null);
     return;
   }
   stream.once('secureConnect', () => settle(() => setImmediate(() => done.originated(stream, null))));
@@ -250,7 +259,7 @@ export function originateExternal(
     settle(() => {
       const code = error.code ?? '';
       const reason = code === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'identity_mismatch' : reasonOfTlsError(code);
-      done.refused(reason, describeTlsError(error));
+      done.refused(reason, describeTlsError(error), null);
     }),
   );
 }

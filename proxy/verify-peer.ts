@@ -1,8 +1,10 @@
 /** Who is at the other end of a TLS connection: identity read from the certificate itself, and checked, on every handshake. */
 import type { X509Certificate } from 'node:crypto';
 import { readCertificate } from '../mesh/certificates.ts';
+import type { ChainRoot } from '../mesh/chain.ts';
 import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
+import type { PeerRole, Trust } from './trust.ts';
 
 /** A peer that passed, or why it did not. */
 export type PeerVerdict = { readonly ok: true; readonly peer: VerifiedPeer } | RefusedVerdict;
@@ -13,6 +15,7 @@ export interface RefusedVerdict {
   readonly detail: string;
 }
 
+/** A peer whose chain was verified under some trust; shared by all its connections. */
 export interface VerifiedPeer {
   readonly identity: Identity;
   /** SHA-256 of the leaf, hex without colons: XFCC's `Hash`. */
@@ -22,6 +25,12 @@ export interface VerifiedPeer {
   readonly notAfter: number;
   /** Hex. */
   readonly serial: string;
+  /** Distinguished name of who signed the leaf, on one line. */
+  readonly issuer: string;
+  /** The root that vouches for it. */
+  readonly root: ChainRoot;
+  /** What its certificate was verified for. */
+  readonly role: PeerRole;
   /** What it presented, DER, leaf first; none of it is trusted for being here. */
   readonly chain: readonly Buffer[];
 }
@@ -51,46 +60,73 @@ export class PeerCache {
 }
 
 /**
- * Reads the one SPIFFE identity of a leaf certificate and checks its validity now. The chain is OpenSSL's
- * business and must have been verified (now, or when the session being resumed was made).
- * X.509-SVID §2: exactly one URI SAN.
+ * Reads the one SPIFFE identity of a leaf certificate (X.509-SVID §2: exactly one URI SAN) and verifies its chain by
+ * the bundle of that identity's own trust domain. OpenSSL must have verified it before, now or when the session being
+ * resumed was made: it knows all roots, and not which of them may vouch for whom.
+ * @param judged what was verified before under the same trust
  */
-export function readPeer(leaf: X509Certificate, cache: PeerCache, now: number): PeerVerdict {
+export function readPeer(
+  leaf: X509Certificate,
+  trust: Trust,
+  role: PeerRole,
+  judged: PeerCache,
+  now: number,
+): PeerVerdict {
   const fingerprint = leaf.fingerprint256;
-  const known = cache.get(fingerprint);
-  if (known !== null) return stillValid(known, now);
+  const known = judged.get(fingerprint);
+  if (known !== null) {
+    judged.set(fingerprint, known);
+    return stillValid(known, now);
+  }
+  const read = readIdentity(leaf.raw);
+  if ('reason' in read) return read;
+  const { identity, serial } = read;
+  const chain = presentedChain(leaf);
+  const verdict = trust.verify(chain, identity.trustDomain, role, now);
+  if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
+  if (!verdict.ok) return { ...verdict, detail: `${identity.uri}: ${verdict.detail}` };
+  const { notBefore, notAfter, root } = verdict;
+  const hash = fingerprint.replaceAll(':', '').toLowerCase();
+  const issuer = leaf.issuer.replaceAll('\n', ', ');
+  const peer: VerifiedPeer = { identity, hash, serial, issuer, notBefore, notAfter, root, role, chain };
+  judged.set(fingerprint, peer);
+  return stillValid(peer, now);
+}
+
+/** Judges anew, by the trust now in force, who was verified under another. Null: all is as it was. */
+export function judgeAgain(peer: VerifiedPeer, trust: Trust, now: number): RefusedVerdict | null {
+  const { identity, chain, role } = peer;
+  const verdict = trust.verify(chain, identity.trustDomain, role, now);
+  if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
+  return verdict.ok ? null : { ...verdict, detail: `${identity.uri}: ${verdict.detail}` };
+}
+
+interface ReadIdentity {
+  readonly identity: Identity;
+  readonly serial: string;
+}
+
+function readIdentity(der: Uint8Array): ReadIdentity | RefusedVerdict {
+  const bad = (detail: string): RefusedVerdict => ({ ok: false, reason: 'bad_spiffe_id', detail });
   let read: ReturnType<typeof readCertificate>;
   try {
-    read = readCertificate(leaf.raw);
+    read = readCertificate(der);
   } catch (error) {
-    return { ok: false, reason: 'bad_spiffe_id', detail: (error as Error).message };
+    return bad((error as Error).message);
   }
   // X.509-SVID §4.1: a leaf must not be a CA.
-  if (read.ca) return { ok: false, reason: 'bad_spiffe_id', detail: 'a CA certificate used as a leaf' };
+  if (read.ca) return bad('a CA certificate used as a leaf');
   const [uri] = read.uris;
-  if (uri === undefined || read.uris.length !== 1) {
-    return { ok: false, reason: 'bad_spiffe_id', detail: `${read.uris.length} URI SANs` };
-  }
+  if (uri === undefined || read.uris.length !== 1) return bad(`${read.uris.length} URI SANs`);
   const identity = parseIdentity(uri);
-  if (identity === null)
-    return { ok: false, reason: 'bad_spiffe_id', detail: JSON.stringify(uri.slice(0, 256)) };
-  const peer: VerifiedPeer = {
-    identity,
-    hash: fingerprint.replaceAll(':', '').toLowerCase(),
-    notBefore: read.notBefore,
-    notAfter: read.notAfter,
-    serial: read.serial,
-    chain: presentedChain(leaf),
-  };
-  cache.set(fingerprint, peer);
-  return stillValid(peer, now);
+  return identity === null ? bad(JSON.stringify(uri.slice(0, 256))) : { identity, serial: read.serial };
 }
 
 /** Longer chains are refused by OpenSSL's own default depth long after any real mesh's. */
 const MAX_CHAIN = 10;
 
 /** The certificates as they were presented, DER, leaf first. */
-function presentedChain(leaf: X509Certificate): readonly Buffer[] {
+export function presentedChain(leaf: X509Certificate): readonly Buffer[] {
   const chain: Buffer[] = [];
   for (let at: X509Certificate | undefined = leaf; at !== undefined && chain.length < MAX_CHAIN; ) {
     chain.push(at.raw);
@@ -107,33 +143,46 @@ function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {
 
 /**
  * Secure naming: the server must be one of those the registry expects (docs/RESOURCES.md).
- * @param expected SPIFFE URIs; empty means any of the mesh, as in Istio: of our trust domain or an alias
+ * @param expected SPIFFE URIs; empty means any that we trust, as in Istio
  * @returns null where it is
  */
-export function verifyServerIdentity(
-  server: Identity,
-  expected: readonly string[],
-  trustDomains: readonly string[],
-): RefusedVerdict | null {
-  if (expected.includes(server.uri)) return null;
-  if (expected.length > 0) {
-    const detail = `expected ${expected.join(' or ')}, got ${server.uri}`;
-    return { ok: false, reason: 'identity_mismatch', detail };
-  }
-  if (trustDomains.includes(server.trustDomain)) return null;
-  return { ok: false, reason: 'untrusted_trust_domain', detail: server.uri };
+export function verifyServerIdentity(server: Identity, expected: readonly string[]): RefusedVerdict | null {
+  if (expected.length === 0 || expected.includes(server.uri)) return null;
+  const detail = `expected ${expected.join(' or ')}, got ${server.uri}`;
+  return { ok: false, reason: 'identity_mismatch', detail };
 }
 
 /** OpenSSL refused the chain: its code, and whom the leaf names, which is a claim and no more. */
-export function chainRefused(code: string, leaf: PeerVerdict): RefusedVerdict {
-  const claimed = leaf.ok ? leaf.peer.identity.uri : leaf.detail;
+export function chainRefused(
+  code: string,
+  leaf: X509Certificate,
+  trust: Trust,
+  role: PeerRole,
+  now: number,
+): RefusedVerdict {
+  const read = readIdentity(leaf.raw);
+  const claimed = 'reason' in read ? read.detail : read.identity.uri;
+  // What Node has no word for, such as a key too weak for OpenSSL's security level, our own verdict has one for.
+  if (code === UNNAMED && !('reason' in read)) {
+    const verdict = trust.verify(presentedChain(leaf), read.identity.trustDomain, role, now);
+    if (verdict !== null && !verdict.ok)
+      return { ...verdict, detail: `${code} (presented ${claimed}): ${verdict.detail}` };
+  }
   const reason = reasonOfTlsError(code);
+  const validity = reason === 'expired' ? ` valid ${validityOf(leaf)}` : '';
   return {
     ok: false,
     // A chain that fails for whatever cause is never called a mere handshake failure.
     reason: reason === 'tls_handshake_failed' ? 'untrusted_issuer' : reason,
-    detail: `${code} (presented ${claimed})`,
+    detail: `${code} (presented ${claimed}${validity})`,
   };
+}
+
+/** Node's code for OpenSSL's verdicts that it has no name for. */
+const UNNAMED = 'UNSPECIFIED';
+
+function validityOf({ validFromDate, validToDate }: X509Certificate): string {
+  return `${validFromDate.toISOString()} to ${validToDate.toISOString()}`;
 }
 
 /** Node's code, and OpenSSL's own words where it has any; never Node's advice to users of Node. */
@@ -158,14 +207,15 @@ export function reasonOfTlsError(code: string): ReasonCode {
     case 'DEPTH_ZERO_SELF_SIGNED_CERT':
     case 'CERT_SIGNATURE_FAILURE':
     case 'CERT_UNTRUSTED':
-    case 'CERT_REVOKED':
-    case 'CRL_HAS_EXPIRED':
-    case 'UNABLE_TO_GET_CRL':
+      return 'untrusted_issuer';
     case 'CERT_CHAIN_TOO_LONG':
     case 'INVALID_CA':
     case 'INVALID_PURPOSE':
     case 'PATH_LENGTH_EXCEEDED':
-      return 'untrusted_issuer';
+    case 'CERT_REJECTED':
+      return 'bad_certificate';
+    case 'CERT_REVOKED':
+      return 'revoked';
     case 'ERR_TLS_HANDSHAKE_TIMEOUT':
       return 'tls_handshake_timeout';
     case 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE':

@@ -1,0 +1,71 @@
+/** What both sides of mesh mTLS are made of: credentials, trust and TLS policy, and the OpenSSL options they come to. */
+import { constants, X509Certificate } from 'node:crypto';
+import type { SecureContextOptions } from 'node:tls';
+import type { Credentials } from '../mesh/credentials.ts';
+import type { Limits } from '../mesh/limits.ts';
+import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
+import type { Trust } from './trust.ts';
+
+/** All that a change of makes TLS contexts anew, and with them the end of every session made before. */
+export interface MeshTlsParts {
+  readonly credentials: Credentials;
+  readonly trust: Trust;
+  readonly policy: MeshTlsPolicy;
+  readonly limits: Limits;
+}
+
+/** Hybrid post-quantum first (draft-ietf-tls-ecdhe-mlkem), then what every Envoy speaks. */
+const KEY_EXCHANGE_GROUPS = 'X25519MLKEM768:X25519:P-256:P-384';
+
+export const defaultTlsPolicy: MeshTlsPolicy = { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] };
+
+/** Of either side. OpenSSL verifies by all roots; which of them may vouch for whom is `Trust`'s affair. */
+export function contextOptions({ credentials, trust, policy }: MeshTlsParts): SecureContextOptions {
+  const { minVersion, cipherSuites, ecdhCurves } = policy;
+  return {
+    cert: sentChain(credentials),
+    key: credentials.keyPem,
+    ca: [...trust.rootsPem],
+    minVersion,
+    ecdhCurve: ecdhCurves.length === 0 ? KEY_EXCHANGE_GROUPS : ecdhCurves.join(':'),
+    ...(cipherSuites.length === 0 ? {} : { ciphers: cipherSuites.join(':') }),
+    // Of TLS 1.2: nobody in a mesh needs it, and each asks for a handshake's work on an open connection.
+    secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
+  };
+}
+
+/**
+ * Where a certificate comes alone, OpenSSL completes the chain it sends by itself: it verifies our own certificate anew
+ * in every handshake (ssl_add_cert_chain), a tenth of a handshake's CPU, and sends the root all the same. A chain that
+ * has its root is sent as it is.
+ */
+function sentChain({ chainPem, rootsPem }: Credentials): string {
+  if (chainPem.split('-----BEGIN ').length !== 2) return chainPem;
+  const leaf = new X509Certificate(chainPem);
+  const issuer = rootsPem.find((pem) => {
+    const root = new X509Certificate(pem);
+    return leaf.checkIssued(root) && leaf.verify(root.publicKey);
+  });
+  return issuer === undefined ? chainPem : `${chainPem.trimEnd()}\n${issuer}`;
+}
+
+/** What is known of a handshake that failed, beside why: for the flight recorder. */
+export interface HandshakeFacts {
+  /** OpenSSL's or Node's code and words; null where it was we who refused. */
+  readonly openssl: string | null;
+  readonly sni: string | null;
+  readonly alpn: readonly string[];
+  /** DER, leaf first, as presented. */
+  readonly chain: readonly Buffer[];
+}
+
+/** The same of an inbound connection, which may not have been TLS at all. */
+export interface SeenHandshake extends HandshakeFacts {
+  /** What its first bytes look like: see `firstByteClass`. */
+  readonly firstBytes: string;
+}
+
+/** Where only its first bytes are known. */
+export function seenBytes(firstBytes: string, alpn: readonly string[] = []): SeenHandshake {
+  return { firstBytes, openssl: null, sni: null, alpn, chain: [] };
+}

@@ -1,0 +1,106 @@
+/** Whom we trust: for each trust domain the roots that may vouch for it and for no other, and what has been revoked. */
+import { type ChainVerdict, TrustAnchors, verifyChain } from '../mesh/chain.ts';
+import type { Credentials, TrustBundle } from '../mesh/credentials.ts';
+import type { RevocationLists } from '../mesh/crl.ts';
+import type { MeshSettings } from '../mesh/snapshot.ts';
+
+/** What comes to trust beside credentials and mesh config, and changes when it likes. */
+export interface TrustAdditions {
+  /** Roots fetched by `spiffeBundleUrl`, PEM; a URL that is missing has not answered yet and vouches for nobody. */
+  readonly fetched: ReadonlyMap<string, readonly string[]>;
+  readonly revoked: RevocationLists;
+}
+
+/** What trust is put together from. */
+export interface TrustSources extends TrustAdditions {
+  readonly credentials: Pick<Credentials, 'identity' | 'rootsPem' | 'federated'>;
+  /** Null before the first snapshot: then only our own identity's trust domain is known. */
+  readonly mesh: Pick<MeshSettings, 'trustDomain' | 'trustDomainAliases' | 'caCertificates'> | null;
+}
+
+/** What a peer's certificate will be used for: it is the TLS client of our inbound side, the server of our outbound one. */
+export type PeerRole = 'client' | 'server';
+
+export class Trust {
+  /** One bundle a trust domain. */
+  readonly bundles: readonly TrustBundle[];
+  /** All roots of all bundles, each once: what OpenSSL is given. That it builds a chain is not enough: see `verify`. */
+  readonly rootsPem: readonly string[];
+  readonly #anchors = new Map<string, TrustAnchors>();
+  readonly #revoked: RevocationLists;
+
+  constructor(sources: TrustSources) {
+    this.bundles = bundlesOf(sources);
+    this.rootsPem = [...new Set(this.bundles.flatMap(({ rootsPem }) => rootsPem))];
+    this.#revoked = sources.revoked;
+    const made = new Map<readonly string[], TrustAnchors>();
+    for (const { trustDomain, rootsPem } of this.bundles) {
+      // Aliases share their list with the trust domain they stand for.
+      const anchors = made.get(rootsPem) ?? new TrustAnchors(rootsPem);
+      made.set(rootsPem, anchors);
+      this.#anchors.set(trustDomain, anchors);
+    }
+  }
+
+  /** True for our trust domain, its aliases, and those that a bundle was given for. */
+  knows(trustDomain: string): boolean {
+    return this.#anchors.has(trustDomain);
+  }
+
+  /**
+   * Verifies a presented chain by the bundle of the leaf's own trust domain (RFC 5280 §6, X509-SVID §5).
+   * @param chain DER, leaf first
+   * @param trustDomain of the leaf's SPIFFE ID
+   * @param now milliseconds since the epoch
+   * @returns null where no bundle is for that trust domain
+   */
+  verify(
+    chain: readonly Uint8Array[],
+    trustDomain: string,
+    role: PeerRole,
+    now: number,
+  ): ChainVerdict | null {
+    const anchors = this.#anchors.get(trustDomain);
+    if (anchors === undefined) return null;
+    return verifyChain({ chain, anchors, purpose: role, now, revoked: this.#revoked });
+  }
+}
+
+/**
+ * Our roots and those of `caCertificates` without trust domains stand for our trust domain and for each alias that has
+ * no bundle of its own (MeshConfig `caCertificates.trustDomains`); a bundle that names a trust domain stands for it alone.
+ */
+function bundlesOf({ credentials, mesh, fetched }: TrustSources): readonly TrustBundle[] {
+  const named = new Map<string, string[]>();
+  const own = [...credentials.rootsPem];
+  for (const { trustDomain, rootsPem } of credentials.federated) add(named, trustDomain, rootsPem);
+  for (const { pem, spiffeBundleUrl, trustDomains } of mesh?.caCertificates ?? []) {
+    const roots = [
+      ...(pem === null ? [] : splitPem(pem)),
+      ...(spiffeBundleUrl === null ? [] : (fetched.get(spiffeBundleUrl) ?? [])),
+    ];
+    if (trustDomains.length === 0) own.push(...roots);
+    for (const trustDomain of trustDomains) add(named, trustDomain, roots);
+  }
+  const trustDomain = mesh?.trustDomain ?? credentials.identity.trustDomain;
+  own.push(...(named.get(trustDomain) ?? []));
+  const ownRoots = [...new Set(own)];
+  const bundles = new Map<string, readonly string[]>([[trustDomain, ownRoots]]);
+  for (const alias of mesh?.trustDomainAliases ?? []) bundles.set(alias, named.get(alias) ?? ownRoots);
+  for (const [other, roots] of named)
+    if (other !== trustDomain && roots.length > 0) bundles.set(other, [...new Set(roots)]);
+  return [...bundles].map(([name, rootsPem]) => ({ trustDomain: name, rootsPem }));
+}
+
+function add(named: Map<string, string[]>, trustDomain: string, roots: readonly string[]): void {
+  const known = named.get(trustDomain);
+  if (known === undefined) named.set(trustDomain, [...roots]);
+  else known.push(...roots);
+}
+
+const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?/g;
+
+/** Config has validated it. */
+function splitPem(pem: string): readonly string[] {
+  return pem.match(PEM) ?? [];
+}
