@@ -76,8 +76,8 @@ export class Cursor {
   }
 
   hex(): string {
-    let text = '';
-    while (this.#at < this.#end) text += hexByte(this.byte());
+    const text = this.rest().toString('hex');
+    this.#at = this.#end;
     return text;
   }
 
@@ -135,7 +135,8 @@ export class Cursor {
   serial(): string {
     const number = this.enter(INTEGER);
     if (number.length === 0 || number.length > MAX_SERIAL_BYTES) throw new DerError('serial of odd length');
-    return number.hex().replace(/^(?:00)+(?=..)/, '');
+    while (number.length > 1 && number.peek() === 0) number.byte();
+    return number.hex();
   }
 
   /**
