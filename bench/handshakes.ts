@@ -30,6 +30,9 @@ let handshakes = 0;
 let errors = 0;
 let session: Buffer | undefined;
 
+/** OpenSSL tells P-256 by another of its names. */
+const GROUP = task.group === 'P-256' ? 'prime256v1' : task.group;
+
 /** One handshake after the other; each connection is kept a little, and must not be closed by the server meanwhile. */
 function shake(): void {
   const tls = connect(session === undefined ? options : { ...options, session });
@@ -59,8 +62,11 @@ function proven(): Promise<Buffer | undefined> {
       ticket = given;
     });
     tls.on('data', (chunk: Buffer) => {
-      if (chunk.toString('latin1', 0, 12) === 'HTTP/1.1 200') resolve(ticket);
-      else reject(new Error(`refused: ${chunk}`));
+      const { name } = tls.getEphemeralKeyInfo() as { readonly name?: string };
+      if (chunk.toString('latin1', 0, 12) !== 'HTTP/1.1 200') reject(new Error(`refused: ${chunk}`));
+      else if (name !== GROUP) reject(new Error(`the group is ${name}, not ${GROUP}`));
+      else if (tls.getProtocol() !== 'TLSv1.3') reject(new Error(`this is ${tls.getProtocol()}`));
+      else resolve(ticket);
       tls.destroy();
     });
     tls.on('error', reject);

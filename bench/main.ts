@@ -2,16 +2,19 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Figures } from './figures.ts';
-import { type BenchOptions, MEASUREMENTS, type Measurement } from './options.ts';
+import { GROUPS, KEYS } from './handshake-rows.ts';
+import { type BenchOptions, type HandshakeOptions, MEASUREMENTS, type Measurement } from './options.ts';
 
-const USAGE = `npm run bench -- [pairs|decide|micro|profile] [options]
+const USAGE = `npm run bench -- [pairs|handshakes|decide|micro|profile] [options]
   --rows LIST          rows of pairs (default all, bench/README.md has them; what is not on the machine is left out);
-                       profile takes the first, oarlock
+                       profile takes the first, oarlock; handshakes those of oarlock, pipe, nginx, haproxy, envoy
   --measure LIST       of ${MEASUREMENTS.join(', ')} (default all)
   --seconds N          measured time of each load (default 1; twice that at the fixed rate)
   --connections LIST   keep-alive connections, one load each (default 1,32,256; profile takes the first, 32)
   --rate N             requests a second of the open loop (default 1000)
   --no-access-log      without access logs, ours too
+  --keys LIST          of handshakes: p256,rsa2048 (both by default)
+  --groups LIST        of handshakes: hybrid,x25519,p256 (default the first two)
   --rounds N           how often everything is measured (default 3)
   --json FILE          the figures as JSON too
 `;
@@ -32,10 +35,21 @@ function measurements(list: string): readonly Measurement[] {
   });
 }
 
+function namesIn<T extends string>(
+  list: string,
+  all: Readonly<Record<T, string>>,
+  flag: string,
+): readonly T[] {
+  return list.split(',').map((name) => {
+    if (Object.hasOwn(all, name)) return name as T;
+    throw new UsageError(`--${flag} has no ${name}; it has ${Object.keys(all).join(', ')}`);
+  });
+}
+
 function read(): {
   readonly which: string;
   readonly json: string | undefined;
-  readonly options: BenchOptions;
+  readonly options: BenchOptions & HandshakeOptions;
 } {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -46,6 +60,8 @@ function read(): {
       'no-access-log': { type: 'boolean', default: false },
       connections: { type: 'string' },
       measure: { type: 'string' },
+      keys: { type: 'string', default: 'p256,rsa2048' },
+      groups: { type: 'string', default: 'hybrid,x25519' },
       rounds: { type: 'string', default: '3' },
       json: { type: 'string' },
       help: { type: 'boolean', default: false },
@@ -65,6 +81,8 @@ function read(): {
       measurements: values.measure === undefined ? null : measurements(values.measure),
       rate: positive(values.rate, 'rate'),
       accessLog: !values['no-access-log'],
+      keys: namesIn(values.keys, KEYS, 'keys'),
+      groups: namesIn(values.groups, GROUPS, 'groups'),
     },
   };
 }
@@ -74,7 +92,9 @@ async function main(): Promise<void> {
   const figures = new Figures();
   // Each loads what it measures: the others' code would only warm the wrong paths.
   if (which === 'pairs') await (await import('./pairs.ts')).benchPairs(options, figures);
-  else if (which === 'decide') {
+  else if (which === 'handshakes') {
+    await (await import('./handshake-bench.ts')).benchHandshakes(options, figures);
+  } else if (which === 'decide') {
     (await import('./decide.ts')).benchDecide(options, figures);
     (await import('./authz-check.ts')).benchAuthzCheck(options, figures);
   } else if (which === 'micro') await (await import('./micro.ts')).benchMicro(options, figures);

@@ -1,9 +1,9 @@
-/** One measurement each of one row: loads, handshakes, memory. */
+/** One measurement each of one row: loads, memory. */
 import { ask, Child, nodeScript } from './children.ts';
 import type { Figures } from './figures.ts';
-import type { Address, Credentials, Pair } from './peers/peer.ts';
+import type { Address, Pair } from './peers/peer.ts';
 import { connectionsTo, memoryOf } from './proc.ts';
-import type { HandshakeResult, HandshakeTask, HeldResult, HeldTask, LoadResult, LoadTask } from './task.ts';
+import type { HeldResult, HeldTask, LoadResult, LoadTask } from './task.ts';
 
 const WARM_UP_MS = 300;
 /** A quiet moment before memory is looked at. */
@@ -11,7 +11,6 @@ const QUIET_MS = 500;
 /** Two keep-alive downloads at a time. */
 const BULK_CONNECTIONS = 2;
 const FRESH_CONNECTIONS = 32;
-const HANDSHAKE_CONCURRENCY = 8;
 const HELD_CONNECTIONS = 1_000;
 const HELD_MS = 30_000;
 
@@ -19,7 +18,6 @@ const HELD_MS = 30_000;
 export const CPU = 'CPU µs/request, both';
 export const A_CPU_SECOND = 'requests a CPU second, both';
 export const BULK_CPU = 'CPU ms/100 MB, both';
-export const HANDSHAKE_CPU = 'server CPU ms/handshake';
 
 export const BULK_TABLE = `10 MB answers, ${BULK_CONNECTIONS} connections`;
 
@@ -37,10 +35,6 @@ export function keepAliveTable(connections: number): string {
 
 export function rateTable(rate: number, connections: number): string {
   return `1 KiB, ${rate.toLocaleString('en')} requests/s, ${connections} connections`;
-}
-
-export function handshakeTable(group: string, resumed: boolean): string {
-  return `${resumed ? 'resumed' : 'full'} mTLS handshakes with the callee's side, ${group}`;
 }
 
 /** Where a load goes: through a pair, or to the app itself. */
@@ -114,36 +108,6 @@ export async function bulk(figures: Figures, target: Target, measureMs: number):
   });
   figures.add(BULK_TABLE, target.name, BULK_CPU, cpuMs === null ? null : cpuMs / (bytes / 1e8));
   figures.add(BULK_TABLE, target.name, 'MB/s', bytes / 1e6 / seconds);
-}
-
-/** What one handshake measurement is of. */
-export interface Handshakes {
-  readonly row: string;
-  readonly pair: Pair;
-  /** The caller's. */
-  readonly credentials: Credentials;
-  /** The one that the client offers. */
-  readonly group: string;
-  readonly resumed: boolean;
-  readonly measureMs: number;
-}
-
-export async function handshakes(figures: Figures, what: Handshakes): Promise<void> {
-  const { row, pair, credentials, group, resumed, measureMs } = what;
-  const { cert, key, root } = credentials;
-  const task: HandshakeTask = {
-    port: pair.ingress,
-    ...{ cert, key, root, group, resumed, measureMs },
-    concurrency: HANDSHAKE_CONCURRENCY,
-    warmUpMs: WARM_UP_MS,
-    pids: [pair.calleePid],
-  };
-  const { handshakes, errors, seconds, cpuMs } = await ask<HandshakeResult>('bench/handshakes.ts', task);
-  if (errors > 0) throw new Error(`${row}: ${errors} handshakes failed or were of the other kind`);
-  if (handshakes === 0) throw new Error(`${row}: no handshake was finished in time`);
-  const table = handshakeTable(group, resumed);
-  figures.add(table, row, HANDSHAKE_CPU, cpuMs === null ? null : cpuMs / handshakes);
-  figures.add(table, row, 'handshakes/s', handshakes / seconds);
 }
 
 /** Memory of both sides now. */

@@ -1,7 +1,8 @@
 /** What every bench is told. */
+import type { GroupId, KeyId } from './handshake-rows.ts';
 
 /** What is measured in a round, and at its end. */
-export const MEASUREMENTS = ['load', 'rate', 'bulk', 'fresh', 'handshakes', 'start', 'memory'] as const;
+export const MEASUREMENTS = ['load', 'rate', 'bulk', 'fresh', 'start', 'memory'] as const;
 export type Measurement = (typeof MEASUREMENTS)[number];
 
 export interface BenchOptions {
@@ -16,6 +17,12 @@ export interface BenchOptions {
   /** Requests a second of the open loop. */
   readonly rate: number;
   readonly accessLog: boolean;
+}
+
+/** What `handshakes` is told. */
+export interface HandshakeOptions extends Pick<BenchOptions, 'seconds' | 'rounds' | 'rows'> {
+  readonly keys: readonly KeyId[];
+  readonly groups: readonly GroupId[];
 }
 
 export function measures({ measurements }: BenchOptions, name: Measurement): boolean {

@@ -20,7 +20,6 @@ const READY_MS = 15_000;
 const RATE_LASTS = 2;
 const RATE_CONNECTIONS = 32;
 const WARM_UP_MS = 8_000;
-const GROUPS = ['X25519', 'X25519MLKEM768'] as const;
 
 interface Running {
   readonly row: Row;
@@ -60,7 +59,7 @@ export async function benchPairs(options: BenchOptions, figures: Figures): Promi
     const pair = await start(row, { app, credentials, dir, options, figures });
     if (pair !== null) running.push({ row, pair });
   }
-  const bench = new Bench(options, figures, running, app, credentials);
+  const bench = new Bench(options, figures, running, app);
   say('warming up');
   await bench.warmUp();
   for (let round = 1; round <= options.rounds; round++) {
@@ -134,21 +133,13 @@ class Bench {
   readonly #figures: Figures;
   readonly #running: readonly Running[];
   readonly #app: App;
-  readonly #credentials: AllCredentials;
   readonly #targets: readonly BenchTarget[];
 
-  constructor(
-    options: BenchOptions,
-    figures: Figures,
-    running: readonly Running[],
-    app: App,
-    credentials: AllCredentials,
-  ) {
+  constructor(options: BenchOptions, figures: Figures, running: readonly Running[], app: App) {
     this.#options = options;
     this.#figures = figures;
     this.#running = running;
     this.#app = app;
-    this.#credentials = credentials;
     const none = { name: NONE.name, host: LOOPBACK, port: app.ports.http1, pids: [], running: null };
     this.#targets = [
       ...(options.rows === null || options.rows.includes(NONE.id) ? [none] : []),
@@ -169,8 +160,6 @@ class Bench {
     await this.#eachTarget((target) =>
       measure.fresh(nowhere, target, target.running?.row.protocol === 'tcp' ? WARM_UP_MS : WARM_UP_MS / 3),
     );
-    if (!measures(this.#options, 'handshakes')) return;
-    for (const resumed of [false, true]) await this.#handshakes(nowhere, GROUPS[0], resumed, WARM_UP_MS / 3);
   }
 
   /** Everything once, each row after the other in each, so that a noisy minute spoils a round and not a row. */
@@ -191,11 +180,6 @@ class Bench {
     }
     if (wanted('bulk')) await this.#eachHttp((target) => measure.bulk(figures, target, ms));
     if (wanted('fresh')) await this.#eachTarget((target) => measure.fresh(figures, target, ms));
-    if (wanted('handshakes')) {
-      for (const group of GROUPS) {
-        for (const resumed of [false, true]) await this.#handshakes(figures, group, resumed, ms);
-      }
-    }
     if (wanted('start')) {
       await this.#eachHttpPair(async ({ row, pair }) => {
         const table = "start: the caller's side, from its process to its first answer of 200";
@@ -211,21 +195,6 @@ class Bench {
     await this.#eachHttpPair(({ row, pair }) =>
       measure.memoryHeld(this.#figures, row.name, pair, pair.app ?? { host: LOOPBACK, port: http1 }),
     );
-  }
-
-  async #handshakes(figures: Figures, group: string, resumed: boolean, measureMs: number): Promise<void> {
-    await this.#eachHttpPair(async ({ row, pair }) => {
-      if (row.protocol === 'http2' || row.hbone || !row.peer.groups.includes(group)) return;
-      const credentials = this.#credentials.web;
-      await measure.handshakes(figures, {
-        row: row.name,
-        pair,
-        credentials,
-        group,
-        resumed,
-        measureMs,
-      });
-    });
   }
 
   /** All but the rows of TCP. */

@@ -6,9 +6,7 @@ import {
   BULK_TABLE,
   CPU,
   FRESH_TABLE,
-  HANDSHAKE_CPU,
   HELD_TABLE,
-  handshakeTable,
   keepAliveTable,
   rateTable,
 } from './measure.ts';
@@ -27,11 +25,6 @@ const RATE = 1_000;
 const cpu: Measure = { name: 'CPU a request', table: keepAliveTable(CONNECTIONS), column: CPU };
 const bulk: Measure = { name: 'CPU a byte', table: BULK_TABLE, column: BULK_CPU };
 const p99: Measure = { name: 'p99 at 1,000/s', table: rateTable(RATE, CONNECTIONS), column: 'p99 ms' };
-const handshake = (group: string, resumed: boolean): Measure => ({
-  name: `${resumed ? 'resumed' : 'full'} handshake, ${group}`,
-  table: handshakeTable(group, resumed),
-  column: HANDSHAKE_CPU,
-});
 
 const p50Alone: Measure = { name: 'p50 at 1 connection', table: keepAliveTable(1), column: 'p50 ms' };
 const fresh: Measure = { name: 'CPU a request, a connection each', table: FRESH_TABLE, column: CPU };
@@ -56,10 +49,6 @@ const aims: readonly Aim[] = [
     { measure: cpu, peer: 'envoy', of: 0.5 },
     { measure: cpu, peer: 'haproxy', of: 1.3 },
     { measure: bulk, peer: 'envoy', of: 1.5 },
-    { measure: handshake('X25519', false), peer: 'envoy', of: 1.2 },
-    { measure: handshake('X25519MLKEM768', false), peer: 'envoy', of: 1.2 },
-    { measure: handshake('X25519', true), peer: 'envoy', of: 0.9 },
-    { measure: handshake('X25519MLKEM768', true), peer: 'envoy', of: 0.9 },
     { measure: p99, peer: 'envoy', of: 1 },
   ].map((aim) => ({ ...aim, row: OURS, bound: 'at most' }) as const),
   ...[
@@ -87,10 +76,6 @@ const compared: readonly Measure[] = [
   { ...p50Alone, name: 'p50 at full load, 1 connection' },
   bulk,
   fresh,
-  handshake('X25519', false),
-  handshake('X25519', true),
-  handshake('X25519MLKEM768', false),
-  handshake('X25519MLKEM768', true),
 ];
 
 function nameOf(id: string): string {
@@ -98,9 +83,9 @@ function nameOf(id: string): string {
 }
 
 /** Ours divided by the peer's, round by round where both have all rounds: what disturbed one disturbed the other. Null where either is missing. */
-function ratio(
+export function ratio(
   figures: Figures,
-  { table, column }: Measure,
+  { table, column }: Omit<Measure, 'name'>,
   row: string,
   peer: string,
 ): readonly number[] | null {
@@ -113,13 +98,11 @@ function ratio(
 
 /** Few figures of each row, for a README: medians alone. */
 export function shortOf(figures: Figures, running: readonly Row[]): Summary {
-  const full = handshake('X25519', false);
   const columns: readonly (readonly [string, (row: string) => readonly number[]])[] = [
     ['CPU µs a request', (row) => figures.roundsOf(cpu.table, row, cpu.column)],
     ['CPU ms a 100 MB', (row) => figures.roundsOf(bulk.table, row, bulk.column)],
     ['CPU µs a request, a connection each', (row) => figures.roundsOf(fresh.table, row, fresh.column)],
     ['p99 ms at 1,000/s', (row) => figures.roundsOf(p99.table, row, p99.column)],
-    ['CPU ms a full handshake', (row) => figures.roundsOf(full.table, row, full.column)],
     ['private MB, both, 1,000 requests open', (row) => bothSides(figures, row)],
   ];
   const cells = (row: string): string[] =>

@@ -1,5 +1,6 @@
 /** Credentials for all peers alike, from our own CA. */
 import { spawnSync } from 'node:child_process';
+import { copyFileSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { runOarlock } from '../children.ts';
 import { type AllCredentials, type Credentials, SERVICE } from './peer.ts';
@@ -38,4 +39,51 @@ function withName(dir: string, out: string): string {
   ];
   spawnSync('openssl', [...request, ...ca, ...extensions, '-out', file], { stdio: 'ignore' });
   return file;
+}
+
+/**
+ * The same identities with RSA keys, as Istio's agents have them by default, from a root of such a key.
+ * @throws where there is no `openssl`
+ */
+export function issueRsaCredentials(dir: string): AllCredentials {
+  mkdirSync(dir, { recursive: true });
+  const ca = { cert: join(dir, 'root-cert.pem'), key: join(dir, 'root-key.pem') };
+  openssl([...newRsa(ca.key), '-subj', '/O=cluster.local', '-out', ca.cert, ...ROOT_EXTENSIONS]);
+  const issue = (account: string): Credentials => {
+    const out = join(dir, account);
+    mkdirSync(out);
+    const files = {
+      cert: join(out, 'cert-chain.pem'),
+      key: join(out, 'key.pem'),
+      root: join(out, 'root-cert.pem'),
+      certWithName: join(out, 'cert-with-name.pem'),
+    };
+    copyFileSync(ca.cert, files.root);
+    const uri = `URI:spiffe://cluster.local/ns/bench/sa/${account}`;
+    const signed = ['-CA', ca.cert, '-CAkey', ca.key, ...LEAF_EXTENSIONS];
+    const names = (all: string): readonly string[] => ['-addext', `subjectAltName=critical,${all}`];
+    openssl([...newRsa(files.key), '-subj', '/', ...signed, ...names(uri), '-out', files.cert]);
+    const again = ['req', '-x509', '-new', '-key', files.key, '-days', '1', '-subj', '/O=bench'];
+    openssl([...again, ...signed, ...names(`${uri},DNS:${SERVICE}`), '-out', files.certWithName]);
+    return files;
+  };
+  return { orders: issue('orders'), web: issue('web'), stranger: issue('stranger') };
+}
+
+const ROOT_EXTENSIONS = [
+  ...['-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign,cRLSign'],
+];
+const LEAF_EXTENSIONS = [
+  ...['-addext', 'basicConstraints=critical,CA:FALSE'],
+  ...['-addext', 'keyUsage=critical,digitalSignature,keyEncipherment'],
+  ...['-addext', 'extendedKeyUsage=serverAuth,clientAuth'],
+];
+
+function newRsa(key: string): readonly string[] {
+  return ['req', '-x509', '-newkey', 'rsa:2048', '-sha256', '-nodes', '-keyout', key, '-days', '1'];
+}
+
+function openssl(args: readonly string[]): void {
+  const { status, error, stderr } = spawnSync('openssl', args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`openssl ${args[0]}: ${error?.message ?? stderr.trim()}`);
 }

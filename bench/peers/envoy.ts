@@ -9,7 +9,7 @@ import { CALLEE_URI, CALLER_URI, type PortPeer, SERVICE, type Side } from './pee
 export const envoy: PortPeer = {
   name: 'Envoy',
   judges: true,
-  groups: ['X25519', 'X25519MLKEM768'],
+  groups: ['X25519MLKEM768', 'X25519', 'P-256'],
   note: 'ALLOW by principal, SPIFFE URIs checked, X-Forwarded-Client-Cert set, default statistics, JSON log in batches; one worker',
   missing: () =>
     findEnvoy() === null
@@ -48,6 +48,7 @@ function envoyOfPython(): string | null {
 const EXTENSIONS = 'type.googleapis.com/envoy.extensions';
 /** Istio lifts these limits, which would refuse a thousand connections. */
 const UNLIMITED = 4_294_967_295;
+const SESSIONS = 1_000;
 
 /** As istiod gives it. */
 const ALPN = {
@@ -136,16 +137,18 @@ function rbac(layer: 'http' | 'network'): unknown {
   };
 }
 
-function cluster({ role, dial, protocol, credentials }: Side): unknown {
+function cluster(side: Side): unknown {
+  const { role, dial, protocol } = side;
   const between = role === 'caller';
   const version =
     between && protocol === 'http2' ? { http2_protocol_options: {} } : { http_protocol_options: {} };
   const context = {
     '@type': `${EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext`,
     sni: SERVICE,
+    ...sessions(side),
     common_tls_context: {
       alpn_protocols: ALPN[protocol],
-      ...tls(credentials, { exact: CALLEE_URI }),
+      ...tls(side, { exact: CALLEE_URI }),
     },
   };
   const limits = { max_connections: UNLIMITED, max_pending_requests: UNLIMITED, max_requests: UNLIMITED };
@@ -171,26 +174,32 @@ function httpOptions(version: unknown): unknown {
   };
 }
 
-function downstreamTls({ credentials, protocol }: Side): unknown {
+/** It keeps one session unless told, and has used it up after one connection. */
+function sessions({ tls: { resumes } }: Side): { readonly max_session_keys?: number } {
+  return resumes === null ? {} : { max_session_keys: resumes ? SESSIONS : 0 };
+}
+
+function downstreamTls(side: Side): unknown {
   return {
     name: 'tls',
     typed_config: {
       '@type': `${EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext`,
       require_client_certificate: true,
       common_tls_context: {
-        alpn_protocols: ALPN[protocol],
-        ...tls(credentials, { prefix: 'spiffe://cluster.local/' }),
+        alpn_protocols: ALPN[side.protocol],
+        ...tls(side, { prefix: 'spiffe://cluster.local/' }),
       },
     },
   };
 }
 
-function tls({ cert, key, root }: Side['credentials'], matcher: unknown): Readonly<Record<string, unknown>> {
+function tls({ credentials, tls: { groups } }: Side, matcher: unknown): Readonly<Record<string, unknown>> {
+  const { cert, key, root } = credentials;
   return {
     tls_params: {
       tls_minimum_protocol_version: 'TLSv1_3',
       tls_maximum_protocol_version: 'TLSv1_3',
-      ecdh_curves: ['X25519MLKEM768', 'X25519'],
+      ecdh_curves: groups ?? ['X25519MLKEM768', 'X25519'],
     },
     tls_certificates: [{ certificate_chain: { filename: cert }, private_key: { filename: key } }],
     validation_context: {

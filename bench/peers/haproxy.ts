@@ -7,7 +7,7 @@ import { type Credentials, type PortPeer, SERVICE, type Side } from './peer.ts';
 export const haproxy: PortPeer = {
   name: 'HAProxy',
   judges: false,
-  groups: ['X25519'],
+  groups: ['X25519', 'P-256'],
   note: 'chain of the caller and name of the callee checked, no policy, no metrics; its log is one write a line',
   missing: () => (findProgram('haproxy') === null ? 'no haproxy on the PATH (apt install haproxy)' : null),
   command: (side) => {
@@ -15,9 +15,27 @@ export const haproxy: PortPeer = {
     const bundle = join(side.dir, 'bundle.pem');
     if (side.role !== 'plain') writeBundle(bundle, side.credentials);
     writeFileSync(file, configuration(side, bundle));
-    return { program: findProgram('haproxy') ?? 'haproxy', args: ['-db', '-f', file] };
+    return {
+      program: findProgram('haproxy') ?? 'haproxy',
+      args: ['-db', '-f', file],
+      env: { OPENSSL_CONF: openSslDefaults(side) },
+    };
   },
 };
+
+/** HAProxy can name a client's groups from version 2.9 on; before that OpenSSL's own defaults can. */
+function openSslDefaults({ dir, tls }: Side): string {
+  const file = join(dir, 'openssl.cnf');
+  writeFileSync(
+    file,
+    `openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = tls\n[tls]\nGroups = ${groupsOf(tls)}\n`,
+  );
+  return file;
+}
+
+function groupsOf({ groups }: Side['tls']): string {
+  return (groups ?? ['X25519']).join(':');
+}
 
 /** HAProxy takes certificate and key from one file. */
 function writeBundle(file: string, { certWithName, key }: Credentials): void {
@@ -43,14 +61,17 @@ function httpRules(role: Side['role']): string {
 }
 
 function configuration(
-  { role, listen, dial, credentials, protocol, accessLog }: Side,
+  { role, listen, dial, credentials, protocol, accessLog, tls: sideTls }: Side,
   bundle: string,
 ): string {
   const http = protocol !== 'tcp';
   const alpn = { http1: 'alpn http/1.1', http2: 'alpn h2', tcp: 'alpn istio' }[protocol];
   const tls = `ssl crt ${bundle} ca-file ${credentials.root} verify required ssl-min-ver TLSv1.3 ${alpn}`;
-  const bind = role === 'callee' ? `${tls} curves X25519` : '';
-  const server = role === 'caller' ? `${tls} verifyhost ${SERVICE} pool-max-conn -1` : '';
+  const bind = role === 'callee' ? `${tls} curves ${groupsOf(sideTls)}` : '';
+  const server =
+    role === 'caller'
+      ? `${tls} verifyhost ${SERVICE} pool-max-conn -1 ${sideTls.resumes === false ? 'no-ssl-reuse' : ''}`
+      : '';
   return `
 global
   nbthread 1

@@ -7,7 +7,7 @@ import { type PortPeer, SERVICE, type Side } from './peer.ts';
 export const nginx: PortPeer = {
   name: 'nginx',
   judges: false,
-  groups: ['X25519'],
+  groups: ['X25519', 'P-256'],
   note: 'chain of the caller and name of the callee checked, no policy, no metrics; log in batches of 64 KiB',
   missing: () => (findProgram('nginx') === null ? 'no nginx on the PATH (apt install nginx-light)' : null),
   command: (side) => {
@@ -20,19 +20,21 @@ export const nginx: PortPeer = {
   },
 };
 
-function configuration({ role, listen, dial, dir, credentials, accessLog }: Side): string {
+function configuration({ role, listen, dial, dir, credentials, accessLog, tls }: Side): string {
   const { certWithName, key, root } = credentials;
+  const groups = (tls.groups ?? ['X25519']).join(':');
   const server =
     role === 'callee'
       ? `ssl_certificate ${certWithName}; ssl_certificate_key ${key};
     ssl_client_certificate ${root}; ssl_verify_client on; ssl_verify_depth 3;
-    ssl_protocols TLSv1.3; ssl_ecdh_curve X25519; ssl_session_cache shared:sessions:10m;`
+    ssl_protocols TLSv1.3; ssl_ecdh_curve ${groups}; ssl_session_cache shared:sessions:10m;`
       : '';
   const upstream =
     role === 'caller'
       ? `proxy_ssl_certificate ${certWithName}; proxy_ssl_certificate_key ${key};
       proxy_ssl_trusted_certificate ${root}; proxy_ssl_verify on; proxy_ssl_verify_depth 3;
-      proxy_ssl_name ${SERVICE}; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3;`
+      proxy_ssl_name ${SERVICE}; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3;
+      proxy_ssl_conf_command Groups ${groups}; proxy_ssl_session_reuse ${tls.resumes === false ? 'off' : 'on'};`
       : '';
   // Alone it is what a careful operator writes: WebSocket is handed on, and no other upgrade.
   const upgrades = role === 'plain';
@@ -51,7 +53,7 @@ http {
   uwsgi_temp_path ${dir}/uwsgi; scgi_temp_path ${dir}/scgi;
   keepalive_requests 1000000000; keepalive_timeout 1h;
   ${upgrades ? 'map $http_upgrade $asked { default ""; ~*^websocket$ websocket; } map $asked $switches { default ""; websocket upgrade; }' : ''}
-  upstream next { server 127.0.0.1:${dial}; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 1h; }
+  upstream next { server 127.0.0.1:${dial}; ${tls.keeps ? 'keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 1h;' : ''} }
   server {
     listen 127.0.0.1:${listen} ${role === 'callee' ? 'ssl' : ''} backlog=4096;
     ${server}

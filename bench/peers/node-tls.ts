@@ -5,8 +5,6 @@ import { createServer as createTlsServer } from 'node:https';
 import type { PeerCertificate, TLSSocket, TlsOptions } from 'node:tls';
 import { CALLEE_URI, CALLER_URI, type Side } from './peer.ts';
 
-const GROUPS = 'X25519MLKEM768:X25519';
-
 /** The side this process was started as. */
 export function sideOf(): Side {
   return JSON.parse(process.argv.at(-1) ?? '') as Side;
@@ -27,6 +25,10 @@ export function serve(side: Side, listener: RequestListener): Server {
   return server.listen(side.listen, '127.0.0.1');
 }
 
+function groupsOf({ tls }: Side): string {
+  return (tls.groups ?? ['X25519MLKEM768', 'X25519']).join(':');
+}
+
 /** Of a server that only the mesh reaches; who of the mesh, the caller of this decides. */
 export function serverTls(side: Side) {
   return {
@@ -34,7 +36,7 @@ export function serverTls(side: Side) {
     requestCert: true,
     rejectUnauthorized: true,
     minVersion: 'TLSv1.3',
-    ecdhCurve: GROUPS,
+    ecdhCurve: groupsOf(side),
     ALPNProtocols: ['http/1.1'],
   } satisfies TlsOptions;
 }
@@ -53,8 +55,10 @@ export function clientTls(side: Side) {
   return {
     ...identity(side),
     minVersion: 'TLSv1.3',
-    ecdhCurve: GROUPS,
+    ecdhCurve: groupsOf(side),
     checkServerIdentity: (_host: string, { subjectaltname }: PeerCertificate): Error | undefined =>
-      subjectaltname === `URI:${CALLEE_URI}` ? undefined : new Error(`unexpected peer ${subjectaltname}`),
+      subjectaltname?.split(', ').includes(`URI:${CALLEE_URI}`)
+        ? undefined
+        : new Error(`unexpected peer ${subjectaltname}`),
   } as const;
 }

@@ -7,7 +7,7 @@ import type { PortPeer, Side } from './peer.ts';
 export const oarlock: PortPeer = {
   name: 'Oarlock',
   judges: true,
-  groups: ['X25519', 'X25519MLKEM768'],
+  groups: ['X25519MLKEM768', 'X25519', 'P-256'],
   note: 'ALLOW by principal, STRICT, SPIFFE URIs checked, X-Forwarded-Client-Cert set, metrics, JSON log; one thread',
   missing: () => null,
   command: (side) => {
@@ -91,7 +91,7 @@ spec:
   - port: ${port(side, listen)}
     captureMode: NONE
     hosts: [./orders.bench.svc.cluster.local]
-${modeAndPolicy('STRICT')}`;
+${meshConfig(side)}${modeAndPolicy('STRICT')}`;
 }
 
 function calleeResources(side: Side): string {
@@ -106,7 +106,11 @@ spec:
   - port: ${port(side, side.tunnelled ?? side.listen)}
     bind: 127.0.0.1
     defaultEndpoint: 127.0.0.1:${side.dial}
-${side.role === 'plain' ? mode('DISABLE') : modeAndPolicy('STRICT')}`;
+${meshConfig(side)}${side.role === 'plain' ? mode('DISABLE') : modeAndPolicy('STRICT')}`;
+}
+
+function meshConfig({ tls: { groups } }: Side): string {
+  return groups === null ? '' : `---\nkind: MeshConfig\nmeshMTLS: {ecdhCurves: [${groups.join(', ')}]}\n`;
 }
 
 function mode(mode: string): string {

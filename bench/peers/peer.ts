@@ -25,9 +25,22 @@ export interface Side {
    */
   readonly tunnelled: number | null;
   readonly accessLog: boolean;
+  readonly tls: SideTls;
   /** Flags of Node, for those that run under it. */
   readonly nodeFlags: readonly string[];
 }
+
+/** What is asked of the TLS between two sides. */
+export interface SideTls {
+  /** Key exchange groups by OpenSSL's names, best first; null for each one's usual. */
+  readonly groups: readonly string[] | null;
+  /** The caller's side resumes sessions as often as it can, or never; null for as it comes. */
+  readonly resumes: boolean | null;
+  /** False: the caller's side makes a connection for each of its app's, where it could keep them. */
+  readonly keeps: boolean;
+}
+
+export const USUAL_TLS: SideTls = { groups: null, resumes: null, keeps: true };
 
 /** Files of one identity. */
 export interface Credentials {
@@ -49,7 +62,7 @@ interface PeerFacts {
   readonly name: string;
   /** Decides who may call by the SPIFFE identity, not by the chain alone. */
   readonly judges: boolean;
-  /** Key exchange groups that its handshakes are measured with; none where another peer's are the same. */
+  /** Key exchange groups that its handshakes are measured with; none where they are not, another peer's being the same. */
   readonly groups: readonly string[];
   /** Joins connections and reads nothing of what they carry: its row is one of HTTP and one of TCP. */
   readonly carriesBytes?: boolean;
@@ -84,6 +97,8 @@ export interface Wanted {
   readonly dir: string;
   readonly credentials: AllCredentials;
   readonly accessLog: boolean;
+  /** Left out: {@link USUAL_TLS}. */
+  readonly tls?: SideTls;
   readonly nodeFlags?: readonly string[];
 }
 

@@ -16,8 +16,15 @@ if (side.role === 'callee') {
     setImmediate(() => (known ? join(from, dial({ ...to, noDelay: true })) : from.destroy()));
   }).listen(side.listen, '127.0.0.1');
 } else {
+  const tls = { ...to, ...clientTls(side), ALPNProtocols: ['http/1.1'] };
+  let last: Buffer | undefined;
   createServer({ noDelay: true, pauseOnConnect: true }, (from) => {
-    const callee = connect({ ...to, ...clientTls(side), ALPNProtocols: ['http/1.1'] });
+    const callee = connect(last === undefined ? tls : { ...tls, session: last });
+    if (side.tls.resumes === true) {
+      callee.on('session', (session) => {
+        last = session;
+      });
+    }
     callee.setNoDelay(true);
     join(from, callee);
   }).listen(side.listen, '127.0.0.1');

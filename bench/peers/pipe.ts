@@ -6,7 +6,7 @@ export const pipe: PortPeer = {
   name: 'Node, bytes alone',
   judges: true,
   carriesBytes: true,
-  groups: ['X25519', 'X25519MLKEM768'],
+  groups: ['X25519MLKEM768', 'X25519', 'P-256'],
   note: 'no proxy of HTTP: `net` and `tls` streams joined, SPIFFE URIs compared once a connection; nothing read, judged, counted or logged',
   missing: () => null,
   command: (side) => nodeScript('bench/peers/pipe-process.ts', [JSON.stringify(side)], side.nodeFlags),

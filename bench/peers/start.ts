@@ -4,13 +4,13 @@ import { join } from 'node:path';
 import { Child } from '../children.ts';
 import { freePort } from '../ports.ts';
 import { LOOPBACK } from '../task.ts';
-import type { Pair, Peer, PortPeer, Side, Wanted } from './peer.ts';
+import { type Pair, type Peer, type PortPeer, type Side, USUAL_TLS, type Wanted } from './peer.ts';
 import { listens, SERVED_MS, serves, until } from './until.ts';
 
 /** A chosen port may be taken before its process listens there. */
 const ATTEMPTS = 3;
 
-interface Process {
+export interface Process {
   readonly child: Child;
   readonly port: number;
   /** From the start to the first answer; null where nothing was asked. */
@@ -109,7 +109,7 @@ export async function startSide(
   mkdirSync(dir, { recursive: true });
   for (let attempt = 1; ; attempt++) {
     const listen = await freePort();
-    const { credentials, protocol, tunnelled, accessLog, nodeFlags = [] } = wanted;
+    const { credentials, protocol, tunnelled, accessLog, tls = USUAL_TLS, nodeFlags = [] } = wanted;
     const own = role === 'caller' ? credentials.web : credentials.orders;
     const command = peer.command({
       role,
@@ -120,6 +120,7 @@ export async function startSide(
       protocol,
       tunnelled,
       accessLog,
+      tls,
       nodeFlags,
     });
     const output = openSync(join(dir, 'output.log'), 'a');

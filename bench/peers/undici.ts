@@ -5,7 +5,7 @@ import type { PortPeer } from './peer.ts';
 export const undici: PortPeer = {
   name: 'http.Server + undici',
   judges: true,
-  groups: ['X25519', 'X25519MLKEM768'],
+  groups: [],
   note: 'SPIFFE URIs compared once a connection, no policy, no metrics, no log, header fields passed on as they come',
   missing: () => null,
   command: (side) => nodeScript('bench/peers/undici-process.ts', [JSON.stringify(side)], side.nodeFlags),
