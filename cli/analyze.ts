@@ -1,7 +1,8 @@
 /** `oarlock analyze`: validates every resource and the set as a whole. */
 import { existsSync } from 'node:fs';
 import { Command } from 'commander';
-import { addConfigOptions, UsageError } from '../config/options.ts';
+import { addConfigOptions } from '../config/options.ts';
+import { UsageError } from '../config/usage-error.ts';
 import type { Problem, Severity } from '../mesh/resource.ts';
 import { addOutputOption, leaveWithReader, printJson, readQuery } from './query.ts';
 

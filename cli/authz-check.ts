@@ -2,7 +2,8 @@
 import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
 import { Command } from 'commander';
-import { addConfigOptions, UsageError } from '../config/options.ts';
+import { addConfigOptions } from '../config/options.ts';
+import { UsageError } from '../config/usage-error.ts';
 import { answerLine, type CheckRules } from './authz-answer.ts';
 import { LineSplitter } from './line-splitter.ts';
 import {

@@ -1,7 +1,8 @@
 /** `oarlock describe`: what holds for one workload, and why. */
 import { Command, InvalidArgumentError } from 'commander';
 import type { Description, DescriptionResult } from '../config/describe.ts';
-import { addConfigOptions, UsageError } from '../config/options.ts';
+import { addConfigOptions } from '../config/options.ts';
+import { UsageError } from '../config/usage-error.ts';
 import type { EffectiveMode } from '../mesh/snapshot.ts';
 import {
   addOutputOption,

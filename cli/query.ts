@@ -1,7 +1,8 @@
 /** What the commands that only read share: their flags, the resource set under `--config`, and how they answer. */
 import { type Command, Option } from 'commander';
-import { labels, UsageError } from '../config/options.ts';
+import { labels } from '../config/options.ts';
 import type { SnapshotInput } from '../config/snapshot.ts';
+import { UsageError } from '../config/usage-error.ts';
 import { type Problem, problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 

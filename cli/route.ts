@@ -1,6 +1,7 @@
 /** `oarlock route`: how the outbound side of a workload would reach a host and port. */
 import { Command, InvalidArgumentError } from 'commander';
-import { addConfigOptions, UsageError } from '../config/options.ts';
+import { addConfigOptions } from '../config/options.ts';
+import { UsageError } from '../config/usage-error.ts';
 import { type Route, type RouteTls, tunnelAddress } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { hostPort } from '../mesh/text.ts';

@@ -5,8 +5,9 @@ import type { Logger } from 'pino';
 import { CredentialKeeper } from '../ca-client/keeper.ts';
 import type { CredentialSource } from '../ca-client/source.ts';
 import type { ResourceSet } from '../config/folder.ts';
-import { type RunOptions, readRunOptions, UsageError } from '../config/options.ts';
+import { type RunOptions, readRunOptions } from '../config/options.ts';
 import { compileSnapshot, type SnapshotInput, type WorkloadChoice } from '../config/snapshot.ts';
+import { UsageError } from '../config/usage-error.ts';
 import { type FolderWatcher, watchFolders } from '../config/watcher.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
@@ -203,7 +204,8 @@ class Daemon {
   /** Starts the keeper, or another one where our identity has become another. */
   #obtainFor(identity: Identity): void {
     const { credentials } = this.#options;
-    if (this.#keeper !== null && (credentials.kind === 'files' || this.#keptFor === identity.uri)) return;
+    // A CA is asked for an identity; the other sources have one.
+    if (this.#keeper !== null && (credentials.kind !== 'ca' || this.#keptFor === identity.uri)) return;
     this.#keptFor = identity.uri;
     this.#keeper?.stop();
     void this.#source(identity).then(
@@ -231,9 +233,27 @@ class Daemon {
       const { fileSource } = await import('../ca-client/files.ts');
       return fileSource({ dir: credentials.dir });
     }
+    if (credentials.kind === 'spiffe') {
+      const { workloadApiSource } = await import('../ca-client/workload-api.ts');
+      const { socket, hint, spiffeId } = credentials;
+      return workloadApiSource({
+        socket,
+        identity: null,
+        ...(hint === null ? {} : { hint }),
+        ...(spiffeId === null ? {} : { spiffeId }),
+      });
+    }
     const { istioCaSource } = await import('../ca-client/istio-ca.ts');
-    const { address, rootFile, tokenFile } = credentials;
-    return istioCaSource({ address, caRootFile: rootFile, tokenFile, identity, clusterId });
+    const { address, rootFile, tokenFile, keyType, ttlMs } = credentials;
+    return istioCaSource({
+      address,
+      caRootFile: rootFile,
+      tokenFile,
+      identity,
+      clusterId,
+      keyType,
+      ttlMs,
+    });
   }
 
   #renewed(credentials: Credentials, expected: Identity): void {
@@ -256,7 +276,7 @@ class Daemon {
     if (identity.uri !== expected.uri) {
       this.#log.warn(
         { identity: identity.uri, expected: expected.uri },
-        "the files' identity is not the workload's",
+        "the identity of the credentials is not the workload's",
       );
     }
     this.#announceOnce();

@@ -1,10 +1,11 @@
 /** The flags of `oarlock run`: one table of names, environment names and meanings; the only reader of the environment. */
 import { availableParallelism } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { parseHostPort } from '../ca-client/address.ts';
 import { parseDuration } from '../mesh/duration.ts';
 import { type LimitName, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
 import { ports } from '../mesh/ports.ts';
+import { addCredentialOptions, type CredentialOptions, readCredentialOptions } from './credential-options.ts';
+import { UsageError } from './usage-error.ts';
 
 /** How the daemon knows which workload it stands beside. */
 export type WorkloadName =
@@ -26,9 +27,9 @@ export interface RunOptions {
   readonly rootNamespace: string | null;
   readonly trustDomain: string | null;
   readonly trustDomainAliases: readonly string[] | null;
-  readonly credentials:
-    | { readonly kind: 'ca'; readonly address: string; readonly rootFile: string; readonly tokenFile: string }
-    | { readonly kind: 'files'; readonly dir: string };
+  readonly credentials: CredentialOptions;
+  /** Revocation lists in PEM; null: none. */
+  readonly crlFile: string | null;
   readonly intercept: 'none' | 'redirect';
   /** `''`: all addresses of both families. */
   readonly bind: string;
@@ -48,9 +49,6 @@ export interface RunOptions {
   /** Data-path threads, at least 1. */
   readonly concurrency: number;
 }
-
-/** A flag that is wrong, or one that lacks its companion: exit status 2. */
-export class UsageError extends Error {}
 
 function collect(value: string, previous: readonly string[] | undefined): readonly string[] {
   return [...(previous ?? []), ...value.split(',').filter((part) => part !== '')];
@@ -158,19 +156,8 @@ export function runCommandOptions(): Command {
     .addOption(
       option('--service-account <sa>', 'in a pod: its account', 'SERVICE_ACCOUNT').default('default'),
     )
-    .addOption(option('--address <ip>', 'in a pod: its address', 'INSTANCE_IP'))
-    .addOption(option('--ca-address <host:port>', "a CA that speaks Istio's CreateCertificate", 'CA_ADDR'))
-    .addOption(option('--ca-root <file>', 'root the CA is checked against', 'CA_ROOT_CA'))
-    .addOption(
-      option('--token <file>', 'bearer token for the CA, read anew for every request', 'OARLOCK_TOKEN'),
-    )
-    .addOption(
-      option(
-        '--cert-dir <dir>',
-        'credentials from cert-chain.pem, key.pem, root-cert.pem; watched',
-        'OARLOCK_CERT_DIR',
-      ),
-    )
+    .addOption(option('--address <ip>', 'in a pod: its address', 'INSTANCE_IP'));
+  addCredentialOptions(command, spiffeEnv())
     .addOption(
       option('--intercept <how>', 'none: Sidecar listeners only', 'OARLOCK_INTERCEPT')
         .choices(['redirect', 'none'])
@@ -190,13 +177,6 @@ export function runCommandOptions(): Command {
         `a number, 0 or off (default: ${ports.hbone})`,
         'OARLOCK_HBONE_PORT',
       ).argParser(port),
-    )
-    .addOption(
-      option(
-        '--spiffe-socket <path>',
-        'a SPIFFE Workload API: not in this build yet',
-        'SPIFFE_ENDPOINT_SOCKET',
-      ),
     )
     .addOption(
       option('--concurrency <n>', 'data-path threads; 0: one per core', 'OARLOCK_CONCURRENCY')
@@ -249,6 +229,11 @@ export function runCommandOptions(): Command {
   return command;
 }
 
+/** Ours, or the one that SPIFFE's Workload Endpoint standard gives to all. */
+function spiffeEnv(): string {
+  return process.env.OARLOCK_SPIFFE_SOCKET === undefined ? 'SPIFFE_ENDPOINT_SOCKET' : 'OARLOCK_SPIFFE_SOCKET';
+}
+
 function portOption(name: string, number: number, text = 'port, 0 for any, or off'): Option {
   return option(`--${name}-port <port>`, text, envOf(`${name}-port`))
     .argParser(port)
@@ -296,7 +281,8 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     rootNamespace: text('rootNamespace'),
     trustDomain: text('trustDomain'),
     trustDomainAliases: list('trustDomainAlias'),
-    credentials: credentialsOf(text),
+    credentials: readCredentialOptions(parsed),
+    crlFile: text('crl'),
     intercept: 'none',
     bind: text('bind') ?? '',
     adminPort: portOf(parsed.adminPort),
@@ -343,24 +329,4 @@ function workloadName(entry: string | null, parsed: Record<string, unknown>): Wo
     serviceAccount: String(parsed.serviceAccount),
     address: typeof parsed.address === 'string' ? parsed.address : null,
   };
-}
-
-function credentialsOf(text: (name: string) => string | null): RunOptions['credentials'] {
-  const dir = text('certDir');
-  const address = text('caAddress');
-  if (dir === null && address === null && text('spiffeSocket') !== null) {
-    throw new UsageError('--spiffe-socket is not in this build yet: give --ca-address or --cert-dir');
-  }
-  if (dir !== null && address !== null)
-    throw new UsageError('--cert-dir and --ca-address exclude each other');
-  if (dir !== null) return { kind: 'files', dir };
-  if (address === null) throw new UsageError('credentials are needed: --ca-address or --cert-dir');
-  if (parseHostPort(address) === null) {
-    throw new UsageError(`--ca-address (CA_ADDR) must be HOST:PORT, not ${JSON.stringify(address)}`);
-  }
-  const rootFile = text('caRoot');
-  const tokenFile = text('token');
-  if (rootFile === null || tokenFile === null)
-    throw new UsageError('--ca-address needs --ca-root and --token');
-  return { kind: 'ca', address, rootFile, tokenFile };
 }

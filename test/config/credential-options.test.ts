@@ -1,0 +1,126 @@
+/** The flags of credentials: exactly one source, whole, and which of flag and environment counts. */
+import t from 'tap';
+import { type CredentialOptions, readCredentialOptions } from '../../config/credential-options.ts';
+import { readRunOptions, runCommandOptions } from '../../config/options.ts';
+
+/** What `run` would be told by these words and environment names. */
+async function parse(
+  words: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Record<string, unknown>> {
+  const before = { ...process.env };
+  Object.assign(process.env, environment);
+  try {
+    let parsed: Record<string, unknown> = {};
+    const command = runCommandOptions()
+      .exitOverride()
+      .configureOutput({ writeErr: () => {} });
+    command.action((options: Record<string, unknown>) => {
+      parsed = options;
+    });
+    await command.parseAsync([...words], { from: 'user' });
+    return parsed;
+  } finally {
+    for (const name of Object.keys(environment)) {
+      if (before[name] === undefined) delete process.env[name];
+      else process.env[name] = before[name];
+    }
+  }
+}
+
+const CA = ['--ca-address', 'istiod:15012', '--ca-root', 'root.pem', '--token', 'token'];
+const ca: CredentialOptions = {
+  kind: 'ca',
+  address: 'istiod:15012',
+  rootFile: 'root.pem',
+  tokenFile: 'token',
+  keyType: 'EC-P256',
+  ttlMs: 86_400_000,
+};
+const spiffe = { kind: 'spiffe', hint: null, spiffeId: null } as const;
+
+t.test('each source', async (t) => {
+  const cases: readonly (readonly [readonly string[], Readonly<Record<string, string>>, object])[] = [
+    [CA, {}, ca],
+    [
+      [...CA, '--key-type', 'RSA-4096', '--certificate-ttl', '90m'],
+      {},
+      { ...ca, keyType: 'RSA-4096', ttlMs: 5_400_000 },
+    ],
+    // Go's way to write it, as Istio's agent reads it.
+    [
+      CA,
+      { SECRET_TTL: '1h0m0s', OARLOCK_KEY_TYPE: 'EC-P384' },
+      { ...ca, keyType: 'EC-P384', ttlMs: 3_600_000 },
+    ],
+    [[], { CA_ADDR: 'istiod:15012', CA_ROOT_CA: 'root.pem', OARLOCK_TOKEN: 'token' }, ca],
+    [['--cert-dir', '/certs'], {}, { kind: 'files', dir: '/certs' }],
+    [[], { OARLOCK_CERT_DIR: '/certs' }, { kind: 'files', dir: '/certs' }],
+    [['--spiffe-socket', '/run/agent.sock'], {}, { ...spiffe, socket: '/run/agent.sock' }],
+    [[], { SPIFFE_ENDPOINT_SOCKET: 'unix:///run/a.sock' }, { ...spiffe, socket: 'unix:///run/a.sock' }],
+    [[], { OARLOCK_SPIFFE_SOCKET: '/run/b.sock' }, { ...spiffe, socket: '/run/b.sock' }],
+    [
+      [],
+      { OARLOCK_SPIFFE_SOCKET: '/run/b.sock', SPIFFE_ENDPOINT_SOCKET: 'unix:///run/a.sock' },
+      { ...spiffe, socket: '/run/b.sock' },
+    ],
+    [
+      ['--spiffe-socket', '/a', '--spiffe-hint', 'internal', '--spiffe-id', '/ns/a/sa/b'],
+      {},
+      { kind: 'spiffe', socket: '/a', hint: 'internal', spiffeId: '/ns/a/sa/b' },
+    ],
+    // What the app beside us is told, or what a pod was injected with, is no second source.
+    [
+      ['--cert-dir', '/certs'],
+      { SPIFFE_ENDPOINT_SOCKET: 'unix:///run/a.sock' },
+      { kind: 'files', dir: '/certs' },
+    ],
+    [['--spiffe-socket', '/a'], { CA_ADDR: 'istiod:15012' }, { ...spiffe, socket: '/a' }],
+    [CA, { OARLOCK_CERT_DIR: '/certs', OARLOCK_SPIFFE_SOCKET: '/b' }, ca],
+  ];
+  for (const [words, environment, expected] of cases) {
+    const label = [...words, ...Object.keys(environment)].join(' ');
+    t.same(readCredentialOptions(await parse(words, environment)), expected, label);
+  }
+});
+
+t.test('what is no source, or more than one', async (t) => {
+  const cases: readonly (readonly [readonly string[], Readonly<Record<string, string>>, RegExp])[] = [
+    [[], {}, /^credentials are needed: --ca-address, --cert-dir or --spiffe-socket$/],
+    [['--cert-dir', '/a', ...CA], {}, /^--cert-dir and --ca-address exclude each other/],
+    [['--cert-dir', '/a', '--spiffe-socket', '/b'], {}, /^--spiffe-socket and --cert-dir exclude each other/],
+    [
+      [],
+      { CA_ADDR: 'a:1', SPIFFE_ENDPOINT_SOCKET: '/b' },
+      /^--spiffe-socket and --ca-address exclude each other/,
+    ],
+    [['--ca-address', 'istiod'], {}, /^--ca-address \(CA_ADDR\) must be HOST:PORT, not "istiod"$/],
+    [['--ca-address', 'istiod:15012', '--token', 'x'], {}, /^--ca-address needs --ca-root and --token$/],
+    [['--spiffe-socket', 'http://a/b'], {}, /^--spiffe-socket: .*unknown scheme http/],
+    [['--spiffe-socket', 'unix://a/b'], {}, /^--spiffe-socket: .*names a host/],
+    [['--spiffe-socket', `/${'x'.repeat(200)}`], {}, /^--spiffe-socket: .*longer than 107 bytes/],
+  ];
+  for (const [words, environment, message] of cases) {
+    const parsed = await parse(words, environment);
+    t.throws(() => readCredentialOptions(parsed), { message }, words.join(' '));
+  }
+});
+
+t.test('values that are none', async (t) => {
+  for (const words of [
+    ['--key-type', 'RSA-1024'],
+    ['--key-type', 'ed25519'],
+    ['--certificate-ttl', '24'],
+    ['--certificate-ttl', '0s'],
+    ['--certificate-ttl', '-1h'],
+  ]) {
+    await t.rejects(parse(words), { code: 'commander.invalidArgument' }, words.join(' '));
+  }
+});
+
+t.test('--crl goes with every source', async (t) => {
+  const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
+  t.equal(readRunOptions(await parse(base)).crlFile, null);
+  t.equal(readRunOptions(await parse([...base, '--crl', 'crl.pem'])).crlFile, 'crl.pem');
+  t.equal(readRunOptions(await parse(base, { OARLOCK_CRL: 'crl.pem' })).crlFile, 'crl.pem');
+});
