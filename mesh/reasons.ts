@@ -16,6 +16,11 @@ const table = {
     flag: '-',
     hint: 'give the client a sidecar, or set this port to PERMISSIVE while migrating',
   },
+  mtls_to_disabled: {
+    sentence: "a mesh peer's mTLS was closed on a port whose mode has become DISABLE",
+    flag: '-',
+    hint: 'nothing is wrong where its sidecar knows of the switch: it connects anew in plaintext; else see --mode-grace',
+  },
   plaintext_to_hbone: {
     sentence: 'plaintext arrived on the HBONE port, which takes mutual TLS alone',
     flag: '-',

@@ -8,6 +8,7 @@ import type { Identity } from '../mesh/identity.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { LoggedConnection } from '../telemetry/access-record.ts';
 import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
+import type { SeenHandshake } from './mesh-tls.ts';
 
 export type Direction = 'inbound' | 'outbound';
 
@@ -67,6 +68,8 @@ export class Connection {
   peer: Identity | null = null;
   facts: ConnectionFacts | null = null;
   sni: string | null = null;
+  /** What was seen of a TLS handshake that came to nothing; null: there was none, or nothing is known of it. */
+  handshake: SeenHandshake | null = null;
   /** Of a tunnel's stream: answers its CONNECT. Null: it came as a connection of its own. */
   connect: ConnectAnswer | null = null;
   tls = false;
@@ -94,6 +97,8 @@ export class Connection {
   /** Set while an idle deadline runs: activity moves it on instead of ending the connection. */
   idleMs = 0;
   closed = false;
+  /** It ends soon: HTTP says so with its next answer. What cannot say so goes on. */
+  retiring = false;
   /** Why we ended it, once we have: said once, and whatever falls apart after that is its consequence. */
   refusal: Refusal | null = null;
 

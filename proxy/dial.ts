@@ -7,8 +7,10 @@ import type { Endpoint, EndpointTunnel, RouteTls } from '../mesh/route.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
 import { hostPort } from '../mesh/text.ts';
 import type { Protocol } from '../mesh/workload.ts';
-import { abortStream, type ConnectionSocket } from './connections.ts';
+import { abortStream, type ConnectionSocket, reset } from './connections.ts';
 import { hear } from './hear.ts';
+import type { Link, Links } from './links.ts';
+import type { HandshakeFacts } from './mesh-tls.ts';
 import {
   type MeshTls,
   type OriginateDone,
@@ -32,7 +34,7 @@ export interface Reached {
   readonly told: Told;
 }
 
-/** Why a stream that stands for a connection ended, where more is known than that it did. */
+/** Why an upstream ended, where more is known than that it did. */
 export class UpstreamBroken extends Error {
   readonly reason: ReasonCode;
   /** It went under with a connection kept from before: the request may be sent again if its method allows it. */
@@ -74,6 +76,10 @@ export class Upstream implements Reached {
   readonly tunnel: { readonly leaving: boolean } | null;
   uses = 0;
   idleSince = 0;
+  /** Its peer's certificate is near its end. */
+  retired = false;
+  /** Why we ended it under whoever uses it; null: we have not. */
+  broken: UpstreamBroken | null = null;
   #user: UpstreamUser | null = null;
   #heard = false;
 
@@ -117,9 +123,60 @@ export class Upstream implements Reached {
     if (stream.readableEnded) queueMicrotask(() => this.#user?.upstreamEnd(this));
   }
 
+  /** It serves what it serves, and nothing new. */
+  get leaving(): boolean {
+    return this.retired || this.tunnel?.leaving === true;
+  }
+
   abort(): void {
     abortStream(this.stream, this.socket);
   }
+
+  /** Aborts it, and whoever uses it is told why. */
+  break(broken: UpstreamBroken): void {
+    const { stream, socket } = this;
+    if (stream.destroyed) return;
+    this.broken = broken;
+    if (stream !== socket) reset(socket);
+    stream.destroy(broken);
+  }
+}
+
+/** An upstream as the register of links has it. */
+class UpstreamLink implements Link {
+  readonly direction = 'outbound';
+  readonly peer: VerifiedPeer;
+  readonly since = Date.now();
+  readonly #upstream: Upstream;
+
+  constructor(upstream: Upstream, peer: VerifiedPeer) {
+    this.#upstream = upstream;
+    this.peer = peer;
+  }
+
+  get tunnelled(): boolean {
+    return this.#upstream.tunnel !== null;
+  }
+
+  /** Who keeps it, be it between exchanges or for many of them, looks at it. */
+  retire(): void {
+    this.#upstream.retired = true;
+  }
+
+  drain(): void {}
+
+  close(reason: ReasonCode, detail: string): void {
+    this.#upstream.break(new UpstreamBroken(reason, detail, false));
+  }
+}
+
+/** Registers an upstream for as long as it lives; one without a verified peer has nothing to outlive. */
+export function register(links: Links, upstream: Upstream): void {
+  const { peer, socket } = upstream;
+  if (peer === null || socket.closed) return;
+  const link = new UpstreamLink(upstream, peer);
+  links.add(link);
+  socket.once('close', () => links.remove(link));
 }
 
 export interface DialDone {
@@ -175,8 +232,20 @@ export interface DialContext {
   /** Null while we have no credentials. */
   readonly outboundTls: OutboundTls | null;
   readTlsFiles(tls: RouteTls): TlsFiles;
+  /** Told of each mesh handshake of ours that failed. @param address the upstream's `host:port` */
+  handshakeFailed(address: string, tls: MeshTls, failure: DialFailure): void;
+  /** Where connections that rest on a peer's certificate are registered. */
+  readonly links: Links;
   /** Opens streams for endpoints that are reached by HBONE. */
   readonly tunnels: TunnelDialler;
+}
+
+/** Why a dial failed. */
+export interface DialFailure {
+  readonly reason: ReasonCode;
+  readonly detail: string;
+  /** Null where TLS had nothing to say: a time-out, a peer that left. */
+  readonly facts: HandshakeFacts | null;
 }
 
 /** Whoever keeps the tunnels. */
@@ -240,6 +309,8 @@ class Attempt implements OriginateDone, Reaching {
   readonly #timer: NodeJS.Timeout;
   readonly #socket: Socket;
   #settled = false;
+  /** What mesh TLS was asked for, once it was. */
+  #mesh: MeshTls | null = null;
   readonly #generation: number;
   readonly #onClose = (): void => this.#fail(this.#connectReason(), 'closed during the handshake');
 
@@ -266,11 +337,14 @@ class Attempt implements OriginateDone, Reaching {
   }
 
   originated(stream: Duplex, peer: VerifiedPeer | null): void {
-    this.#succeed(stream, peer);
+    // The trust it was verified by may be another now.
+    const refused = peer === null ? null : this.#context.links.refuses(peer);
+    if (refused === null) this.#succeed(stream, peer);
+    else this.#fail(refused.reason, refused.detail);
   }
 
-  refused(reason: ReasonCode, detail: string): void {
-    this.#fail(reason, detail);
+  refused(reason: ReasonCode, detail: string, facts: HandshakeFacts | null): void {
+    this.#fail(reason, detail, facts);
   }
 
   #connectReason(): ReasonCode {
@@ -317,22 +391,25 @@ class Attempt implements OriginateDone, Reaching {
     const outbound = this.#context.outboundTls;
     if (outbound === null) this.#fail('no_credentials', '');
     else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
-    else outbound.originate(this.#socket, { tls, protocol, address: addressText(this.#address) }, this);
+    else {
+      this.#mesh = tls;
+      outbound.originate(this.#socket, { tls, protocol, address: addressText(this.#address) }, this);
+    }
   }
 
   #succeed(stream: Duplex, peer: VerifiedPeer | null): void {
     if (!this.#settle()) return;
     this.#socket.off('close', this.#onClose);
-    this.#done.connected(
-      new Upstream({
-        stream,
-        socket: this.#socket,
-        target: this.#target,
-        peer,
-        address: addressText(this.#address),
-        generation: this.#generation,
-      }),
-    );
+    const upstream = new Upstream({
+      stream,
+      socket: this.#socket,
+      target: this.#target,
+      peer,
+      address: addressText(this.#address),
+      generation: this.#generation,
+    });
+    register(this.#context.links, upstream);
+    this.#done.connected(upstream);
   }
 
   /** @returns false where it was over before */
@@ -343,13 +420,12 @@ class Attempt implements OriginateDone, Reaching {
     return true;
   }
 
-  #fail(reason: ReasonCode, detail: string): void {
+  #fail(reason: ReasonCode, detail: string, facts: HandshakeFacts | null = null): void {
     if (!this.#settle()) return;
     this.#socket.destroy();
-    this.#done.failed(
-      reason,
-      detail === '' ? addressText(this.#address) : `${addressText(this.#address)}: ${detail}`,
-    );
+    const address = addressText(this.#address);
+    if (this.#mesh !== null) this.#context.handshakeFailed(address, this.#mesh, { reason, detail, facts });
+    this.#done.failed(reason, detail === '' ? address : `${address}: ${detail}`);
   }
 }
 

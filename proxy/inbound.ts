@@ -3,10 +3,11 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { AppAddress, EffectiveMode } from '../mesh/snapshot.ts';
+import type { AppAddress, EffectiveMode, Mode } from '../mesh/snapshot.ts';
 import { isHttp, type Protocol } from '../mesh/workload.ts';
-import { admit } from './admit.ts';
+import { admit, takesPlaintext } from './admit.ts';
 import { AppTcp } from './app-tcp.ts';
+import { ConnectionLink, type LinkOwner } from './connection-link.ts';
 import { type Connection, type ConnectionSocket, unmapped } from './connections.ts';
 import type { DataPath, Explainer } from './data-path.ts';
 import { detect, firstByteClass, httpVersion, type Spoken, spokenIn } from './detect.ts';
@@ -14,6 +15,7 @@ import { FirstBytes } from './first-bytes.ts';
 import { PeersCert } from './http/forwarded-cert.ts';
 import { InboundHttp } from './http/inbound-http.ts';
 import { peerLabels } from './labels.ts';
+import { seenBytes } from './mesh-tls.ts';
 import { serveHttp } from './serve-http.ts';
 import { inboundRace, ServerFirst } from './server-first.ts';
 import { refuseConnection } from './tcp.ts';
@@ -68,11 +70,12 @@ export function serveTunnelled(
 /** What is carried: `http` where only the version is still to tell, `unknown` where everything is. */
 type Carried = Spoken | 'http' | 'unknown';
 
-class InboundConnection {
+class InboundConnection implements LinkOwner {
   readonly #path: DataPath;
   readonly #listener: InboundListener;
   readonly #connection: Connection;
   #peer: VerifiedPeer | null = null;
+  #link: ConnectionLink | null = null;
   /** Set while first bytes are looked at. */
   #looking: FirstBytes | null = null;
   /** The terminator has the socket and has not answered yet. */
@@ -93,13 +96,39 @@ class InboundConnection {
     return this.#path.snapshot?.modeOf(this.#listener.port) ?? { mode: 'STRICT', source: null };
   }
 
+  /** The port's mode now, and those before it that are still honoured. */
+  #modes(): readonly Mode[] {
+    return [this.#mode().mode, ...this.#path.modes.former(this.#listener.port)];
+  }
+
   startTunnelled(peer: VerifiedPeer, alpn: string | null): void {
     const connection = this.#connection;
     this.#listen();
     connection.tls = true;
     connection.peer = peer.identity;
     this.#peer = peer;
-    this.#carry(this.#carriedBy(alpn));
+    if (this.#register(peer)) this.#carry(this.#carriedBy(alpn));
+  }
+
+  /** @returns false where trust has changed since the peer's handshake: the connection is refused */
+  #register(peer: VerifiedPeer): boolean {
+    const { links } = this.#path;
+    const refused = links.refuses(peer);
+    if (refused !== null) {
+      this.#refuse(refused.reason, refused.detail);
+      return false;
+    }
+    this.#link = new ConnectionLink(this.#connection, peer, this);
+    links.add(this.#link);
+    return true;
+  }
+
+  linkRetires(): void {
+    this.#connection.retiring = true;
+  }
+
+  linkEnds(reason: ReasonCode, detail: string): void {
+    this.#refuse(reason, detail);
   }
 
   #listen(): void {
@@ -113,9 +142,9 @@ class InboundConnection {
     const { socket } = connection;
     const { protocol } = this.#listener;
     this.#listen();
-    const { mode } = this.#mode();
+    const modes = this.#modes();
     // Nothing to tell apart: a server-first protocol must not wait for the client's first byte.
-    if (mode === 'DISABLE' && protocol !== 'auto') {
+    if (protocol !== 'auto' && modes.every((mode) => mode === 'DISABLE')) {
       this.#carry(isHttp(protocol) ? 'http' : 'tcp');
       return;
     }
@@ -125,7 +154,7 @@ class InboundConnection {
       (bytes) => this.#cut(bytes),
     );
     connection.expire(this.#path.limits.handshakeTimeout, () => this.#silent());
-    if (mode === 'STRICT' || isHttp(protocol)) return;
+    if (!takesPlaintext(modes) || isHttp(protocol)) return;
     // What the app may be asked and do for it is judged as plaintext, until something else comes.
     connection.facts = this.#facts();
     this.#letRace(connection.startedTick, () => this.#carry('tcp'));
@@ -179,7 +208,7 @@ class InboundConnection {
     }
     const { mode, source } = this.#mode();
     const { protocol } = this.#listener;
-    const admission = admit(mode, protocol, detected);
+    const admission = admit(this.#modes(), protocol, detected);
     if (detected.kind === 'tls') this.#connection.sni = detected.sni;
     // The caller puts the bytes back first.
     if (admission === 'terminate') {
@@ -192,6 +221,7 @@ class InboundConnection {
       queueMicrotask(() => this.#carry(isHttp(protocol) ? 'http1' : 'tcp'));
     } else {
       const kind = firstByteClass(bytes);
+      this.#connection.handshake = seenBytes(kind, detected.kind === 'tls' ? detected.alpn : []);
       // Began as TLS and came to nothing: to call that plaintext would send its reader the wrong way.
       const broken = detected.kind === 'plaintext' && kind === 'TLS';
       const detail = `first bytes: ${kind}; mode ${mode} set by ${source ?? 'default'}`;
@@ -212,7 +242,7 @@ class InboundConnection {
     // A short word and a half-close: no HTTP can come of it, but it is whole as TCP. So it is where the app was
     // reached for already; a health check has closed long before that.
     const whole = bytes.length > 0 ? detect(bytes).kind === 'plaintext' : this.#tcp !== null;
-    if (whole && this.#mode().mode !== 'STRICT' && !isHttp(this.#listener.protocol)) {
+    if (whole && takesPlaintext(this.#modes()) && !isHttp(this.#listener.protocol)) {
       this.#connection.early = bytes;
       this.#carry('tcp');
     } else this.#gone(bytes, 'closed');
@@ -222,7 +252,9 @@ class InboundConnection {
   #gone(bytes: Buffer, how: 'closed' | 'reset'): void {
     if (bytes.length === 0) this.#refuse('closed_unused', '');
     else {
-      const reason = firstByteClass(bytes) === 'TLS' ? 'bad_client_hello' : 'downstream_closed';
+      const kind = firstByteClass(bytes);
+      this.#connection.handshake = seenBytes(kind);
+      const reason = kind === 'TLS' ? 'bad_client_hello' : 'downstream_closed';
       this.#refuse(reason, `${how} after ${bytes.length} bytes`);
     }
   }
@@ -237,7 +269,10 @@ class InboundConnection {
     }
     // Other plaintext is decided by its first byte: what is left here is half a ClientHello.
     if (bytes.length === 0) this.#refuse('no_first_byte', this.#whyNoGreeting());
-    else this.#refuse('tls_handshake_timeout', `${bytes.length} bytes of a ClientHello`);
+    else {
+      this.#connection.handshake = seenBytes('TLS');
+      this.#refuse('tls_handshake_timeout', `${bytes.length} bytes of a ClientHello`);
+    }
   }
 
   #whyNoGreeting(): string {
@@ -287,10 +322,11 @@ class InboundConnection {
         connection.tls = true;
         connection.peer = peer.identity;
         this.#peer = peer;
-        this.#carry(this.#carriedBy(stream.alpnProtocol));
+        if (this.#register(peer)) this.#carry(this.#carriedBy(stream.alpnProtocol));
       },
-      refused: (reason, detail) => {
+      refused: (reason, detail, facts) => {
         this.#handshaking = false;
+        connection.handshake = { ...facts, firstBytes: 'TLS' };
         this.#refuse(reason, detail);
       },
     });
@@ -393,14 +429,26 @@ class InboundConnection {
 
   #stillAdmitted(): boolean {
     const { peer } = this.#connection;
-    const { mode, source } = this.#mode();
-    if (peer === null) {
-      if (mode !== 'STRICT') return true;
-      this.#refuse('plaintext_to_strict', `mode STRICT set by ${source ?? 'default'}`, source);
-      return false;
-    }
-    if (this.#path.trusts(peer)) return true;
+    if (!this.#modeAdmits()) return false;
+    if (peer === null || this.#path.trusts(peer)) return true;
     this.#refuse('untrusted_trust_domain', peer.uri);
+    return false;
+  }
+
+  /** Plaintext is nothing for STRICT, nor terminated mTLS for DISABLE; a tunnel's streams are no matter of the mode. */
+  #modeAdmits(): boolean {
+    const connection = this.#connection;
+    const { peer, connect } = connection;
+    const { mode, source } = this.#mode();
+    const unfit: Mode = peer === null ? 'STRICT' : 'DISABLE';
+    if (mode !== unfit || (peer !== null && connect !== null)) return true;
+    if (this.#modes().some((one) => one !== unfit)) {
+      // For the grace time after a switch. HTTP is told to come anew meanwhile, and then comes as it should.
+      connection.retiring = true;
+      return true;
+    }
+    const reason = peer === null ? 'plaintext_to_strict' : 'mtls_to_disabled';
+    this.#refuse(reason, `mode ${mode} set by ${source ?? 'default'}`, source);
     return false;
   }
 
@@ -447,6 +495,7 @@ class InboundConnection {
     else if (this.#tcp !== null && carrier === null && refusal === null)
       this.#refuse('downstream_closed', 'before the app was reached');
     this.#dropTcp();
+    if (this.#link !== null) this.#path.links.remove(this.#link);
     if (this.#path.connections.close(this.#connection)) this.#connection.series?.release();
   }
 }

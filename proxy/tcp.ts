@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath, RefusalFacts } from './data-path.ts';
-import type { Upstream } from './dial.ts';
+import { type Upstream, UpstreamBroken } from './dial.ts';
 import { Pipe, type PipeObserver } from './pipe.ts';
 import { reportConnection } from './report.ts';
 
@@ -85,7 +85,7 @@ export function pipeConnection(
         reportConnection(path, connection, upstream, refusal.reason, refusal);
         return;
       }
-      const reason = error === null ? null : fromDownstream ? 'downstream_closed' : 'upstream_closed';
+      const reason = error === null ? null : reasonOf(error, fromDownstream);
       if (reason !== null) path.refused(connection, reason, { detail: `${upstream.address}: ${detail}` });
       reportConnection(path, connection, upstream, reason, { detail });
     },
@@ -94,6 +94,11 @@ export function pipeConnection(
     downstream: connection.early,
     upstream: said,
   });
+}
+
+function reasonOf(error: Error, fromDownstream: boolean): ReasonCode {
+  if (error instanceof UpstreamBroken) return error.reason;
+  return fromDownstream ? 'downstream_closed' : 'upstream_closed';
 }
 
 function ignore(): void {}

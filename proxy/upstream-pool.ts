@@ -53,7 +53,7 @@ export class UpstreamPool implements UpstreamUser {
       return null;
     }
     upstream.use(null);
-    if (upstream.tunnel?.leaving !== true) return upstream;
+    if (!upstream.leaving) return upstream;
     this.#close(upstream);
     return this.take(key);
   }
@@ -73,7 +73,7 @@ export class UpstreamPool implements UpstreamUser {
       !stream.destroyed &&
       !stream.readableEnded &&
       upstream.generation === this.#generation &&
-      upstream.tunnel?.leaving !== true;
+      !upstream.leaving;
     if (!usable || list.upstreams.length >= this.#limits.poolSize) {
       this.#close(upstream);
       return;
@@ -160,9 +160,8 @@ export class UpstreamPool implements UpstreamUser {
       let old = 0;
       while (old < upstreams.length && now - (upstreams[old] as Upstream).idleSince > idleMs) old++;
       for (const upstream of upstreams.splice(0, old)) this.#close(upstream);
-      // Their tunnel waits for them to end, and the peer for the tunnel.
-      for (const upstream of upstreams.filter(({ tunnel }) => tunnel?.leaving === true))
-        this.#retire(upstream);
+      // A tunnel that leaves waits for them to end, and the peer for the tunnel.
+      for (const upstream of upstreams.filter(({ leaving }) => leaving)) this.#retire(upstream);
       if (upstreams.length === 0 && now - list.learnedAt > RELEARN_MS) this.#idle.delete(key);
     }
   }

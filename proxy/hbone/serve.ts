@@ -1,11 +1,14 @@
 /** The inbound HBONE port: mutual TLS always, then a tunnel, each of whose streams is served as a connection of its own. */
 import type { Socket } from 'node:net';
+import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { AppAddress } from '../../mesh/snapshot.ts';
+import { ConnectionLink, type LinkOwner } from '../connection-link.ts';
 import { type Carrier, type Connection, unmapped } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import { detect, firstByteClass } from '../detect.ts';
 import { FirstBytes } from '../first-bytes.ts';
 import { type InboundListener, serveTunnelled } from '../inbound.ts';
+import { seenBytes } from '../mesh-tls.ts';
 import { refuseConnection } from '../tcp.ts';
 import type { VerifiedPeer } from '../verify-peer.ts';
 import { type ConnectHead, readAddress } from './connect.ts';
@@ -30,7 +33,7 @@ export function serveHbone(path: DataPath, listener: HboneListener, socket: Sock
   new HboneConnection(path, listener, connection, socket).start();
 }
 
-class HboneConnection implements Carrier, TunnelKeeper {
+class HboneConnection implements Carrier, TunnelKeeper, LinkOwner {
   readonly #path: DataPath;
   readonly #listener: HboneListener;
   readonly #connection: Connection;
@@ -39,6 +42,7 @@ class HboneConnection implements Carrier, TunnelKeeper {
   #handshaking = false;
   #tunnel: Tunnel | null = null;
   #peer: VerifiedPeer | null = null;
+  #link: ConnectionLink | null = null;
 
   constructor(path: DataPath, listener: HboneListener, connection: Connection, socket: Socket) {
     this.#path = path;
@@ -77,7 +81,11 @@ class HboneConnection implements Carrier, TunnelKeeper {
     this.#looking = null;
     if (detected.kind === 'tls') queueMicrotask(() => this.#terminate(detected.alpn));
     else if (detected.kind === 'more') this.#refuse('bad_client_hello', 'ClientHello too long');
-    else this.#refuse('plaintext_to_hbone', `first bytes: ${firstByteClass(bytes)}`);
+    else {
+      const kind = firstByteClass(bytes);
+      this.#connection.handshake = seenBytes(kind);
+      this.#refuse('plaintext_to_hbone', `first bytes: ${kind}`);
+    }
     return true;
   }
 
@@ -99,23 +107,31 @@ class HboneConnection implements Carrier, TunnelKeeper {
         connection.tls = true;
         connection.peer = peer.identity;
         this.#peer = peer;
-        this.#serve();
+        this.#serve(peer);
       },
-      refused: (reason, detail) => {
+      refused: (reason, detail, facts) => {
         this.#handshaking = false;
+        connection.handshake = { ...facts, firstBytes: 'TLS' };
         this.#refuse(reason, detail);
       },
     });
   }
 
-  #serve(): void {
+  #serve(peer: VerifiedPeer): void {
     const connection = this.#connection;
+    const { links } = this.#path;
+    const refused = links.refuses(peer);
+    if (refused !== null) {
+      this.#refuse(refused.reason, refused.detail);
+      return;
+    }
     connection.rejudge = () => this.#rejudge();
     if (!this.#rejudge()) return;
+    this.#link = new ConnectionLink(connection, peer, this);
+    links.add(this.#link);
     const tunnel = new Tunnel('server', connection.stream, this.#path.limits, this);
-    // Nobody is let in any more by a certificate that has expired, of either side.
-    const ours = this.#path.inboundTls?.credentials.notAfter ?? 0;
-    tunnel.notAfter = Math.min(ours, this.#peer?.notAfter ?? 0);
+    // Nobody is let in any more by a certificate of ours that has expired.
+    tunnel.notAfter = this.#path.inboundTls?.credentials.notAfter ?? 0;
     this.#tunnel = tunnel;
     connection.carrier = this;
     this.#path.tunnels.keep(tunnel);
@@ -130,6 +146,16 @@ class HboneConnection implements Carrier, TunnelKeeper {
     if (this.#path.trusts(peer)) return true;
     this.#refuse('untrusted_trust_domain', peer.uri);
     return false;
+  }
+
+  // ---- LinkOwner
+
+  linkRetires(): void {
+    this.#tunnel?.retire();
+  }
+
+  linkEnds(reason: ReasonCode, detail: string): void {
+    this.#refuse(reason, detail);
   }
 
   // ---- TunnelKeeper
@@ -185,7 +211,7 @@ class HboneConnection implements Carrier, TunnelKeeper {
     return { port, protocol: snapshot.protocolOf(port), app };
   }
 
-  #refuse(reason: Parameters<typeof refuseConnection>[2], detail: string): void {
+  #refuse(reason: ReasonCode, detail: string): void {
     this.#looking?.giveUp();
     this.#looking = null;
     refuseConnection(this.#path, this.#connection, reason, { detail });
@@ -194,6 +220,7 @@ class HboneConnection implements Carrier, TunnelKeeper {
   #closed(): void {
     if (this.#handshaking) this.#refuse('tls_handshake_failed', 'the peer left during the handshake');
     else if (this.#looking !== null) this.#refuse('bad_client_hello', 'reset');
+    if (this.#link !== null) this.#path.links.remove(this.#link);
     this.#path.connections.close(this.#connection);
   }
 }

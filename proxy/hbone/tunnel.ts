@@ -82,7 +82,7 @@ const PING_OPAQUE = Buffer.from('oarlock!', 'latin1');
 export class Tunnel implements FrameSink, StreamOwner {
   readonly role: 'client' | 'server';
   readonly streamWindow: number;
-  /** From then on it takes no new streams, ms since the epoch: a certificate it was made by has expired. */
+  /** From then on it takes no new streams, ms since the epoch: our certificate, by which it was made, has expired. */
   notAfter = Number.POSITIVE_INFINITY;
   readonly #stream: Duplex;
   readonly #limits: Limits;
@@ -268,7 +268,7 @@ export class Tunnel implements FrameSink, StreamOwner {
       return;
     }
     if (life === 'ask') this.#writer.control(pingFrame(PING_OPAQUE, false));
-    // The peer has to show another one, and we may have another one to show.
+    // We may have another one to show; the peer's own is `Links`' to watch.
     if (Date.now() >= this.notAfter) this.retire();
     const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
     if (idle > (this.role === 'client' ? sessionIdleTimeout : idleTimeout)) this.retire();

@@ -13,9 +13,11 @@ import {
   endpointAddress,
   type PeerTarget,
   type Reaching,
+  register,
   type TunnelTarget,
   Upstream,
 } from '../dial.ts';
+import type { Links } from '../links.ts';
 import { MESH_ALPN } from '../tls-outbound.ts';
 import { baggageOf, forwardedFor } from './baggage.ts';
 import { alpnField } from './connect.ts';
@@ -77,17 +79,17 @@ class Waiting implements Reaching, OpenDone {
       stream.resetAndDestroy();
       return;
     }
-    this.done.connected(
-      new Upstream({
-        stream,
-        socket: stream,
-        target: this.target,
-        peer: on.upstream.peer,
-        address: addressText(endpointAddress(this.target.endpoint)),
-        generation: this.#generation,
-        tunnel: on.tunnel,
-      }),
-    );
+    const upstream = new Upstream({
+      stream,
+      socket: stream,
+      target: this.target,
+      peer: on.upstream.peer,
+      address: addressText(endpointAddress(this.target.endpoint)),
+      generation: this.#generation,
+      tunnel: on.tunnel,
+    });
+    register(this.#owner.links, upstream);
+    this.done.connected(upstream);
   }
 
   refused(status: number): void {
@@ -181,6 +183,10 @@ export class Tunnels implements TunnelKeeper {
 
   get connectTimeout(): number {
     return this.#limits.connectTimeout;
+  }
+
+  get links(): Links {
+    return this.#context.links;
   }
 
   /** Reaches an endpoint by a stream on a tunnel to its peer, making that where there is none with room. */
@@ -333,8 +339,7 @@ export class Tunnels implements TunnelKeeper {
 
   #made(place: Place, upstream: Upstream): void {
     const tunnel = new Tunnel('client', upstream.stream, this.#limits, this);
-    const ours = this.#context.outboundTls?.credentials.notAfter ?? 0;
-    tunnel.notAfter = Math.min(ours, upstream.peer?.notAfter ?? 0);
+    tunnel.notAfter = this.#context.outboundTls?.credentials.notAfter ?? 0;
     const { remoteAddress = '', remotePort = 0, localAddress = '', localPort = 0 } = upstream.socket;
     const addresses = { remoteAddress, remotePort, localAddress, localPort };
     for (const other of place.live) tunnel.learnFrom(other.tunnel);
@@ -379,6 +384,8 @@ export class Tunnels implements TunnelKeeper {
 
   #tick(): void {
     const now = performance.now();
+    for (const place of [...this.#places.values()])
+      for (const { tunnel, upstream } of [...place.live]) if (upstream.leaving) tunnel.retire();
     for (const tunnel of [...this.#ticking]) tunnel.tick(now);
     for (const waiting of [...this.#waiting]) waiting.tick(now);
   }

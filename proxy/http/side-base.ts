@@ -48,7 +48,7 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
   }
 
   get draining(): boolean {
-    return this.path.draining;
+    return this.path.draining || this.connection.retiring;
   }
 
   /** Another function after a reload that changes how: what was normalized before is not taken for it. */

@@ -53,7 +53,7 @@ export interface HttpSide {
   dropped(upstream: Upstream): void;
   /** An exchange is over, answered or not. */
   finished(exchange: Exchange): void;
-  /** The stop is under way: answers say so, and the connection ends with the one at hand. */
+  /** The stop is under way, or the connection's own end: answers say so, and it ends with the one at hand. */
   readonly draining: boolean;
   /** What the connection waits for: each has its own deadline. Cheap where the last one told was alike. */
   expect(what: Expected): void;

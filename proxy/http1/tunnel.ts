@@ -1,6 +1,6 @@
 /** A tunnel behind a 101 (WebSocket): bytes both ways until both ends are through, judged again and reported as its request. */
 import type { Connection } from '../connections.ts';
-import type { Upstream } from '../dial.ts';
+import { type Upstream, UpstreamBroken } from '../dial.ts';
 import type { Exchange } from '../http/exchange.ts';
 import type { HttpSide } from '../http/side.ts';
 import { Pipe, type PipeObserver } from '../pipe.ts';
@@ -31,6 +31,7 @@ export function openTunnel({ connection, side, exchange, upstream, ahead, rest }
     finished(error, fromDownstream) {
       if (error !== null && exchange.reason === null && connection.refusal === null) {
         exchange.reason = fromDownstream ? 'downstream_closed' : 'upstream_closed';
+        if (error instanceof UpstreamBroken) exchange.reason = error.reason;
         exchange.detail = error.message;
       }
       side.dropped(upstream);

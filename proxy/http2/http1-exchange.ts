@@ -1,7 +1,7 @@
 /** One exchange with an upstream that speaks HTTP/1, for a downstream that speaks HTTP/2. */
 import { constants } from 'node:http2';
 import type { Limits } from '../../mesh/limits.ts';
-import type { Upstream, UpstreamUser } from '../dial.ts';
+import { type Upstream, UpstreamBroken, type UpstreamUser } from '../dial.ts';
 import { type Field, HOP_BY_HOP, isTrailer, type RequestHead } from '../http/head.ts';
 import { AnswerReader, type AnswerSink } from '../http1/answer-reader.ts';
 import { frameChunk, lastChunk } from '../http1/body.ts';
@@ -105,10 +105,11 @@ export class Http1Exchange implements UpstreamExchange, UpstreamUser, AnswerSink
       this.over(false);
       return;
     }
-    const kept = this.#upstream.uses > 0 && this.#reader.untouched;
+    const broken = error instanceof UpstreamBroken ? error : null;
+    const kept = this.#upstream.uses > 0 && this.#reader.untouched && broken === null;
     this.#break({
       code: NGHTTP2_INTERNAL_ERROR,
-      reason: 'upstream_closed',
+      reason: broken?.reason ?? 'upstream_closed',
       detail: error?.message ?? (this.#reader.begun ? 'answer cut short' : 'closed without an answer'),
       how: kept ? 'kept' : 'failed',
     });

@@ -189,6 +189,11 @@ export class Http2Exchange implements UpstreamExchange {
   #break(): Break {
     const { rstCode } = this.#stream;
     const { gone } = this.#session;
+    const { broken } = this.#session.upstream;
+    if (broken !== null) {
+      const { reason, message } = broken;
+      return { code: NGHTTP2_INTERNAL_ERROR, reason, detail: message, how: 'failed' };
+    }
     const detail = gone ? 'its connection closed' : nameOf(rstCode);
     if (rstCode === NGHTTP2_REFUSED_STREAM || this.#session.passedOver(this.#stream)) {
       return { code: NGHTTP2_REFUSED_STREAM, reason: 'upstream_reset', detail, how: 'refused' };

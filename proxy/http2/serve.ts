@@ -131,7 +131,7 @@ class ServerSession implements Carrier, StreamOwner {
     for (const stream of [...this.#streams]) stream.look(now);
     const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
     if (!this.#settled && now - this.connection.startedTick > limits.handshakeTimeout) this.abort();
-    else if (idle > limits.idleTimeout) this.drain();
+    else if (this.connection.retiring || idle > limits.idleTimeout) this.drain();
     this.#arm();
   }
 }

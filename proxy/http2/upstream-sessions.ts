@@ -132,7 +132,7 @@ export class UpstreamSessions implements SessionKeeper {
     const oldest = performance.now() - this.#limits.sessionIdleTimeout;
     for (const place of this.#places.values())
       for (const session of [...place.sessions])
-        if (session.open === 0 && session.idleSince < oldest) session.retire();
+        if (session.upstream.leaving || (session.open === 0 && session.idleSince < oldest)) session.retire();
   }
 }
 

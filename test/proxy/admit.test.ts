@@ -2,7 +2,7 @@
 import t from 'tap';
 import type { Mode } from '../../mesh/snapshot.ts';
 import type { Protocol } from '../../mesh/workload.ts';
-import { admit } from '../../proxy/admit.ts';
+import { admit, takesPlaintext } from '../../proxy/admit.ts';
 import type { Detected } from '../../proxy/detect.ts';
 
 const plaintext: Detected = { kind: 'plaintext' };
@@ -44,7 +44,87 @@ for (const mode of ['STRICT', 'PERMISSIVE', 'DISABLE'] as const)
 
 t.equal(rows.length, 48);
 for (const { mode, protocol, what, detected, expected } of rows) {
-  const admission = admit(mode, protocol, detected);
+  const admission = admit([mode], protocol, detected);
   const got = typeof admission === 'string' ? admission : admission.refused;
   t.equal(got, expected, `${mode}, ${protocol}: ${what}`);
 }
+
+/** After a switch: the mode in force, and the one before it. What either admits is admitted. */
+const switches: readonly {
+  modes: readonly Mode[];
+  what: string;
+  detected: Detected;
+  protocol: Protocol;
+  expected: Expected;
+}[] = [
+  ...(['PERMISSIVE', 'DISABLE'] as const).flatMap((before) => [
+    {
+      modes: ['STRICT', before] as const,
+      what: 'plaintext',
+      detected: plaintext,
+      expected: 'plaintext' as const,
+    },
+    {
+      modes: [before, 'STRICT'] as const,
+      what: 'plaintext',
+      detected: plaintext,
+      expected: 'plaintext' as const,
+    },
+    {
+      modes: ['STRICT', before] as const,
+      what: 'mesh TLS',
+      detected: tls('istio'),
+      expected: 'terminate' as const,
+    },
+    {
+      modes: [before, 'STRICT'] as const,
+      what: 'mesh TLS',
+      detected: tls('istio'),
+      expected: 'terminate' as const,
+    },
+  ]),
+  {
+    modes: ['DISABLE', 'PERMISSIVE'] as const,
+    what: 'mesh TLS',
+    detected: tls('istio'),
+    expected: 'terminate' as const,
+  },
+  {
+    modes: ['PERMISSIVE', 'DISABLE'] as const,
+    what: 'mesh TLS',
+    detected: tls('istio'),
+    expected: 'terminate' as const,
+  },
+].map((row) => ({ ...row, protocol: 'http' as const }));
+const others: typeof switches = [
+  // Nobody can tell whose TLS it is: the mode in force does.
+  {
+    modes: ['STRICT', 'DISABLE'],
+    what: 'TLS without ALPN',
+    detected: tls(),
+    protocol: 'tcp',
+    expected: 'terminate',
+  },
+  {
+    modes: ['DISABLE', 'STRICT'],
+    what: 'TLS without ALPN',
+    detected: tls(),
+    protocol: 'tcp',
+    expected: 'app-tls',
+  },
+  // Refused by the one, admitted by the other.
+  {
+    modes: ['PERMISSIVE', 'STRICT'],
+    what: 'TLS without ALPN',
+    detected: tls(),
+    protocol: 'http',
+    expected: 'terminate',
+  },
+];
+for (const { modes, what, detected, protocol, expected } of [...switches, ...others]) {
+  const admission = admit(modes, protocol, detected);
+  const got = typeof admission === 'string' ? admission : admission.refused;
+  t.equal(got, expected, `${modes[1]} to ${modes[0]}, ${protocol}: ${what}`);
+}
+t.equal(takesPlaintext(['STRICT']), false);
+t.equal(takesPlaintext(['STRICT', 'DISABLE']), true);
