@@ -9,6 +9,8 @@ export const FETCH_X509_BUNDLES = '/SpiffeWorkloadAPI/FetchX509Bundles';
 /** gRPC's own bound where none is set, so what every SPIFFE client can read; a federation of hundreds is far below. */
 export const MAX_MESSAGE_BYTES = 4_194_304;
 
+const NOTHING = new Uint8Array();
+
 /** One identity. Only `hint` may be empty; all bytes are DER. */
 export interface X509Svid {
   /** Field 1 */
@@ -40,9 +42,7 @@ export interface X509BundlesResponse {
 }
 
 /** Both requests are messages without fields. */
-export function encodeEmpty(): Buffer {
-  return Buffer.alloc(0);
-}
+export const EMPTY_REQUEST = Buffer.alloc(0);
 
 /** @throws Error on bytes that are no protobuf message. */
 export function decodeSvidResponse(bytes: Uint8Array): X509SvidResponse {
@@ -91,7 +91,9 @@ export function encodeBundlesResponse({ crls, bundles }: X509BundlesResponse): B
 
 function decodeSvid(bytes: Uint8Array): X509Svid {
   let [spiffeId, hint] = ['', ''];
-  let [chain, key, bundle] = [new Uint8Array(), new Uint8Array(), new Uint8Array()];
+  let chain: Uint8Array = NOTHING;
+  let key: Uint8Array = NOTHING;
+  let bundle: Uint8Array = NOTHING;
   readFields(bytes, (reader, field, wireType) => {
     if (wireType !== WireType.LengthDelimited) return false;
     if (field === 1) spiffeId = reader.string();
@@ -118,7 +120,7 @@ function encodeSvid({ spiffeId, chain, key, bundle, hint }: X509Svid): Uint8Arra
 /** A map's entry is a message of key and value; of a key that comes twice the last counts (protobuf encoding guide, maps). */
 function addEntry(map: Map<string, Uint8Array>, bytes: Uint8Array): void {
   let key = '';
-  let value: Uint8Array = new Uint8Array();
+  let value: Uint8Array = NOTHING;
   readFields(bytes, (reader, field, wireType) => {
     if (wireType !== WireType.LengthDelimited) return false;
     if (field === 1) key = reader.string();

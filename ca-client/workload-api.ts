@@ -1,7 +1,16 @@
 /** Credentials from a SPIFFE Workload API, such as SPIRE's agent: it pushes each new set over a stream that stays open. */
+import { unwatchFile, watchFile } from 'node:fs';
+import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
-import type { Clock } from './clock.ts';
-import type { CredentialSource } from './source.ts';
+import { checkCredentials } from './check.ts';
+import { type Clock, systemClock } from './clock.ts';
+import { type Grpc, loadGrpc } from './grpc.ts';
+import { retryDelay } from './schedule.ts';
+import { type CredentialSource, CredentialsError } from './source.ts';
+import { parseWorkloadEndpoint, type WorkloadEndpoint } from './workload-api-endpoint.ts';
+import type { X509SvidResponse } from './workload-api-proto.ts';
+import { describe, WorkloadApiSession } from './workload-api-session.ts';
+import { type Bundles, bundlesOf, pushedSet, type SvidChoice } from './workload-api-set.ts';
 
 export interface WorkloadApiOptions {
   /** Where it listens: a path, `unix:PATH`, `unix:///PATH` or `tcp://IP:PORT` (as `SPIFFE_ENDPOINT_SOCKET`). */
@@ -12,10 +21,199 @@ export interface WorkloadApiOptions {
   readonly hint?: string;
   /** Of several SVIDs, the one with this SPIFFE ID, or with this path where it begins with `/`. */
   readonly spiffeId?: string;
-  /** Longest wait for the first answer of a connection in milliseconds, default 10 s. */
+  /** Longest wait for the first message of a connection in milliseconds, default 10 s. */
   readonly deadlineMs?: number;
   readonly clock?: Clock;
 }
 
-/** @throws CredentialsError on an address that is none. */
-export declare function workloadApiSource(options: WorkloadApiOptions): CredentialSource;
+/** How often it is looked whether the socket is there (again), so that a new agent is not waited for in long backoff. */
+const SOCKET_POLL_MS = 500;
+/** After a session that held so long, the next is opened at once; after shorter ones, in backoff. */
+const STEADY_MS = 30_000;
+/** More complaints a session are not told: an agent could make up new ones for ever. */
+const MAX_COMPLAINTS = 100;
+
+/**
+ * The source for one Workload API. While it is watched the streams stay open, and each push calls back; so does each
+ * end, once it is time for a new session, which is for the `obtain` that follows to open. An `obtain` that has no news
+ * opens a new one as well: it answers with the newest set at once, or shows that the agent hangs.
+ * @throws CredentialsError on an address that is none.
+ */
+export function workloadApiSource(options: WorkloadApiOptions): CredentialSource {
+  return new WorkloadApiSource(options, parseWorkloadEndpoint(options.socket));
+}
+
+interface Waiter {
+  settle(outcome: X509SvidResponse | Error): void;
+}
+
+class WorkloadApiSource implements CredentialSource {
+  readonly origin: string;
+  readonly #endpoint: WorkloadEndpoint;
+  readonly #choice: SvidChoice;
+  readonly #deadlineMs: number;
+  readonly #clock: Clock;
+  #onChange: (() => void) | null = null;
+  #session: WorkloadApiSession | null = null;
+  /** The newest message of SVIDs of this session; null before the first, and while that is one nobody can read. */
+  #svids: X509SvidResponse | null = null;
+  /** Bundles that came on their own after it; null where its own count. */
+  #bundles: Bundles | null = null;
+  /** Something came that no `obtain` has looked at. */
+  #news = false;
+  /** For the next `obtain` to throw, once: what no message that we hold tells. */
+  #problem: CredentialsError | null = null;
+  /** What this session complained of, so that each push of the same is no new complaint. */
+  readonly #complaints = new Set<string>();
+  readonly #waiters = new Set<Waiter>();
+  #openedAt = 0;
+  /** Sessions in a row that failed or were short. */
+  #failures = 0;
+  #cancelReopening: (() => void) | null = null;
+
+  constructor(options: WorkloadApiOptions, endpoint: WorkloadEndpoint) {
+    this.origin = describe(endpoint);
+    this.#endpoint = endpoint;
+    const { identity, hint = null, spiffeId = null } = options;
+    this.#choice = { identity, hint, spiffeId };
+    this.#deadlineMs = options.deadlineMs ?? 10_000;
+    this.#clock = options.clock ?? systemClock;
+  }
+
+  async obtain(signal: AbortSignal): Promise<Credentials> {
+    const grpc = await loadGrpc();
+    signal.throwIfAborted();
+    const problem = this.#problem;
+    this.#problem = null;
+    if (problem !== null) throw problem;
+    try {
+      if (this.#session === null || !this.#news) this.#open(grpc);
+      return this.#read(this.#svids ?? (await this.#firstMessage(signal)));
+    } finally {
+      if (this.#onChange === null) this.#close();
+    }
+  }
+
+  watch(onChange: () => void): () => void {
+    this.#onChange = onChange;
+    const { path } = this.#endpoint;
+    const look = (): void => {
+      if (this.#session === null) onChange();
+    };
+    if (path !== null) watchFile(path, { interval: SOCKET_POLL_MS, persistent: false }, look);
+    return () => {
+      this.#onChange = null;
+      if (path !== null) unwatchFile(path, look);
+      this.#cancelReopening?.();
+      this.#close();
+    };
+  }
+
+  #open(grpc: Grpc): void {
+    this.#close();
+    this.#cancelReopening?.();
+    this.#openedAt = this.#clock.tick();
+    this.#session = new WorkloadApiSession(grpc, this.#endpoint, this.#clock, {
+      onSvids: (response) => {
+        this.#svids = response;
+        this.#bundles = null;
+        this.#pushed(response);
+      },
+      onBundles: (response) => {
+        this.#bundles = bundlesOf(response, (words) => this.#complain(words));
+        if (this.#svids !== null) this.#pushed(this.#svids);
+      },
+      onUnreadable: (error) => this.#unreadable(error),
+      onProblem: (words) => this.#complain(words),
+      onEnd: (error, lost) => this.#ended(error, lost),
+    });
+  }
+
+  #close(): void {
+    this.#session?.close();
+    this.#session = null;
+    this.#svids = null;
+    this.#bundles = null;
+    this.#news = false;
+    this.#complaints.clear();
+  }
+
+  #firstMessage(signal: AbortSignal): Promise<X509SvidResponse> {
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => this.#ended(signal.reason, true);
+      const waiter: Waiter = {
+        settle: (outcome) => {
+          this.#waiters.delete(waiter);
+          cancelDeadline();
+          signal.removeEventListener('abort', onAbort);
+          if (outcome instanceof Error) reject(outcome);
+          else resolve(outcome);
+        },
+      };
+      const cancelDeadline = this.#clock.setTimeout(() => {
+        const seconds = this.#deadlineMs / 1000;
+        const words = `${this.origin} gave no answer within ${seconds} s; does the agent hang? look at its log`;
+        this.#ended(new CredentialsError(words), true);
+      }, this.#deadlineMs);
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#waiters.add(waiter);
+    });
+  }
+
+  /** @throws CredentialsError where the set does not pass the checks. */
+  #read(svids: X509SvidResponse): Credentials {
+    this.#news = false;
+    const complaints: string[] = [];
+    try {
+      const set = pushedSet(svids, this.#bundles, this.#choice, (words) => complaints.push(words));
+      const credentials = checkCredentials({ ...set, origin: this.origin, now: this.#clock.now() });
+      for (const words of complaints) this.#complain(words);
+      return credentials;
+    } catch (error) {
+      if (!(error instanceof CredentialsError)) throw error;
+      throw new CredentialsError(`${this.origin}: what it pushed is refused: ${error.message}`);
+    }
+  }
+
+  /** Those who wait take what came; where nobody waits, it is news. */
+  #pushed(svids: X509SvidResponse): void {
+    this.#news = true;
+    if (this.#waiters.size === 0) this.#onChange?.();
+    for (const waiter of this.#waiters) waiter.settle(svids);
+  }
+
+  /** It counts, and nobody can tell what it says: it is reported, and the `obtain` after that asks anew. */
+  #unreadable(error: CredentialsError): void {
+    this.#svids = null;
+    this.#news = false;
+    if (this.#waiters.size === 0) this.#report(error);
+    for (const waiter of this.#waiters) waiter.settle(error);
+  }
+
+  /** What keeps us from nothing, but should be known. */
+  #complain(words: string): void {
+    if (this.#complaints.has(words) || this.#complaints.size >= MAX_COMPLAINTS) return;
+    this.#complaints.add(words);
+    // the obtain after the one that tells takes the set, and asks for no other
+    this.#news = this.#svids !== null;
+    this.#report(new CredentialsError(`${this.origin}: ${words}`));
+  }
+
+  #report(problem: CredentialsError): void {
+    if (this.#onChange === null) return;
+    this.#problem = problem;
+    this.#onChange();
+  }
+
+  /** A connection that is lost is told only where the next one fails too; what an agent says against us, at once. */
+  #ended(error: CredentialsError, lost: boolean): void {
+    this.#close();
+    if (this.#waiters.size === 0 && !lost) this.#problem = error;
+    for (const waiter of this.#waiters) waiter.settle(error);
+    if (this.#onChange === null) return;
+    this.#failures = this.#clock.tick() - this.#openedAt < STEADY_MS ? this.#failures + 1 : 0;
+    const backoff = this.#failures === 0 ? 0 : retryDelay(this.#failures, 0, this.#clock.random());
+    const delay = Math.max(backoff, error.retryAfterMs ?? 0);
+    this.#cancelReopening = this.#clock.setTimeout(() => this.#onChange?.(), delay);
+  }
+}
