@@ -1,9 +1,11 @@
 /** Time and chance as the keeper sees them, so that a test can bring its own. */
 
 export interface Clock {
-  /** Milliseconds since the epoch. */
+  /** The wall clock: milliseconds since the epoch. It may be set, forward or back, at any moment. */
   now(): number;
-  /** Calls back once after `ms`, which is under 2^31; answers what cancels it. */
+  /** Milliseconds since some moment of the past. Never set; it may stand still while the machine is suspended. */
+  tick(): number;
+  /** Calls back once after `ms` of `tick`, under 2^31; answers what cancels it. */
   setTimeout(callback: () => void, ms: number): () => void;
   /** From 0 to below 1. */
   random(): number;
@@ -11,6 +13,7 @@ export interface Clock {
 
 export const systemClock: Clock = {
   now: Date.now,
+  tick: () => performance.now(),
   setTimeout(callback, ms) {
     const timer = setTimeout(callback, ms);
     return () => clearTimeout(timer);

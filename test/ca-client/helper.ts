@@ -1,11 +1,10 @@
-/** What the tests of this folder share: odd certificates, a clock that waits to be told, a CA that can be told to misbehave. */
+/** What the tests of this folder share: odd certificates, a CA that can be told to misbehave. */
 import { execFile } from 'node:child_process';
 import type { webcrypto } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
-import type { Clock } from '../../ca-client/clock.ts';
 import { type EmbeddedCa, openEmbeddedCa } from '../../ca-client/embedded-ca.ts';
 import { loadGrpc } from '../../ca-client/grpc.ts';
 import { type IstioCaOptions, istioCaSource } from '../../ca-client/istio-ca.ts';
@@ -89,55 +88,6 @@ export async function makeCertificate(
   });
   const der = new Uint8Array(certificate.rawData);
   return { keys, subject, pem: `${certificate.toString('pem')}\n`, keyPem: await privateKeyPem(keys), der };
-}
-
-/** Time that moves when told; `random` answers what the test sets. */
-export class FakeClock implements Clock {
-  time = 1_800_000_000_000;
-  chance = 0.5;
-  longestTimer = 0;
-  #timers: { at: number; callback: () => void }[] = [];
-
-  now(): number {
-    return this.time;
-  }
-
-  setTimeout(callback: () => void, ms: number): () => void {
-    this.longestTimer = Math.max(this.longestTimer, ms);
-    const timer = { at: this.time + ms, callback };
-    this.#timers.push(timer);
-    return () => {
-      this.#timers = this.#timers.filter((other) => other !== timer);
-    };
-  }
-
-  random(): number {
-    return this.chance;
-  }
-
-  get timers(): number {
-    return this.#timers.length;
-  }
-
-  /** Moves on, running what falls due in order, and lets promises settle in between. */
-  async advance(ms: number): Promise<void> {
-    const end = this.time + ms;
-    await settled();
-    for (;;) {
-      const next = this.#timers.toSorted((a, b) => a.at - b.at)[0];
-      if (next === undefined || next.at > end) break;
-      this.#timers = this.#timers.filter((timer) => timer !== next);
-      this.time = next.at;
-      next.callback();
-      await settled();
-    }
-    this.time = end;
-  }
-}
-
-/** Every promise that can settle without I/O has. */
-export function settled(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 export type Misbehaviour = (

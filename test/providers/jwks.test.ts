@@ -3,7 +3,7 @@ import t from 'tap';
 import type { JwtRule } from '../../mesh/tokens.ts';
 import { JwksStore, jwksLimits, type KeySourceStatus } from '../../providers/jwks.ts';
 import type { FetchedKeys, KeyPlace } from '../../providers/jwks-fetch.ts';
-import { FakeClock } from '../ca-client/helper.ts';
+import { FakeClock } from '../ca-client/fake-clock.ts';
 import { named, rsa, rsa2 } from './token-cases.ts';
 import { keySet } from './token-mint.ts';
 import { compile } from './token-run.ts';

@@ -1,0 +1,122 @@
+/** When to ask for credentials: arithmetic of lives, waits and chance, in milliseconds. */
+import type { Credentials } from '../mesh/credentials.ts';
+
+export const keeperLimits = {
+  /** Backoff: full jitter below a ceiling that doubles from `retryFirstMs` to what `retryCeiling` allows. */
+  retryFirstMs: 200,
+  /** The ceiling where nothing valid is in force: somebody waits. */
+  retryMostMs: 30_000,
+  /** The ceiling's own bounds while a valid set is in force. */
+  retryCeilingLeastMs: 1_000,
+  retryCeilingMostMs: 3_600_000,
+  /** Full jitter may draw nearly nothing; this keeps a failing source from being asked in a tight loop. */
+  retryLeastMs: 20,
+  /** A source that asks to be left alone is, but no longer than this where nothing valid is in force. */
+  retryAfterMostMs: 300_000,
+  /** A certificate of which little is left is not asked for more often than this. */
+  renewLeastMs: 250,
+  /** Sources have their own deadline; this one is for a source that forgets it. */
+  attemptMs: 30_000,
+  /** Where little is left an attempt gets half of it, so that one that hangs leaves time for another. */
+  attemptLeastMs: 3_000,
+  /** A rehearsal is a handshake within this process; one that takes so long will not end. */
+  rehearseMs: 10_000,
+  /** A set held until its notBefore is given up where the clock has not come there so long after it should. */
+  heldPatienceMs: 60_000,
+  /** No nap is longer: timers stand still in a suspended machine, so each wake looks at the wall clock as well. */
+  longestNapMs: 60_000,
+  /** While a set is held: a wall clock that is put right makes it valid at once. */
+  heldNapMs: 1_000,
+  /** A clock that is further off raises the alarm; it is over once it is nearer than the second. */
+  skewAlarmMs: 30_000,
+  skewCalmMs: 25_000,
+  /** Failures that are fewer, or last no longer than this (or a twentieth of the life), are no alarm. */
+  failingAttempts: 3,
+  failingMs: 60_000,
+} as const;
+
+/** The share of the life after which a pace renews: a half, a tenth of the life more or less. @param pace 0 to 1 */
+export function renewalShare(pace: number): number {
+  return 0.4 + 0.2 * pace;
+}
+
+/** What is left of the life below which the set counts as expiring. */
+export const EXPIRING_SHARE = 1 / 5;
+
+/** The highest a wait between failed attempts may be: a tenth of what is left, so that ever more attempts fit in. */
+export function retryCeiling(leftMs: number): number {
+  const { retryMostMs, retryCeilingLeastMs, retryCeilingMostMs } = keeperLimits;
+  if (leftMs <= 0) return retryMostMs;
+  return Math.min(retryCeilingMostMs, Math.max(retryCeilingLeastMs, leftMs / 10));
+}
+
+/**
+ * Delay before attempt `failures` + 1: exponential backoff with full jitter.
+ * @param leftMs until the set in force expires; 0 or less where none is valid
+ */
+export function retryDelay(failures: number, random: number, leftMs = 0): number {
+  const ceiling = Math.min(retryCeiling(leftMs), keeperLimits.retryFirstMs * 2 ** (failures - 1));
+  return Math.max(keeperLimits.retryLeastMs, ceiling * random);
+}
+
+/**
+ * Delay where the source said how long to leave it alone: so long and up to half as long again, lest all it sent
+ * away come back together; but a quarter of what is left at most, so that several more attempts fit in.
+ */
+export function politeDelay(retryAfterMs: number, leftMs: number, random: number): number {
+  const most = leftMs <= 0 ? keeperLimits.retryAfterMostMs : leftMs / 4;
+  const share = 1 + 0.5 * random;
+  // what is cut to the bound is spread below it
+  return Math.min(retryAfterMs * share, (most * share) / 1.5);
+}
+
+/** How long one attempt may take. @param leftMs as above */
+export function attemptTime(leftMs: number): number {
+  const { attemptMs, attemptLeastMs } = keeperLimits;
+  return leftMs <= 0 ? attemptMs : Math.min(attemptMs, Math.max(attemptLeastMs, leftMs / 2));
+}
+
+/** When the next attempt is due. */
+export interface Appointment {
+  /** By the clock that is never set. */
+  readonly tick: number;
+  /**
+   * By the wall clock, which rules where a suspended machine's timers stood still: not when it is due, but when a
+   * third of what should have been left by then is gone as well. Smaller steps of the clock hurry nobody.
+   */
+  readonly wall: number;
+}
+
+/** @param notAfter of the set in force; null where there is none */
+export function appointmentIn(
+  delay: number,
+  tick: number,
+  now: number,
+  notAfter: number | null,
+): Appointment {
+  const leftThen = notAfter === null ? 0 : notAfter - (now + delay);
+  return { tick: tick + delay, wall: leftThen <= 0 ? Number.POSITIVE_INFINITY : now + delay + leftThen / 3 };
+}
+
+/** A set in force and what its age is measured by. */
+export class Tenure {
+  readonly credentials: Credentials;
+  /** The whole of its time. */
+  readonly lifeMs: number;
+  readonly #leftAtStart: number;
+  readonly #startTick: number;
+
+  /** @param fresh issued for us just now: its time counts from here, whatever notBefore is backdated to */
+  constructor(credentials: Credentials, fresh: boolean, now: number, tick: number) {
+    const { notBefore, notAfter } = credentials;
+    this.credentials = credentials;
+    this.lifeMs = notAfter - (fresh ? Math.max(now, notBefore) : notBefore);
+    this.#leftAtStart = notAfter - now;
+    this.#startTick = tick;
+  }
+
+  /** Until it expires, by whichever clock says less: a clock set back makes nothing younger. */
+  left(now: number, tick: number): number {
+    return Math.min(this.credentials.notAfter - now, this.#leftAtStart - (tick - this.#startTick));
+  }
+}
