@@ -347,7 +347,7 @@ export class CredentialKeeper {
     const expiring = lifeMs * EXPIRING_SHARE;
     const delay = this.#watched && left > expiring ? left - expiring : left * renewalShare(this.#pace);
     const least =
-      this.#fruitless > 0 ? retryDelay(this.#fruitless, this.#clock.random()) : keeperLimits.renewLeastMs;
+      this.#fruitless > 0 ? retryDelay(this.#fruitless, 0, this.#clock.random()) : keeperLimits.renewLeastMs;
     return Math.max(delay, least);
   }
 
@@ -369,7 +369,8 @@ export class CredentialKeeper {
 
   #retryDelay(error: Error): number {
     const random = this.#clock.random();
-    const backoff = retryDelay(this.#failures, random, this.#left);
+    const most = this.#watched ? keeperLimits.retryMostMs : keeperLimits.retryCeilingMostMs;
+    const backoff = retryDelay(this.#failures, this.#left, random, most);
     const wish = error instanceof CredentialsError ? error.retryAfterMs : null;
     return wish === null ? backoff : Math.max(backoff, politeDelay(wish, this.#left, random));
   }
@@ -436,7 +437,8 @@ function untilDue({ tick, wall }: Appointment, clock: Clock): number {
 }
 
 function sameSet(a: Credentials, b: Credentials): boolean {
-  return a.chainPem === b.chainPem && a.keyPem === b.keyPem && a.rootsPem.join('') === b.rootsPem.join('');
+  const trustOf = ({ rootsPem, federated }: Credentials) => JSON.stringify([rootsPem, federated]);
+  return a.chainPem === b.chainPem && a.keyPem === b.keyPem && trustOf(a) === trustOf(b);
 }
 
 function iso(ms: number): string {

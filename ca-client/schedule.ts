@@ -2,11 +2,11 @@
 import type { Credentials } from '../mesh/credentials.ts';
 
 export const keeperLimits = {
-  /** Backoff: full jitter below a ceiling that doubles from `retryFirstMs` to what `retryCeiling` allows. */
+  /** Backoff: full jitter below a ceiling that doubles from `retryFirstMs` to what `retryDelay` allows. */
   retryFirstMs: 200,
-  /** The ceiling where nothing valid is in force: somebody waits. */
+  /** The ceiling where nothing valid is in force, for somebody waits, and for a watched source, which is near. */
   retryMostMs: 30_000,
-  /** The ceiling's own bounds while a valid set is in force. */
+  /** The ceiling's bounds while a valid set is in force. */
   retryCeilingLeastMs: 1_000,
   retryCeilingMostMs: 3_600_000,
   /** Full jitter may draw nearly nothing; this keeps a failing source from being asked in a tight loop. */
@@ -43,20 +43,23 @@ export function renewalShare(pace: number): number {
 /** What is left of the life below which the set counts as expiring. */
 export const EXPIRING_SHARE = 1 / 5;
 
-/** The highest a wait between failed attempts may be: a tenth of what is left, so that ever more attempts fit in. */
-export function retryCeiling(leftMs: number): number {
-  const { retryMostMs, retryCeilingLeastMs, retryCeilingMostMs } = keeperLimits;
-  if (leftMs <= 0) return retryMostMs;
-  return Math.min(retryCeilingMostMs, Math.max(retryCeilingLeastMs, leftMs / 10));
-}
-
 /**
- * Delay before attempt `failures` + 1: exponential backoff with full jitter.
+ * Delay before attempt `failures` + 1: exponential backoff with full jitter. The ceiling is a tenth of what is left,
+ * so that ever more attempts fit in as the end comes near, and those a CA's outage kept waiting do not all come back
+ * with its first minute.
  * @param leftMs until the set in force expires; 0 or less where none is valid
+ * @param most the highest ceiling
  */
-export function retryDelay(failures: number, random: number, leftMs = 0): number {
-  const ceiling = Math.min(retryCeiling(leftMs), keeperLimits.retryFirstMs * 2 ** (failures - 1));
-  return Math.max(keeperLimits.retryLeastMs, ceiling * random);
+export function retryDelay(
+  failures: number,
+  leftMs: number,
+  random: number,
+  most: number = keeperLimits.retryCeilingMostMs,
+): number {
+  const { retryMostMs, retryFirstMs, retryCeilingLeastMs, retryLeastMs } = keeperLimits;
+  const highest = leftMs <= 0 ? retryMostMs : Math.min(most, Math.max(retryCeilingLeastMs, leftMs / 10));
+  const ceiling = Math.min(highest, retryFirstMs * 2 ** (failures - 1));
+  return Math.max(retryLeastMs, ceiling * random);
 }
 
 /**

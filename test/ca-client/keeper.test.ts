@@ -53,16 +53,16 @@ t.test('a life of years fits no timer, and is slept through in pieces', async (t
 });
 
 t.test('backs off with full jitter below a doubling ceiling', async (t) => {
-  t.equal(retryDelay(1, 1), 200);
-  t.equal(retryDelay(2, 1), 400);
-  t.equal(retryDelay(8, 1), 25_600);
-  t.equal(retryDelay(9, 1), 30_000, 'half a minute at most where nothing valid is in force');
-  t.equal(retryDelay(5_000, 1), 30_000);
-  t.equal(retryDelay(9, 0.25), 7_500);
-  t.equal(retryDelay(9, 0), keeperLimits.retryLeastMs, 'never a tight loop');
-  t.equal(retryDelay(50, 1, 2 * HOUR), 12 * MINUTE, 'a tenth of what is left');
-  t.equal(retryDelay(50, 1, 30 * DAY), HOUR, 'but an hour at most');
-  t.equal(retryDelay(50, 1, 2_000), 1_000);
+  t.equal(retryDelay(1, 0, 1), 200);
+  t.equal(retryDelay(2, 0, 1), 400);
+  t.equal(retryDelay(8, 0, 1), 25_600);
+  t.equal(retryDelay(9, 0, 1), 30_000, 'half a minute at most where nothing valid is in force');
+  t.equal(retryDelay(5_000, 0, 1), 30_000);
+  t.equal(retryDelay(9, 0, 0.25), 7_500);
+  t.equal(retryDelay(9, 0, 0), keeperLimits.retryLeastMs, 'never a tight loop');
+  t.equal(retryDelay(50, 2 * HOUR, 1), 12 * MINUTE, 'a tenth of what is left');
+  t.equal(retryDelay(50, 30 * DAY, 1), HOUR, 'but an hour at most');
+  t.equal(retryDelay(50, 2_000, 1), 1_000);
   const run = keeping(() => new Error('no CA'), { chance: 0.999 });
   run.keeper.start();
   await run.clock.advance(10 * MINUTE);
