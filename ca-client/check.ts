@@ -1,8 +1,10 @@
 /** Decides whether a key, a chain and roots make usable credentials: the same checks for every source. */
-import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
-import { type CertificateFacts, readCertificate, spiffeIdentity } from '../mesh/certificates.ts';
-import type { Credentials } from '../mesh/credentials.ts';
-import type { Identity } from '../mesh/identity.ts';
+import { createPrivateKey, type KeyObject } from 'node:crypto';
+import { spiffeIdentity } from '../mesh/certificates.ts';
+import type { Credentials, TrustBundle } from '../mesh/credentials.ts';
+import { RevocationLists } from '../mesh/crl.ts';
+import { type Identity, parseIdentity } from '../mesh/identity.ts';
+import { type Certificate, judgePath, openCertificate } from '../mesh/path-rules.ts';
 import { CredentialsError } from './source.ts';
 
 export interface OfferedCredentials {
@@ -13,6 +15,8 @@ export interface OfferedCredentials {
   readonly roots: readonly string[];
   /** Roots to be trusted in peers as well. */
   readonly moreRoots?: readonly string[];
+  /** Bundles of other trust domains; none where left out. What is no usable root in them is left out. */
+  readonly federated?: readonly TrustBundle[];
   readonly origin: string;
   /** Who the leaf must be; null adopts whoever it is. */
   readonly expected: Identity | null;
@@ -23,15 +27,21 @@ export interface OfferedCredentials {
 /** Longer chains are refused; OpenSSL's own default depth is 100, real meshes have two or three. */
 const MAX_CHAIN = 10;
 
-interface Certificate {
+/**
+ * A set that starts being valid less than this from now is accepted, for a CA's clock may be ahead of ours: whoever
+ * is to use it waits until `notBefore`.
+ */
+export const MAX_EARLY_MS = 60_000;
+
+interface OwnCertificate extends Certificate {
   readonly pem: string;
-  readonly x509: X509Certificate;
-  readonly facts: CertificateFacts;
 }
 
 /**
  * Checks that the key is the leaf's, that the leaf carries exactly one SPIFFE identity and the expected one, that
- * each certificate is signed by the next and the last by one of the roots, and that all of them are valid now.
+ * each certificate is signed by the next and the last by one of the roots, that all of them are valid now or in less
+ * than MAX_EARLY_MS, and that our peers will take them: usable by a client and a server, with nothing weak, all that
+ * `verifyChain` asks of theirs.
  * @returns the set as the data path takes it: duplicates among the roots gone, a root at the chain's end cut off.
  * @throws CredentialsError, one sentence naming what is wrong.
  */
@@ -53,13 +63,17 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
   const path = [...chain, findRoot(chain, roots, offered.now)];
   for (const [i, certificate] of path.entries())
     checkTimes(certificate, placeName(i, path.length), offered.now);
+  const notBefore = Math.max(...path.map(({ facts }) => facts.notBefore));
+  const now = Math.max(offered.now, notBefore);
+  const refusal = judgePath(path, { purpose: 'both', now, revoked: RevocationLists.none });
+  if (refusal !== null) throw new CredentialsError(`our peers would refuse the chain: ${refusal.detail}`);
   return {
     identity,
     chainPem: chain.map((certificate) => certificate.pem).join(''),
     keyPem: offered.keyPem,
     rootsPem: trusted.map((root) => root.pem),
-    federated: [],
-    notBefore: Math.max(...path.map(({ facts }) => facts.notBefore)),
+    federated: checkFederated(offered.federated ?? [], identity.trustDomain),
+    notBefore,
     notAfter: Math.min(...path.map(({ facts }) => facts.notAfter)),
     serial: leaf.facts.serial,
     origin: offered.origin,
@@ -69,8 +83,8 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
 
 /** True for a certificate that names and signs itself: the only kind a bundle may end in. */
 export function isSelfSigned(pem: string): boolean {
-  const { x509 } = readPem(pem, 'a certificate');
-  return x509.ca && x509.checkIssued(x509) && x509.verify(x509.publicKey);
+  const { x509, publicKey } = readPem(pem, 'a certificate');
+  return x509.ca && x509.checkIssued(x509) && x509.verify(publicKey);
 }
 
 function checkIdentity(leaf: Certificate, expected: Identity | null): Identity {
@@ -113,14 +127,31 @@ function findRoot(chain: readonly Certificate[], roots: readonly Certificate[], 
 }
 
 function issued(issuer: Certificate, subject: Certificate): boolean {
-  return (
-    issuer.x509.ca && subject.x509.checkIssued(issuer.x509) && subject.x509.verify(issuer.x509.publicKey)
-  );
+  return issuer.x509.ca && subject.x509.checkIssued(issuer.x509) && subject.x509.verify(issuer.publicKey);
 }
 
 function placeName(index: number, pathLength: number): string {
   if (index === 0) return 'the certificate';
   return index === pathLength - 1 ? 'the root' : `intermediate ${index}`;
+}
+
+/**
+ * Foreign bundles must not stand in the way of our own set, whatever their owners put into them: a bundle for our
+ * own trust domain or none is left out, and so is what cannot be read or is no CA's. A bundle that is empty then
+ * vouches for nobody.
+ */
+function checkFederated(bundles: readonly TrustBundle[], own: string): readonly TrustBundle[] {
+  return bundles
+    .filter(({ trustDomain }) => trustDomain !== own && parseIdentity(`spiffe://${trustDomain}/x`) !== null)
+    .map(({ trustDomain, rootsPem }) => ({ trustDomain, rootsPem: rootsPem.filter(isCa) }));
+}
+
+function isCa(pem: string): boolean {
+  try {
+    return openCertificate(pem).facts.ca;
+  } catch {
+    return false;
+  }
 }
 
 function checkTimes({ facts }: Certificate, what: string, now: number): void {
@@ -129,7 +160,7 @@ function checkTimes({ facts }: Certificate, what: string, now: number): void {
       `${what} expired at ${iso(facts.notAfter)} and it is ${iso(now)}: renew it, or check this machine's clock`,
     );
   }
-  if (now < facts.notBefore) {
+  if (facts.notBefore - now >= MAX_EARLY_MS) {
     throw new CredentialsError(
       `${what} is not valid before ${iso(facts.notBefore)} and it is ${iso(now)}: compare both clocks`,
     );
@@ -141,8 +172,8 @@ function iso(ms: number): string {
 }
 
 /** Each root once. What is no CA's certificate, such as a pinned server's, vouches for nobody and is left out. */
-function readRoots(pems: readonly string[]): readonly Certificate[] {
-  const byPrint = new Map<string, Certificate>();
+function readRoots(pems: readonly string[]): readonly OwnCertificate[] {
+  const byPrint = new Map<string, OwnCertificate>();
   for (const pem of pems) {
     const certificate = readPem(pem, 'a root');
     if (certificate.facts.ca) byPrint.set(certificate.x509.fingerprint256, certificate);
@@ -150,10 +181,9 @@ function readRoots(pems: readonly string[]): readonly Certificate[] {
   return [...byPrint.values()];
 }
 
-function readPem(pem: string, what: string): Certificate {
+function readPem(pem: string, what: string): OwnCertificate {
   try {
-    const x509 = new X509Certificate(pem);
-    return { pem, x509, facts: readCertificate(x509.raw) };
+    return { pem, ...openCertificate(pem) };
   } catch (error) {
     throw new CredentialsError(`${what} cannot be read: ${(error as Error).message}`);
   }

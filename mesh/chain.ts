@@ -1,12 +1,13 @@
 /** Verifies a presented chain against the CAs of one trust domain: finds a path to one of them that holds. */
-import { X509Certificate } from 'node:crypto';
-import { CertificateError, readCertificate } from './certificates.ts';
+import type { X509Certificate } from 'node:crypto';
+import { CertificateError } from './certificates.ts';
 import {
   bad,
   type Certificate,
   judgePath,
   nameLine,
   nameOf,
+  openCertificate,
   type PathRules,
   type RefusedChain,
 } from './path-rules.ts';
@@ -60,7 +61,7 @@ export class TrustAnchors {
   constructor(pems: readonly string[]) {
     for (const [i, pem] of pems.entries()) {
       try {
-        this.#add(read(pem));
+        this.#add(openCertificate(pem));
       } catch (error) {
         throw new CertificateError(`root ${i + 1} of ${pems.length}: ${(error as Error).message}`);
       }
@@ -107,7 +108,7 @@ export function verifyChain(question: ChainQuestion): ChainVerdict {
   }
   let presented: readonly Certificate[];
   try {
-    presented = question.chain.map(read);
+    presented = question.chain.map((der) => openCertificate(der));
   } catch (error) {
     return bad(`a certificate of the chain cannot be read: ${(error as Error).message}`);
   }
@@ -175,11 +176,6 @@ class PathSearch {
     this.#refusal ??= bad(detail);
     return false;
   }
-}
-
-function read(certificate: Uint8Array | string): Certificate {
-  const x509 = new X509Certificate(certificate);
-  return { facts: readCertificate(x509.raw), x509, publicKey: x509.publicKey };
 }
 
 function trusted(path: readonly Certificate[], { x509 }: Certificate): TrustedChain {

@@ -1,7 +1,7 @@
 /** Judges one path of certificates, leaf to root, whose names and signatures already hold. */
-import type { KeyObject, X509Certificate } from 'node:crypto';
+import { type KeyObject, X509Certificate } from 'node:crypto';
 import { CLIENT_AUTH, keyUsage, SERVER_AUTH } from './certificate-extensions.ts';
-import type { CertificateFacts } from './certificates.ts';
+import { type CertificateFacts, readCertificate } from './certificates.ts';
 import type { RevocationLists } from './crl.ts';
 import { parseIdentity } from './identity.ts';
 import { nameOutside } from './name-constraints.ts';
@@ -12,6 +12,15 @@ export interface Certificate {
   readonly facts: CertificateFacts;
   readonly x509: X509Certificate;
   readonly publicKey: KeyObject;
+}
+
+/**
+ * Opens a certificate of PEM or DER for judging.
+ * @throws CertificateError or OpenSSL's error where it cannot be read
+ */
+export function openCertificate(certificate: Uint8Array | string): Certificate {
+  const x509 = new X509Certificate(certificate);
+  return { facts: readCertificate(x509.raw), x509, publicKey: x509.publicKey };
 }
 
 export interface PathRules {

@@ -129,7 +129,7 @@ t.test('answers that do not fit are refused', async (t) => {
       /not valid before .*clocks/,
       async (ca, csr) => [
         await resigned((await ca.issueForRequest(csr, orders, HOUR)).certificatePem, stranger, {
-          from: 30,
+          from: 90,
         }),
         stranger.pem,
       ],
