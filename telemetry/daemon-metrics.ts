@@ -27,6 +27,13 @@ export interface CertificateExpiry {
   readonly rootNotAfter: number | null;
 }
 
+/** What can be wrong with our credentials or their renewal: the keeper's alarms. */
+const alarmKinds = ['renewal_failing', 'set_refused', 'clock_skew', 'expiring'] as const;
+export type CredentialAlarm = (typeof alarmKinds)[number];
+
+/** TLS handshakes with peers: all of it done, resumed from an earlier one, or failed. */
+export type HandshakeResult = 'full' | 'resumed' | 'failed';
+
 /** Plain counters: the fields are for everyone to write, a scrape reads them. */
 export class DaemonMetrics {
   readonly registry: Registry;
@@ -38,6 +45,11 @@ export class DaemonMetrics {
   configValid: 0 | 1;
   readonly configReloads: Record<'applied' | 'rejected', number>;
   readonly credentialRenewals: Record<'success' | 'failure', number>;
+  /** 1 while an alarm is up. */
+  readonly credentialAlarms: Record<CredentialAlarm, 0 | 1>;
+  /** How far our clock is ahead of the CA's (negative: behind); null while nobody told. */
+  clockSkewSeconds: number | null;
+  readonly handshakes: Record<Direction, Record<HandshakeResult, number>>;
   /** Answers of external authorizers. */
   readonly externalChecks: Record<'allowed' | 'denied' | 'failed', number>;
   /** Matches of policies that change no answer. */
@@ -55,12 +67,19 @@ export class DaemonMetrics {
     this.configValid = 1;
     this.configReloads = { applied: 0, rejected: 0 };
     this.credentialRenewals = { success: 0, failure: 0 };
+    this.credentialAlarms = { renewal_failing: 0, set_refused: 0, clock_skew: 0, expiring: 0 };
+    this.clockSkewSeconds = null;
+    this.handshakes = {
+      inbound: { full: 0, resumed: 0, failed: 0 },
+      outbound: { full: 0, resumed: 0, failed: 0 },
+    };
     this.externalChecks = { allowed: 0, denied: 0, failed: 0 };
     this.observations = new Observations();
     this.#wallClock = wallClock;
     this.#refusals = { inbound: zeroReasons(), outbound: zeroReasons() };
     this.#certificate = null;
     this.#register();
+    this.#registerIdentity();
   }
 
   /** Counts one refusal or failure in `oarlock_refusals_total{reason,direction}`. */
@@ -148,12 +167,6 @@ export class DaemonMetrics {
       read: () => byResult(this.configReloads),
     });
     this.watch({
-      name: 'oarlock_credentials_renewals_total',
-      help: 'Attempts to get a certificate, by result.',
-      type: 'counter',
-      read: () => byResult(this.credentialRenewals),
-    });
-    this.watch({
       name: 'oarlock_ext_authz_checks_total',
       help: 'Requests and connections that an external authorizer was asked about, by result.',
       type: 'counter',
@@ -170,6 +183,42 @@ export class DaemonMetrics {
       help: 'What dry-run policies would have decided where they match.',
       type: 'counter',
       read: () => this.observations.dryRuns,
+    });
+  }
+
+  #registerIdentity(): void {
+    this.watch({
+      name: 'oarlock_credentials_renewals_total',
+      help: 'Attempts to get a certificate, by result.',
+      type: 'counter',
+      read: () => byResult(this.credentialRenewals),
+    });
+    this.watch({
+      name: 'oarlock_credentials_alarms',
+      help: '1 while something is wrong with our credentials or their renewal, by kind.',
+      type: 'gauge',
+      aggregator: 'max',
+      read: () => alarmKinds.map((kind) => ({ labels: { kind }, value: this.credentialAlarms[kind] })),
+    });
+    this.watch({
+      name: 'oarlock_clock_skew_seconds',
+      help: "How far our clock is ahead of the CA's; negative: behind.",
+      type: 'gauge',
+      // Only the thread that asks the CA knows.
+      aggregator: 'max',
+      read: () => (this.clockSkewSeconds === null ? [] : this.clockSkewSeconds),
+    });
+    this.watch({
+      name: 'oarlock_handshakes_total',
+      help: 'TLS handshakes with peers, by what came of them.',
+      type: 'counter',
+      read: () =>
+        directions.flatMap((direction) =>
+          Object.entries(this.handshakes[direction]).map(([result, value]) => ({
+            labels: { direction, result },
+            value,
+          })),
+        ),
     });
     this.watch({
       name: 'oarlock_certificate_expiry_seconds',
