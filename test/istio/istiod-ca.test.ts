@@ -1,32 +1,31 @@
-/**
- * The client of Istio's CA against a real istiod. Runs where OARLOCK_CONTROL_PLANE_DIR names a folder whose `env`
- * file tells of a running one (KUBE_API, KUBE_TOKEN, ISTIOD_SECURE, ISTIOD_ROOT).
- */
+/** The client of Istio's CA against a real istiod. */
 import { X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { request } from 'node:https';
 import { join } from 'node:path';
 import t from 'tap';
-import { istioCaSource } from '../../ca-client/istio-ca.ts';
+import { type IstioCaOptions, istioCaSource } from '../../ca-client/istio-ca.ts';
+import { KEY_TYPES } from '../../ca-client/keys.ts';
 import { splitCertificates } from '../../ca-client/pem.ts';
 import { identityOf } from '../../mesh/identity.ts';
 import { embeddedCa, fileWith, openssl, temporaryFolder } from '../ca-client/helper.ts';
+import { type ControlPlane, controlPlane } from './control-plane.ts';
 
-const dir = process.env.OARLOCK_CONTROL_PLANE_DIR;
 const never = new AbortController().signal;
 const identity = identityOf('cluster.local', 'oarlock-test', 'orders');
 
-if (dir === undefined) {
-  t.plan(0, 'OARLOCK_CONTROL_PLANE_DIR is not set: no real istiod to ask');
-} else {
-  const env = readEnv(join(dir, 'env'));
-  const address = env('ISTIOD_SECURE');
-  const caRootFile = env('ISTIOD_ROOT');
+const plane = controlPlane();
+if (plane === null) t.plan(0, 'OARLOCK_CONTROL_PLANE_DIR is not set: no real istiod to ask');
+else against(plane);
+
+function against(plane: ControlPlane): void {
+  const { address, rootFile: caRootFile } = plane;
+  const token = (audience?: string) => plane.token('oarlock-test', 'orders', audience);
+  const source = (tokenFile: string, more: Partial<IstioCaOptions> = {}) =>
+    istioCaSource({ address, caRootFile, tokenFile, identity, ...more });
 
   t.test('a certificate for the account of a projected token', async (t) => {
-    const tokenFile = fileWith(t, await serviceAccountToken(env, 'istio-ca'));
-    const source = istioCaSource({ address, caRootFile, tokenFile, identity, clusterId: 'Kubernetes' });
-    const credentials = await source.obtain(never);
+    const tokenFile = fileWith(t, await token());
+    const credentials = await source(tokenFile, { clusterId: 'Kubernetes' }).obtain(never);
     t.equal(credentials.identity.uri, 'spiffe://cluster.local/ns/oarlock-test/sa/orders');
     const hours = (credentials.notAfter - Date.now()) / 3_600_000;
     t.ok(hours > 23 && hours < 25, `${hours} h`);
@@ -39,9 +38,26 @@ if (dir === undefined) {
     t.match(await openssl('verify', '-CAfile', root, '-untrusted', chain, chain), /OK/);
   });
 
+  t.test('every type of key, for as long as was asked, and the clock compared', async (t) => {
+    const tokenFile = fileWith(t, await token());
+    for (const keyType of KEY_TYPES) {
+      const credentials = await source(tokenFile, { keyType, ttlMs: 60_000 }).obtain(never);
+      const { publicKey } = new X509Certificate(credentials.chainPem);
+      const { namedCurve, modulusLength } = publicKey.asymmetricKeyDetails ?? {};
+      const curves: Partial<Record<string, string>> = { prime256v1: 'EC-P256', secp384r1: 'EC-P384' };
+      t.equal(curves[namedCurve ?? ''] ?? `RSA-${modulusLength}`, keyType);
+      const left = (credentials.notAfter - Date.now()) / 1000;
+      t.ok(left > 55 && left <= 61, `${left} s`);
+      // one machine, one clock; X.509 counts whole seconds
+      t.ok(Math.abs(credentials.clockSkewMs ?? Number.NaN) < 3_000, `${credentials.clockSkewMs} ms`);
+    }
+    const now = () => Date.now() + 45_000;
+    const ahead = await source(tokenFile, { now }).obtain(never);
+    t.ok(Math.abs((ahead.clockSkewMs ?? Number.NaN) - 45_000) < 3_000, `${ahead.clockSkewMs} ms`);
+  });
+
   t.test('what the embedded CA issues has the fields istiod gives', async (t) => {
-    const tokenFile = fileWith(t, await serviceAccountToken(env, 'istio-ca'));
-    const theirs = await istioCaSource({ address, caRootFile, tokenFile, identity }).obtain(never);
+    const theirs = await source(fileWith(t, await token())).obtain(never);
     const ours = await (await embeddedCa(t)).issueWithKey(identity, 86_400_000);
     const fields = async (pem: string) => {
       const text = await openssl('x509', '-in', fileWith(t, pem), '-noout', '-text');
@@ -63,60 +79,41 @@ if (dir === undefined) {
   });
 
   t.test('refusals come with what to do', async (t) => {
-    const good = fileWith(t, await serviceAccountToken(env, 'istio-ca'));
-    const wrongAudience = fileWith(t, await serviceAccountToken(env, 'vault'));
-    const asked = (more: object) =>
-      istioCaSource({ address, caRootFile, tokenFile: good, identity, ...more }).obtain(never);
-    const unauthenticated = /UNAUTHENTICATED.*check that .* holds a fresh token/;
-    await t.rejects(asked({ tokenFile: wrongAudience }), { message: unauthenticated });
-    await t.rejects(asked({ tokenFile: fileWith(t, 'garbage') }), { message: unauthenticated });
+    const good = await token();
     const other = await embeddedCa(t);
-    await t.rejects(asked({ caRootFile: other.rootFile }), { message: /UNAVAILABLE.*holds the root/ });
     const someone = identityOf('cluster.local', 'oarlock-test', 'payments');
-    await t.rejects(asked({ identity: someone }), {
-      message: /is for .*orders, but this workload is .*payments/,
-    });
+    const rows: readonly (readonly [string, string, Partial<IstioCaOptions>, RegExp])[] = [
+      [
+        'another audience',
+        await token('vault'),
+        {},
+        /UNAUTHENTICATED: .*; the token in .* is for the audience "vault"; Istio's CA takes istio-ca$/,
+      ],
+      [
+        'an expired token',
+        await plane.expired(good),
+        {},
+        /UNAUTHENTICATED: .*expired at .*: have it renewed$/,
+      ],
+      ['garbage', 'garbage', {}, /UNAUTHENTICATED: .*check that .* holds a fresh token/],
+      ['another signature', good.replace(/[^.]+$/, (text) => 'A'.repeat(text.length)), {}, /UNAUTHENTICATED/],
+      ['a CA by another root', good, { caRootFile: other.rootFile }, /UNAVAILABLE.*holds the root/],
+      ['another account', good, { identity: someone }, /is for .*orders, but this workload is .*payments/],
+      ['too long', good, { ttlMs: 86_400_000 * 365 }, /INVALID_ARGUMENT: .*ask for a shorter validity/],
+      ['not its CA port', good, { address: plane.env('KUBE_API').slice(8) }, /UNAVAILABLE/],
+    ];
+    for (const [title, text, more, message] of rows) {
+      const tokenFile = fileWith(t, text);
+      await t.rejects(source(tokenFile, more).obtain(never), { name: 'CredentialsError', message }, title);
+    }
+    const tokenFile = fileWith(t, await plane.expired(good));
+    const one = source(tokenFile);
+    await t.rejects(one.obtain(never), /UNAUTHENTICATED/);
+    writeFileSync(tokenFile, good);
+    t.equal((await one.obtain(never)).identity.uri, identity.uri, 'with the new token at once');
   });
 }
 
 function print(pem: string): string {
   return new X509Certificate(pem).fingerprint256;
-}
-
-/** A file of `export NAME=value NAME=value` lines. */
-function readEnv(file: string): (name: string) => string {
-  const text = readFileSync(file, 'utf8');
-  return (name) => {
-    const value = new RegExp(`\\b${name}=(\\S+)`).exec(text)?.[1];
-    if (value === undefined) throw new Error(`${file} does not tell ${name}`);
-    return value;
-  };
-}
-
-/** A projected token as the kubelet gets it, from the TokenRequest API; namespace and account are made first. */
-async function serviceAccountToken(env: (name: string) => string, audience: string): Promise<string> {
-  const { namespace, serviceAccount } = identity;
-  const accounts = `/api/v1/namespaces/${namespace}/serviceaccounts`;
-  await post(env, '/api/v1/namespaces', { metadata: { name: namespace } });
-  await post(env, accounts, { metadata: { name: serviceAccount } });
-  const spec = { audiences: [audience], expirationSeconds: 3600 };
-  const answer = await post(env, `${accounts}/${serviceAccount}/token`, { spec });
-  return JSON.parse(answer).status.token;
-}
-
-function post(env: (name: string) => string, path: string, body: object): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const headers = { authorization: `Bearer ${env('KUBE_TOKEN')}`, 'content-type': 'application/json' };
-    // the test API server's certificate is its own
-    const options = { method: 'POST', headers, rejectUnauthorized: false };
-    const call = request(new URL(path, env('KUBE_API')), options, (response) => {
-      let text = '';
-      response.on('data', (chunk) => {
-        text += chunk;
-      });
-      response.on('end', () => resolve(text));
-    });
-    call.on('error', reject);
-    call.end(JSON.stringify(body));
-  });
 }
