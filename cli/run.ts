@@ -1,27 +1,21 @@
 /** `oarlock run`: puts the daemon together from its parts, and takes it down in order. The only file that knows everyone. */
-import { X509Certificate } from 'node:crypto';
 import { writeSync } from 'node:fs';
 import type { Logger } from 'pino';
-import { CredentialKeeper } from '../ca-client/keeper.ts';
-import type { CredentialSource } from '../ca-client/source.ts';
 import type { ResourceSet } from '../config/folder.ts';
 import { type RunOptions, readRunOptions } from '../config/options.ts';
 import { compileSnapshot, type SnapshotInput, type WorkloadChoice } from '../config/snapshot.ts';
 import { UsageError } from '../config/usage-error.ts';
 import { type FolderWatcher, watchFolders } from '../config/watcher.ts';
-import type { Credentials } from '../mesh/credentials.ts';
-import type { Identity } from '../mesh/identity.ts';
 import { problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import { takesHbone } from '../registry/hbone.ts';
 import { snapshotView } from '../telemetry/admin-views.ts';
-import { certsView } from '../telemetry/certs-view.ts';
-import { mergeFlightLogs } from '../telemetry/flight-recorder.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { type Readiness, type Servers, startServers } from '../telemetry/servers.ts';
 import { type DataPlane, LocalPlane } from './data-plane.ts';
+import { OwnIdentity } from './own-identity.ts';
 import { WorkerPlane } from './workers.ts';
 
 /** Runs until a signal or `/quitquitquit`. @throws UsageError and the like before it is up: exit status 2 */
@@ -42,13 +36,10 @@ class Daemon {
   readonly #plane: DataPlane;
   /** Set where the data path runs in threads of its own: their metrics must be fetched. */
   readonly #workers: WorkerPlane | null;
+  readonly #identity: OwnIdentity;
   #snapshot: Snapshot | null = null;
-  #credentials: Credentials | null = null;
   #servers: Servers | null = null;
   #watcher: FolderWatcher | null = null;
-  #keeper: CredentialKeeper | null = null;
-  /** URI of the identity the keeper was started for. */
-  #keptFor = '';
   #waitingFor: string | null = 'a valid snapshot';
   /** What the set last read lacks, though it is valid: `WorkloadEntry NS/NAME`. */
   #missing: string | null = null;
@@ -76,6 +67,13 @@ class Daemon {
     this.#workers =
       concurrency > 1 ? new WorkerPlane(concurrency, { plane, logLevel, clusterId }, this.#log, dead) : null;
     this.#plane = this.#workers ?? new LocalPlane(plane, this.#log, this.#metrics);
+    this.#identity = new OwnIdentity({
+      options,
+      plane: this.#plane,
+      log: this.#log,
+      metrics: this.#metrics,
+      onChange: () => this.#announceOnce(),
+    });
   }
 
   async start(): Promise<void> {
@@ -85,6 +83,7 @@ class Daemon {
     if (this.#problems.length > 0) {
       throw new UsageError(`the resources are not valid:\n${this.#problems.join('\n')}`);
     }
+    await this.#identity.start();
     this.#servers = await this.#startServers();
     process.on('SIGTERM', () => this.#signalled('SIGTERM'));
     process.on('SIGINT', () => this.#signalled('SIGINT'));
@@ -175,7 +174,7 @@ class Daemon {
       { generation: snapshot.generation, identity: snapshot.identity.uri },
       'resources are in force',
     );
-    this.#obtainFor(snapshot.identity);
+    this.#identity.follow(snapshot);
     this.#announceOnce();
   }
 
@@ -199,110 +198,23 @@ class Daemon {
     );
   }
 
-  // ---- credentials
-
-  /** Starts the keeper, or another one where our identity has become another. */
-  #obtainFor(identity: Identity): void {
-    const { credentials } = this.#options;
-    // A CA is asked for an identity; the other sources have one.
-    if (this.#keeper !== null && (credentials.kind !== 'ca' || this.#keptFor === identity.uri)) return;
-    this.#keptFor = identity.uri;
-    this.#keeper?.stop();
-    void this.#source(identity).then(
-      (source) => {
-        if (this.#stopping || this.#keptFor !== identity.uri) return;
-        this.#keeper = new CredentialKeeper({
-          source,
-          onCredentials: (fresh) => this.#renewed(fresh, identity),
-          onFailure: (error, { attempt, nextRetryMs }) => {
-            this.#metrics.credentialRenewals.failure++;
-            this.#log.error(
-              { origin: source.origin, attempt, nextRetryMs },
-              `no new credentials: ${error.message}`,
-            );
-          },
-        });
-        this.#keeper.start();
-      },
-      (error: Error) => this.#log.error(error.message),
-    );
-  }
-  async #source(identity: Identity): Promise<CredentialSource> {
-    const { credentials, clusterId } = this.#options;
-    if (credentials.kind === 'files') {
-      const { fileSource } = await import('../ca-client/files.ts');
-      return fileSource({ dir: credentials.dir });
-    }
-    if (credentials.kind === 'spiffe') {
-      const { workloadApiSource } = await import('../ca-client/workload-api.ts');
-      const { socket, hint, spiffeId } = credentials;
-      return workloadApiSource({
-        socket,
-        identity: null,
-        ...(hint === null ? {} : { hint }),
-        ...(spiffeId === null ? {} : { spiffeId }),
-      });
-    }
-    const { istioCaSource } = await import('../ca-client/istio-ca.ts');
-    const { address, rootFile, tokenFile, keyType, ttlMs } = credentials;
-    return istioCaSource({
-      address,
-      caRootFile: rootFile,
-      tokenFile,
-      identity,
-      clusterId,
-      keyType,
-      ttlMs,
-    });
-  }
-
-  #renewed(credentials: Credentials, expected: Identity): void {
-    this.#plane.useCredentials(credentials);
-    this.#credentials = credentials;
-    this.#metrics.credentialRenewals.success++;
-    this.#metrics.setCertificateExpiry({
-      identity: credentials.identity.uri,
-      serial: credentials.serial,
-      notAfter: credentials.notAfter,
-      rootNotAfter: Math.min(
-        ...credentials.rootsPem.map((pem) => new X509Certificate(pem).validToDate.getTime()),
-      ),
-    });
-    const { origin, serial, notAfter, identity } = credentials;
-    this.#log.info(
-      { origin, serial, identity: identity.uri, notAfter: new Date(notAfter).toISOString() },
-      'new credentials are in force',
-    );
-    if (identity.uri !== expected.uri) {
-      this.#log.warn(
-        { identity: identity.uri, expected: expected.uri },
-        "the identity of the credentials is not the workload's",
-      );
-    }
-    this.#announceOnce();
-  }
-
   // ---- readiness
 
   #readiness(): Readiness {
-    const waitingFor: string[] = [];
-    if (this.#waitingFor !== null) waitingFor.push(this.#waitingFor);
-    const credentials = this.#credentials;
-    if (credentials === null) waitingFor.push('credentials');
-    else if (Date.now() >= credentials.notAfter) waitingFor.push('credentials: ours have expired');
+    const waitingFor = [...this.#identity.waitingFor(Date.now())];
+    if (this.#waitingFor !== null) waitingFor.unshift(this.#waitingFor);
     if (this.#stopping) waitingFor.push('nothing: it is stopping');
-    const lastError = this.#keeper?.state.lastError ?? null;
     return {
       ready: waitingFor.length === 0,
       waitingFor,
-      warnings: [...this.#problems, ...(lastError === null ? [] : [lastError])],
+      warnings: [...this.#problems, ...this.#identity.warnings()],
     };
   }
 
   #announceOnce(): void {
     if (this.#announced || this.#servers === null || !this.#readiness().ready) return;
     this.#announced = true;
-    const identity = this.#credentials?.identity.uri;
+    const identity = this.#identity.credentials?.identity.uri;
     const ports = { ...this.#servers.ports, ...this.#plane.ports() };
     writeSync(1, `${JSON.stringify({ ready: true, identity, ports })}\n`);
   }
@@ -318,18 +230,8 @@ class Daemon {
           contentType: this.#metrics.registry.contentType,
           text: await (this.#workers?.metrics(this.#metrics.registry) ?? this.#metrics.text()),
         }),
-        certs: async () =>
-          certsView(
-            {
-              credentials: this.#credentials,
-              bundles: [],
-              crl: null,
-              rotation: this.#keeper?.state ?? null,
-              peers: [],
-            },
-            Date.now(),
-          ),
-        handshakes: async () => mergeFlightLogs([]),
+        certs: () => this.#identity.view(),
+        handshakes: async () => (await this.#plane.report()).flights,
         snapshot: () => snapshotView(this.#snapshot, this.#problems),
         quit: () => this.#signalled('/quitquitquit'),
         failed: (error, path) =>
@@ -354,7 +256,7 @@ class Daemon {
     this.#log.info({ cause, drainMs: this.#options.limits.drain }, 'stopping');
     clearTimeout(this.#retry);
     this.#watcher?.close();
-    this.#keeper?.stop();
+    this.#identity.stop();
     await this.#plane.drain();
     await this.#servers?.close();
     this.#log.info('stopped');
