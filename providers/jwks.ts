@@ -1,6 +1,7 @@
 /** The key sets that tokens are verified with: inline ones, and fetched ones that are kept, refreshed and shared. */
 import type { JwtRule } from '../mesh/tokens.ts';
-import { createKeyFetcher, type FetchKeys, type KeyPlace, shown } from './jwks-fetch.ts';
+import { shown } from './http-get.ts';
+import { createKeyFetcher, type FetchKeys, type KeyPlace } from './jwks-fetch.ts';
 import { type KeySet, parseKeySet } from './key-set.ts';
 
 /** One rule's keys, always the newest. */

@@ -41,8 +41,10 @@ const bundleUrl: Decoder<string> = (value, path, reporter) => {
   const text = string(value, path, reporter);
   if (text === undefined || text === '') return text;
   const url = text.includes('://') ? text : `https://${text}`;
-  if (url.startsWith('https://') && URL.canParse(url)) return url;
-  reporter.report(path, 'badValue', `must be an https URL, not ${JSON.stringify(text)}`);
+  // SPIFFE Federation §5.2.1.1: "MUST have the scheme set to `https` and MUST NOT include userinfo".
+  const parsed = url.startsWith('https://') && URL.canParse(url) ? new URL(url) : null;
+  if (parsed !== null && parsed.username === '' && parsed.password === '') return url;
+  reporter.report(path, 'badValue', 'must be an https URL without user and password');
   return undefined;
 };
 

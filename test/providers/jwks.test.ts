@@ -1,8 +1,9 @@
 /** The store of key sets: what it fetches and when, what it keeps while fetches fail, what it tells of itself. */
 import t from 'tap';
 import type { JwtRule } from '../../mesh/tokens.ts';
+import type { Got } from '../../providers/http-get.ts';
 import { JwksStore, jwksLimits, type KeySourceStatus } from '../../providers/jwks.ts';
-import type { FetchedKeys, KeyPlace } from '../../providers/jwks-fetch.ts';
+import type { KeyPlace } from '../../providers/jwks-fetch.ts';
 import { FakeClock } from '../ca-client/fake-clock.ts';
 import { named, rsa, rsa2 } from './token-cases.ts';
 import { keySet } from './token-mint.ts';
@@ -31,7 +32,7 @@ function scene() {
     told: [] as KeySourceStatus[],
   };
   const store = new JwksStore({
-    fetch: async (place): Promise<FetchedKeys> => {
+    fetch: async (place): Promise<Got> => {
       state.fetches.push(place);
       if (state.fail !== null) throw new Error(state.fail);
       return { text: state.serve, uri: place.uri ?? 'https://idp.example/found' };
@@ -227,7 +228,7 @@ t.test('closing ends timers and fetches', async (t) => {
 });
 
 t.test('a fetch that ends after closing changes nothing', async (t) => {
-  const { promise, resolve } = Promise.withResolvers<FetchedKeys>();
+  const { promise, resolve } = Promise.withResolvers<Got>();
   const told: KeySourceStatus[] = [];
   const store = new JwksStore({
     fetch: () => promise,

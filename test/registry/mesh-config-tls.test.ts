@@ -228,6 +228,11 @@ t.test('caCertificates: what is refused or warned of', async (t) => {
     [{ pem: 7 }, 'Error caCertificates[0].pem OLK0104', /string/],
     [{ spiffeBundleUrl: 'http://x/y' }, 'Error caCertificates[0].spiffeBundleUrl OLK0108', /https URL/],
     [{ spiffeBundleUrl: 'file:///x' }, 'Error caCertificates[0].spiffeBundleUrl OLK0108', /https URL/],
+    [
+      { spiffeBundleUrl: 'https://me:s3cret@x/y' },
+      'Error caCertificates[0].spiffeBundleUrl OLK0108',
+      /^(?!.*s3cret).*without user/,
+    ],
     [{ spiffeBundleUrl: 'https://' }, 'Error caCertificates[0].spiffeBundleUrl OLK0108', /https URL/],
     [{ pem, spiffeBundleUrl: 'https://x/y' }, 'Error caCertificates[0] OLK0108', /exclude each other/],
     [{ pem, trustDomains: ['A/b'] }, 'Error caCertificates[0].trustDomains[0] OLK0108', /trust domain/],
