@@ -1,17 +1,18 @@
 /** Keeps one workload in valid credentials: obtains them, renews them in time, holds on to the old while that fails. */
 import type { Credentials } from '../mesh/credentials.ts';
-import { type Alarm, Alarms, type OnAlarm } from './alarms.ts';
+import { Alarms, type OnAlarm } from './alarms.ts';
 import { type Clock, systemClock } from './clock.ts';
+import type { KeeperPhase, KeeperState } from './keeper-state.ts';
 import {
   type Appointment,
   appointmentIn,
   attemptTime,
-  EXPIRING_SHARE,
   keeperLimits,
   politeDelay,
   renewalShare,
   retryDelay,
   Tenure,
+  untilDue,
 } from './schedule.ts';
 import { type CredentialSource, CredentialsError } from './source.ts';
 
@@ -35,37 +36,6 @@ export interface KeeperOptions {
   readonly onFailure: (error: Error, next: FailedAttempt) => void;
   readonly onAlarm?: OnAlarm;
   readonly clock?: Clock;
-}
-
-/**
- * `waiting`: no set yet. `held`: one is there, and not yet valid. `valid`: all is well. `renewing`: so it is, and an
- * attempt runs. `failing`: the last attempt failed, the set in force is valid. `expired`: it is not, any more.
- */
-export type KeeperPhase = 'waiting' | 'held' | 'valid' | 'renewing' | 'failing' | 'expired';
-
-/** What `/certs` and `/healthz` show; times are milliseconds since the epoch. No key, no PEM. */
-export interface KeeperState {
-  readonly source: string;
-  readonly phase: KeeperPhase;
-  /** What a phase other than `valid` and `renewing` waits for, in words. */
-  readonly waitingFor: string | null;
-  readonly identity: string | null;
-  readonly serial: string | null;
-  readonly notBefore: number | null;
-  readonly notAfter: number | null;
-  readonly expired: boolean;
-  /** Sets put in force so far, the first included. */
-  readonly rotations: number;
-  /** When the source last answered with a usable set, be it the one we have. */
-  readonly lastSuccess: number | null;
-  /** Failed attempts since then, and the last one's words; 0 and null while all is well. */
-  readonly failures: number;
-  readonly lastError: string | null;
-  /** When the next attempt is due; null while one runs, and while a set is held. */
-  readonly nextAttempt: number | null;
-  /** How far our clock is ahead of the issuer's (negative: behind) by its last answer; null: never told. */
-  readonly clockSkewMs: number | null;
-  readonly alarms: readonly Alarm[];
 }
 
 /** There was a set, and it could not be used. */
@@ -113,7 +83,7 @@ export class CredentialKeeper {
   constructor(options: KeeperOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
-    this.#alarms = new Alarms(options.onAlarm ?? (() => {}));
+    this.#alarms = new Alarms(options.onAlarm ?? (() => {}), this.#clock);
     this.#pace = this.#clock.random();
   }
 
@@ -195,7 +165,7 @@ export class CredentialKeeper {
   #look(): void {
     this.#cancelNap?.();
     if (this.#stopped) return;
-    this.#judgeAge();
+    if (this.#tenure !== null) this.#alarms.age(this.#tenure, this.#lastError);
     if (this.#running === null) {
       if (this.#held !== null && this.#looksHeld(this.#held)) return;
       if (this.#next !== null && untilDue(this.#next, this.#clock) <= 0) {
@@ -217,7 +187,7 @@ export class CredentialKeeper {
     if (this.#held !== null) {
       waits.push(keeperLimits.heldNapMs, this.#held.credentials.notBefore - clock.now());
     }
-    const expiring = this.#leftUntilExpiring();
+    const expiring = this.#tenure?.leftUntilExpiring(clock) ?? 0;
     if (expiring > 0) waits.push(expiring);
     return Math.max(1, Math.ceil(Math.min(...waits)));
   }
@@ -306,7 +276,7 @@ export class CredentialKeeper {
     }
     const before = this.current?.notAfter ?? 0;
     this.#fruitless = offered.notAfter > before ? 0 : this.#fruitless + 1;
-    this.#tenure = new Tenure(offered, !this.#watched, this.#clock.now(), this.#clock.tick());
+    this.#tenure = new Tenure(offered, !this.#watched, this.#clock);
     this.#rotations++;
   }
 
@@ -334,18 +304,17 @@ export class CredentialKeeper {
     this.#failures = 0;
     this.#lastError = null;
     this.#lastSuccess = this.#clock.now();
-    this.#alarms.clear('renewal_failing');
+    this.#alarms.answered();
     // what is under way next will say when another is due
     if (this.#changed || this.#held !== null) return;
-    this.#alarms.clear('set_refused');
+    this.#alarms.usable();
     if (this.#tenure !== null) this.#meetIn(this.#renewalDelay(this.#tenure));
   }
 
   /** A source that has nothing newer is not asked in ever shorter steps towards the end, all sidecars together. */
-  #renewalDelay({ lifeMs }: Tenure): number {
-    const left = this.#left;
-    const expiring = lifeMs * EXPIRING_SHARE;
-    const delay = this.#watched && left > expiring ? left - expiring : left * renewalShare(this.#pace);
+  #renewalDelay(tenure: Tenure): number {
+    const quiet = tenure.leftUntilExpiring(this.#clock);
+    const delay = this.#watched && quiet > 0 ? quiet : this.#left * renewalShare(this.#pace);
     const least =
       this.#fruitless > 0 ? retryDelay(this.#fruitless, 0, this.#clock.random()) : keeperLimits.renewLeastMs;
     return Math.max(delay, least);
@@ -353,18 +322,17 @@ export class CredentialKeeper {
 
   #failed(error: Error): void {
     const refused = error instanceof RefusedSet;
-    const now = this.#clock.now();
     if (this.#failures++ === 0) this.#failingSince = this.#clock.tick();
     this.#lastError = error.message;
-    if (refused) this.#alarms.raise('set_refused', `${error.message}; the set before stays in force`, now);
-    if (this.#failsForLong) {
-      const said = `no new credentials in ${this.#failures} attempts: ${error.message}`;
-      this.#alarms.raise('renewal_failing', said, now);
-    }
+    if (refused) this.#alarms.refused(error.message);
+    const attempts = this.#failures;
+    const sinceMs = this.#clock.tick() - this.#failingSince;
+    const lifeMs = this.expired ? 0 : (this.#tenure?.lifeMs ?? Number.POSITIVE_INFINITY);
+    this.#alarms.failing({ attempts, sinceMs, error: error.message }, lifeMs);
     const delay = this.#changed ? keeperLimits.retryLeastMs : this.#retryDelay(error);
     this.#meetIn(delay);
     const kind = refused ? 'refused' : 'unobtained';
-    this.#options.onFailure(error, { attempt: this.#failures, nextRetryMs: Math.round(delay), kind });
+    this.#options.onFailure(error, { attempt: attempts, nextRetryMs: Math.round(delay), kind });
   }
 
   #retryDelay(error: Error): number {
@@ -376,64 +344,23 @@ export class CredentialKeeper {
   }
 
   #meetIn(delay: number): void {
-    this.#next = appointmentIn(delay, this.#clock.tick(), this.#clock.now(), this.current?.notAfter ?? null);
+    this.#next = appointmentIn(delay, this.#clock, this.current?.notAfter ?? null);
   }
-
-  // ---- age and alarms
 
   get #watched(): boolean {
     return this.#options.source.watch !== undefined;
   }
 
-  /** Of the set in force; 0 where there is none. */
+  /** Until the set in force expires; 0 where there is none. */
   get #left(): number {
-    return this.#tenure?.left(this.#clock.now(), this.#clock.tick()) ?? 0;
-  }
-
-  /** A CA that is away for a moment, as while it is updated, is no alarm; one that lets our set expire is. */
-  get #failsForLong(): boolean {
-    if (this.#failures < keeperLimits.failingAttempts) return false;
-    const bearable = this.expired
-      ? 0
-      : Math.min(keeperLimits.failingMs, (this.#tenure?.lifeMs ?? Number.POSITIVE_INFINITY) / 20);
-    return this.#clock.tick() - this.#failingSince >= bearable;
-  }
-
-  #leftUntilExpiring(): number {
-    return this.#tenure === null ? 0 : this.#left - this.#tenure.lifeMs * EXPIRING_SHARE;
-  }
-
-  #judgeAge(): void {
-    if (this.#tenure === null) return;
-    if (this.#leftUntilExpiring() > 0) {
-      this.#alarms.clear('expiring');
-      return;
-    }
-    const { serial, notAfter } = this.#tenure.credentials;
-    const what = this.expired ? 'expired' : 'will expire';
-    const why = this.#lastError === null ? 'there is none newer' : this.#lastError;
-    this.#alarms.raise(
-      'expiring',
-      `certificate ${serial} ${what} at ${iso(notAfter)}: ${why}`,
-      this.#clock.now(),
-    );
+    return this.#tenure?.left(this.#clock) ?? 0;
   }
 
   #measureSkew(skewMs: number | null): void {
     if (skewMs === null) return;
     this.#skewMs = skewMs;
-    const apart = Math.abs(skewMs);
-    if (apart > keeperLimits.skewAlarmMs) {
-      const side = skewMs > 0 ? 'ahead of' : 'behind';
-      const text = `the clock here is ${Math.round(apart / 1000)} s ${side} that of ${this.#options.source.origin}: set both by NTP`;
-      this.#alarms.raise('clock_skew', text, this.#clock.now());
-    } else if (apart < keeperLimits.skewCalmMs) this.#alarms.clear('clock_skew');
+    this.#alarms.skew(skewMs, this.#options.source.origin);
   }
-}
-
-/** Until it is due by either clock. */
-function untilDue({ tick, wall }: Appointment, clock: Clock): number {
-  return Math.min(tick - clock.tick(), wall - clock.now());
 }
 
 function sameSet(a: Credentials, b: Credentials): boolean {

@@ -1,5 +1,6 @@
 /** When to ask for credentials: arithmetic of lives, waits and chance, in milliseconds. */
 import type { Credentials } from '../mesh/credentials.ts';
+import type { Clock } from './clock.ts';
 
 export const keeperLimits = {
   /** Backoff: full jitter below a ceiling that doubles from `retryFirstMs` to what `retryDelay` allows. */
@@ -39,9 +40,6 @@ export const keeperLimits = {
 export function renewalShare(pace: number): number {
   return 0.4 + 0.2 * pace;
 }
-
-/** What is left of the life below which the set counts as expiring. */
-export const EXPIRING_SHARE = 1 / 5;
 
 /**
  * Delay before attempt `failures` + 1: exponential backoff with full jitter. The ceiling is a tenth of what is left,
@@ -91,14 +89,15 @@ export interface Appointment {
 }
 
 /** @param notAfter of the set in force; null where there is none */
-export function appointmentIn(
-  delay: number,
-  tick: number,
-  now: number,
-  notAfter: number | null,
-): Appointment {
-  const leftThen = notAfter === null ? 0 : notAfter - (now + delay);
-  return { tick: tick + delay, wall: leftThen <= 0 ? Number.POSITIVE_INFINITY : now + delay + leftThen / 3 };
+export function appointmentIn(delay: number, clock: Clock, notAfter: number | null): Appointment {
+  const then = clock.now() + delay;
+  const leftThen = notAfter === null ? 0 : notAfter - then;
+  return { tick: clock.tick() + delay, wall: leftThen <= 0 ? Number.POSITIVE_INFINITY : then + leftThen / 3 };
+}
+
+/** Until it is due by either clock. */
+export function untilDue({ tick, wall }: Appointment, clock: Clock): number {
+  return Math.min(tick - clock.tick(), wall - clock.now());
 }
 
 /** A set in force and what its age is measured by. */
@@ -110,16 +109,25 @@ export class Tenure {
   readonly #startTick: number;
 
   /** @param fresh issued for us just now: its time counts from here, whatever notBefore is backdated to */
-  constructor(credentials: Credentials, fresh: boolean, now: number, tick: number) {
+  constructor(credentials: Credentials, fresh: boolean, clock: Clock) {
     const { notBefore, notAfter } = credentials;
+    const now = clock.now();
     this.credentials = credentials;
     this.lifeMs = notAfter - (fresh ? Math.max(now, notBefore) : notBefore);
     this.#leftAtStart = notAfter - now;
-    this.#startTick = tick;
+    this.#startTick = clock.tick();
   }
 
   /** Until it expires, by whichever clock says less: a clock set back makes nothing younger. */
-  left(now: number, tick: number): number {
-    return Math.min(this.credentials.notAfter - now, this.#leftAtStart - (tick - this.#startTick));
+  left(clock: Clock): number {
+    return Math.min(
+      this.credentials.notAfter - clock.now(),
+      this.#leftAtStart - (clock.tick() - this.#startTick),
+    );
+  }
+
+  /** Until only a fifth of its life is left. */
+  leftUntilExpiring(clock: Clock): number {
+    return this.left(clock) - this.lifeMs / 5;
   }
 }
