@@ -3,11 +3,12 @@ import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { checkServerIdentity, createSecureContext, type PeerCertificate } from 'node:tls';
-import type { Client, Metadata, ServiceError } from '@grpc/grpc-js';
+import type { Client, Metadata } from '@grpc/grpc-js';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { isLoopback, parseHostPort } from './address.ts';
-import { readToken, tokenAdvice } from './bearer-token.ts';
+import { readToken } from './bearer-token.ts';
+import { explainRefusal, wordsOnSkew } from './ca-refusal.ts';
 import { checkCredentials, isSelfSigned } from './check.ts';
 import { clockSkew, type Validity } from './clock-skew.ts';
 import { type Grpc, loadGrpc } from './grpc.ts';
@@ -21,7 +22,6 @@ import {
 import type { KeyType } from './keys.ts';
 import { splitCertificates } from './pem.ts';
 import { makeRequest } from './request.ts';
-import { retryAfterMs } from './retry-after.ts';
 import { type CredentialSource, CredentialsError } from './source.ts';
 
 export interface IstioCaOptions {
@@ -47,8 +47,6 @@ export interface IstioCaOptions {
 
 /** Istiod's name for itself; its agent expects it where the CA is reached by a loopback address (port-forward). */
 const ISTIOD_NAME = 'istiod.istio-system.svc';
-/** Clocks further apart than this are named in errors: they may be the cause. */
-const TELLING_SKEW_MS = 30_000;
 
 /**
  * The source for one workload. Each attempt makes a new key, reads root and token anew, connects anew (so a CA's
@@ -98,12 +96,6 @@ function validityOf(pem: string): Validity | null {
   }
 }
 
-function wordsOnSkew(skew: number | null): string {
-  if (skew === null || Math.abs(skew) < TELLING_SKEW_MS) return '';
-  const seconds = Math.round(Math.abs(skew) / 1000);
-  return `; this machine's clock is ${seconds} s ${skew > 0 ? 'ahead of' : 'behind'} the CA's`;
-}
-
 /** Istio puts the root last; with several roots, as while they are exchanged, all of them are. */
 function splitRoots(certificates: readonly string[]): { chain: readonly string[]; roots: readonly string[] } {
   let end = certificates.length;
@@ -133,6 +125,7 @@ interface Answer {
 
 async function createCertificate(call: Call, request: IstioCertificateRequest): Promise<Answer> {
   const { options, signal, now } = call;
+  const { deadlineMs = 10_000 } = options;
   const grpc = await loadGrpc();
   signal.throwIfAborted();
   const metadata = new grpc.Metadata();
@@ -143,7 +136,7 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
   const started = performance.now();
   try {
     return await new Promise((resolve, reject) => {
-      const deadline = Date.now() + (options.deadlineMs ?? 10_000);
+      const deadline = Date.now() + deadlineMs;
       let headers = new grpc.Metadata();
       const pending = client.makeUnaryRequest(
         CREATE_CERTIFICATE,
@@ -158,7 +151,11 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
           const answers = error === null ? [headers] : [headers, error.metadata];
           const date = answers.flatMap((one) => one.get('date'))[0]?.toString() ?? null;
           if (error === null) resolve({ certChain: response?.certChain ?? [], date, ourTime });
-          else reject(explain(grpc.status, error, { call, answers, date, ourTime }));
+          else {
+            const { address, caRootFile, tokenFile } = options;
+            const asked = { address, caRootFile, tokenFile, token: call.token, deadlineMs };
+            reject(explainRefusal(grpc.status, error, { ...asked, answers, date, ourTime, now: now() }));
+          }
         },
       );
       pending.on('metadata', (received: Metadata) => {
@@ -192,46 +189,6 @@ function connect(grpc: Grpc, { options, host, caRoots }: Call): Client {
       'grpc.service_config_disable_resolution': 1,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
     },
-  );
-}
-
-interface Refusal {
-  readonly call: Call;
-  readonly answers: readonly Metadata[];
-  readonly date: string | null;
-  readonly ourTime: number;
-}
-
-/** Names the CA, the status and what to do. The CA's own words are kept, shortened: they may be anyone's. */
-function explain(
-  status: Grpc['status'],
-  error: ServiceError,
-  { call, answers, date, ourTime }: Refusal,
-): CredentialsError {
-  const { options, token, now } = call;
-  const { address, tokenFile, caRootFile, deadlineMs = 10_000 } = options;
-  const hints: Partial<Record<number, string>> = {
-    [status.UNAUTHENTICATED]: tokenAdvice(token, tokenFile, now()),
-    [status.PERMISSION_DENIED]: `check whose token ${tokenFile} holds, and that the CA issues for it`,
-    [status.INVALID_ARGUMENT]:
-      'it does not like the request: ask for a shorter validity (Istio grants MAX_WORKLOAD_CERT_TTL) ' +
-      'or another type of key',
-    [status.UNAVAILABLE]: `check that the CA runs there and that ${caRootFile} holds the root of its certificate`,
-    [status.DEADLINE_EXCEEDED]: `it did not answer within ${deadlineMs / 1000} s; check the CA and the network`,
-    [status.RESOURCE_EXHAUSTED]: 'it is busy, or its answer is too long; will try again',
-    [status.INTERNAL]: "look into the CA's log",
-    [status.UNKNOWN]: 'is that the port of a CA? Istio has it at 15012',
-    [status.UNIMPLEMENTED]: 'is that the port of a CA? Istio has it at 15012',
-  };
-  // against its types, grpc-js tells neither code nor details of a message whose compression it does not know
-  const { code = status.INTERNAL, details = 'its message cannot be read' }: Partial<ServiceError> = error;
-  const words = details.replace(/\s+/g, ' ').slice(0, 500);
-  const hint = hints[code];
-  const skew = clockSkew({ date, leaf: null, issuer: null, askedMs: 0 }, ourTime);
-  return new CredentialsError(
-    `CA ${address}: ${status[code] ?? code}: ${words}${hint === undefined ? '' : `; ${hint}`}` +
-      wordsOnSkew(skew),
-    { retryAfterMs: retryAfterMs(answers, now()) },
   );
 }
 

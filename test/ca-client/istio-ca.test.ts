@@ -1,6 +1,7 @@
 /** The client of Istio's CA against CAs that refuse, hang or are not who they should be. */
 import { writeFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
+import { createServer as createTlsServer } from 'node:tls';
 import t from 'tap';
 import type { IstioCaOptions } from '../../ca-client/istio-ca.ts';
 import {
@@ -9,7 +10,7 @@ import {
   encodeRequest,
   encodeResponse,
 } from '../../ca-client/istio-ca-proto.ts';
-import { clientOf, embeddedCa, fileWith, orders, scene, scriptedCa } from './helper.ts';
+import { clientOf, embeddedCa, fileWith, makeCertificate, orders, scene, scriptedCa } from './helper.ts';
 
 const HOUR = 3_600_000;
 const never = new AbortController().signal;
@@ -82,10 +83,16 @@ t.test('hangs of every kind end at the deadline', async (t) => {
 t.test('who the CA is, is checked', async (t) => {
   const world = await scene(t, () => (_call, callback) => callback(null, { certChain: [] }));
   const other = await embeddedCa(t);
-  const message = /UNAVAILABLE.*check that the CA runs there and that .* holds the root of its certificate/;
-  await t.rejects(clientOf({ ...world, ca: other }).obtain(never), { message }, 'another root');
+  const noRoot =
+    /UNAVAILABLE.*does not hold the root of the CA's certificate: take the root from the CA anew$/;
+  await t.rejects(clientOf({ ...world, ca: other }).obtain(never), { message: noRoot }, 'another root');
   const misnamed = await scriptedCa(t, world.ca, () => t.fail('was asked'), ['ca.example']);
-  await t.rejects(clientOf({ ...world, address: misnamed }).obtain(never), { message }, 'another name');
+  const noName = /UNAVAILABLE.*the CA's certificate does not carry that name/;
+  await t.rejects(
+    clientOf({ ...world, address: misnamed }).obtain(never),
+    { message: noName },
+    'another name',
+  );
   const istiod = await scriptedCa(
     t,
     world.ca,
@@ -98,8 +105,31 @@ t.test('who the CA is, is checked', async (t) => {
     "istiod's name by loopback",
   );
   const gone = clientOf({ ...world, address: '127.0.0.1:1' });
-  await t.rejects(gone.obtain(never), { message: /^CA 127.0.0.1:1: UNAVAILABLE.*ECONNREFUSED/ });
+  await t.rejects(gone.obtain(never), {
+    message:
+      /^CA 127.0.0.1:1: UNAVAILABLE.*ECONNREFUSED 127.0.0.1:1; check that the CA runs there and that .* holds the root/,
+  });
   t.throws(() => clientOf({ ...world, address: 'nowhere' }), /not HOST:PORT/);
+});
+
+t.test("a CA whose own certificate's time is over, or not there yet", async (t) => {
+  const root = await makeCertificate({ ca: true });
+  const advice =
+    /UNAVAILABLE.*the CA's own certificate is not valid now: have it renewed, or set this machine's clock$/;
+  for (const times of [
+    { from: -600, until: -5 },
+    { from: 600, until: 1_200 },
+  ]) {
+    const { pem, keyPem } = await makeCertificate({ issuer: root, dns: ['localhost'], ...times });
+    const server = createTlsServer({ cert: pem, key: keyPem, ALPNProtocols: ['h2'] }, () => {});
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    t.teardown(() => server.close());
+    const bound = server.address();
+    const address = `127.0.0.1:${typeof bound === 'object' ? bound?.port : 0}`;
+    const ca = await embeddedCa(t);
+    const caRootFile = fileWith(t, root.pem);
+    await t.rejects(clientOf({ t, ca, address }, { caRootFile }).obtain(never), { message: advice });
+  }
 });
 
 t.test('files that cannot be used are named, the token never quoted', async (t) => {

@@ -97,7 +97,12 @@ function against(plane: ControlPlane): void {
       ],
       ['garbage', 'garbage', {}, /UNAUTHENTICATED: .*check that .* holds a fresh token/],
       ['another signature', good.replace(/[^.]+$/, (text) => 'A'.repeat(text.length)), {}, /UNAUTHENTICATED/],
-      ['a CA by another root', good, { caRootFile: other.rootFile }, /UNAVAILABLE.*holds the root/],
+      [
+        'a CA by another root',
+        good,
+        { caRootFile: other.rootFile },
+        /UNAVAILABLE.*does not hold the root of the CA's certificate: take the root from the CA anew$/,
+      ],
       ['another account', good, { identity: someone }, /is for .*orders, but this workload is .*payments/],
       ['too long', good, { ttlMs: 86_400_000 * 365 }, /INVALID_ARGUMENT: .*ask for a shorter validity/],
       ['not its CA port', good, { address: plane.env('KUBE_API').slice(8) }, /UNAVAILABLE/],
