@@ -126,6 +126,12 @@ export class LocalPlane implements DataPlane {
       read: () => this.#perSide('tunnels'),
     });
     metrics.watch({
+      name: 'oarlock_handshakes_waiting',
+      help: 'Inbound TLS handshakes that wait for their turn: as many as --max-handshakes are under way.',
+      type: 'gauge',
+      read: () => this.#path.handshakes.waiting,
+    });
+    metrics.watch({
       name: 'oarlock_tunnel_streams',
       help: 'Connections that HBONE tunnels carry now.',
       type: 'gauge',

@@ -61,8 +61,6 @@ export class OwnIdentity {
     this.#crl = await watchCrl({
       file: crlFile,
       onLists: () => {
-        // At first `watchCrl` itself has not answered yet.
-        if (this.#crl === null) return;
         this.#log.info({ file: crlFile }, 'revocation lists are in force');
         this.#useTrust();
       },
@@ -217,11 +215,11 @@ export class OwnIdentity {
 
   #useTrust(): void {
     const fetched = new Map<string, readonly string[]>();
-    this.#plane.useTrust({ crl: this.#crl?.bytes ?? null, fetched });
+    this.#plane.useTrust({ crl: this.#crl?.current.bytes ?? null, fetched });
   }
 }
 
-function crlView({ lists, problem }: CrlFile, file: string, now: number): CrlView {
+function crlView({ current: { lists }, problem }: CrlFile, file: string, now: number): CrlView {
   return {
     file,
     lists: lists.summaries.map(({ issuer, entries, nextUpdate }) => ({

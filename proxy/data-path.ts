@@ -201,7 +201,13 @@ export class DataPath implements TunnelContext {
    */
   #secure({ credentials, mesh }: { credentials: Credentials; mesh: MeshSettings | null }): void {
     const trust = new Trust({ credentials, mesh, ...this.#additions });
-    const parts = { credentials, trust, policy: mesh?.meshTls ?? defaultTlsPolicy, limits: this.limits };
+    const parts = {
+      credentials,
+      trust,
+      policy: mesh?.meshTls ?? defaultTlsPolicy,
+      limits: this.limits,
+      counts: this.metrics.handshakes,
+    };
     const outbound = new OutboundTls(parts);
     const inbound = new InboundTls(parts, this.handshakes);
     this.outboundTls = outbound;

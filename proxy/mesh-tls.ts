@@ -1,9 +1,10 @@
 /** What both sides of mesh mTLS are made of: credentials, trust and TLS policy, and the OpenSSL options they come to. */
 import { constants, X509Certificate } from 'node:crypto';
-import type { SecureContextOptions } from 'node:tls';
+import type { SecureContextOptions, TLSSocket } from 'node:tls';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
+import type { Direction } from './connections.ts';
 import type { Trust } from './trust.ts';
 
 /** All that a change of makes TLS contexts anew, and with them the end of every session made before. */
@@ -12,6 +13,26 @@ export interface MeshTlsParts {
   readonly trust: Trust;
   readonly policy: MeshTlsPolicy;
   readonly limits: Limits;
+  /** Counted up with each handshake. */
+  readonly counts: Record<Direction, HandshakeCounts>;
+}
+
+/** By what came of them; `resumed` are no part of `full`. */
+export interface HandshakeCounts {
+  full: number;
+  resumed: number;
+  failed: number;
+}
+
+export function count(counts: HandshakeCounts, stream: TLSSocket, passed: boolean): void {
+  if (!passed) counts.failed++;
+  else if (stream.isSessionReused()) counts.resumed++;
+  else counts.full++;
+}
+
+/** For handshakes that nobody counts. */
+export function uncounted(): Record<Direction, HandshakeCounts> {
+  return { inbound: { full: 0, resumed: 0, failed: 0 }, outbound: { full: 0, resumed: 0, failed: 0 } };
 }
 
 /** Hybrid post-quantum first (draft-ietf-tls-ecdhe-mlkem), then what every Envoy speaks. */

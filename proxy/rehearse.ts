@@ -7,7 +7,7 @@ import type { Limits } from '../mesh/limits.ts';
 import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
 import { reset } from './connections.ts';
 import { Handshakes } from './handshakes.ts';
-import type { MeshTlsParts } from './mesh-tls.ts';
+import { type MeshTlsParts, uncounted } from './mesh-tls.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls } from './tls-outbound.ts';
 import { Trust } from './trust.ts';
@@ -45,7 +45,7 @@ export async function rehearse(
     await once(server, 'listening');
     const [theirs, ours] = await pair(server);
     sockets.push(theirs, ours);
-    await meet({ credentials, trust, policy, limits }, theirs, ours);
+    await meet({ credentials, trust, policy, limits, counts: uncounted() }, theirs, ours);
   } catch (error) {
     if (error instanceof RehearsalError) throw error;
     throw new RehearsalError(`it could not be tried: ${(error as Error).message}`);

@@ -7,7 +7,13 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import { reset, socketUnder } from './connections.ts';
 import type { Handshakes, PendingHandshake } from './handshakes.ts';
-import { contextOptions, type HandshakeFacts, type MeshTlsParts } from './mesh-tls.ts';
+import {
+  contextOptions,
+  count,
+  type HandshakeCounts,
+  type HandshakeFacts,
+  type MeshTlsParts,
+} from './mesh-tls.ts';
 import type { Trust } from './trust.ts';
 import {
   chainRefused,
@@ -96,6 +102,7 @@ const NO_FACTS = { openssl: null, sni: null, chain: [] } as const;
 export class InboundTls {
   readonly credentials: Credentials;
   readonly handshakes: Handshakes;
+  readonly #counts: HandshakeCounts;
   readonly #trust: Trust;
   readonly #meshAlpn: Server;
   readonly #httpAlpn: Server;
@@ -110,6 +117,7 @@ export class InboundTls {
     const { credentials, trust, limits } = parts;
     this.credentials = credentials;
     this.handshakes = handshakes;
+    this.#counts = parts.counts.inbound;
     this.#trust = trust;
     this.#verified = new PeerCache(limits.resumableSessions);
     const options = {
@@ -185,6 +193,7 @@ export class InboundTls {
     stream.allowHalfOpen = true;
     const leaf = stream.getPeerX509Certificate();
     const verdict = this.#judge(stream, leaf);
+    count(this.#counts, stream, verdict.ok);
     // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
     // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.
     setImmediate(() => {
@@ -194,6 +203,7 @@ export class InboundTls {
   }
 
   #failed(error: NodeJS.ErrnoException, stream: TLSSocket): void {
+    this.#counts.failed++;
     const openssl = describeTlsError(error);
     const sni = stream.servername || null;
     this.#take(stream)?.refuse(reasonOfTlsError(error.code ?? ''), openssl, { openssl, sni, chain: [] });

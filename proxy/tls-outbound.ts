@@ -13,7 +13,13 @@ import { readCertificate } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
-import { contextOptions, type HandshakeFacts, type MeshTlsParts } from './mesh-tls.ts';
+import {
+  contextOptions,
+  count,
+  type HandshakeCounts,
+  type HandshakeFacts,
+  type MeshTlsParts,
+} from './mesh-tls.ts';
 import type { Trust } from './trust.ts';
 import {
   chainRefused,
@@ -83,6 +89,7 @@ class Handshake {
     if (this.settled) return;
     this.settled = true;
     const verdict = this.owner.judge(this, stream);
+    count(this.owner.counts, stream, verdict.ok);
     if (verdict.ok) this.peer = verdict.peer;
     else this.owner.sessions.delete(this.key);
     // Not from inside OpenSSL: see InboundTls.
@@ -107,6 +114,7 @@ class Handshake {
     this.owner.sessions.delete(this.key);
     if (this.settled) return;
     this.settled = true;
+    this.owner.counts.failed++;
     const openssl = describeTlsError(error);
     const facts = { openssl, sni: this.tls.sni, alpn: this.alpn, chain: [] };
     this.done.refused(reasonOfTlsError(error.code ?? ''), openssl, facts);
@@ -127,6 +135,7 @@ export class OutboundTls {
   /** Leaves whose chain was verified under this trust. */
   readonly #verified: PeerCache;
   readonly #trust: Trust;
+  readonly counts: HandshakeCounts;
   readonly #maxSessions: number;
 
   /** @throws where OpenSSL cannot use the credentials or the policy */
@@ -134,6 +143,7 @@ export class OutboundTls {
     const { credentials, trust, limits } = parts;
     this.credentials = credentials;
     this.#trust = trust;
+    this.counts = parts.counts.outbound;
     this.#verified = new PeerCache(limits.resumableSessions);
     this.#maxSessions = limits.resumableSessions;
     this.#context = createSecureContext(contextOptions(parts));

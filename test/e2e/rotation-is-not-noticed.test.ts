@@ -1,4 +1,4 @@
-/** Certificates of seconds, renewed while traffic flows: nobody notices, not even while the CA is away. */
+/** Certificates of seconds, renewed while traffic flows: nobody who asks notices, not even while the CA is away. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -118,8 +118,16 @@ t.test('nobody noticed', async (t) => {
     t.same(traffic.failures, []);
     t.ok(traffic.served > 100, `${traffic.served} requests served`);
   }
-  live.write('1');
-  t.equal(await live.until('the echo', (text) => text.length === 2), '01', 'the connection of before lives');
+  await t.rejects(
+    live.until('its end', () => false),
+    /ECONNRESET/,
+    "a TCP connection ends with its peer's certificate",
+  );
+  const said = web.process.stderr.text + orders.process.stderr.text;
+  t.match(said, /"reason":"peer_expired"/, 'and the log says why');
+  const again = await open(t, ports.tcp);
+  again.write('1');
+  t.equal(await again.until('the echo', (text) => text.length === 1), '1', 'a new one is served');
   const keys = /PRIVATE KEY/;
   for (const sidecar of [web, orders]) {
     t.notMatch(JSON.stringify(await sidecar.admin('/certs')), keys, '/certs hands out no key');

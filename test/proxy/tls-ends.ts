@@ -8,7 +8,7 @@ import { parseIdentity } from '../../mesh/identity.ts';
 import { limitsWith } from '../../mesh/limits.ts';
 import type { CaCertificates, MeshTlsPolicy } from '../../mesh/snapshot.ts';
 import { Handshakes } from '../../proxy/handshakes.ts';
-import { defaultTlsPolicy, type HandshakeFacts, type MeshTlsParts } from '../../proxy/mesh-tls.ts';
+import { defaultTlsPolicy, type HandshakeFacts, type MeshTlsParts, uncounted } from '../../proxy/mesh-tls.ts';
 import { InboundTls } from '../../proxy/tls-inbound.ts';
 import { OutboundTls } from '../../proxy/tls-outbound.ts';
 import { Trust } from '../../proxy/trust.ts';
@@ -87,7 +87,7 @@ export function partsOf(credentials: Credentials, around: Surroundings = {}): Me
     fetched: around.fetched ?? new Map(),
     revoked: around.revoked ?? RevocationLists.none,
   });
-  return { credentials, trust, policy: around.policy ?? defaultTlsPolicy, limits };
+  return { credentials, trust, policy: around.policy ?? defaultTlsPolicy, limits, counts: uncounted() };
 }
 
 export function serverOf(parts: MeshTlsParts): InboundTls {
