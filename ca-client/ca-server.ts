@@ -1,13 +1,15 @@
 /** Serves Istio's CreateCertificate over gRPC and TLS for the embedded CA. */
 
 import type { webcrypto } from 'node:crypto';
-import { hostname } from 'node:os';
-import type { SecureContextOptions } from 'node:tls';
 import type { Server, ServerUnaryCall, sendUnaryData } from '@grpc/grpc-js';
 import { identityOf } from '../mesh/identity.ts';
 import { hostPort } from '../mesh/text.ts';
 import type { HostPort } from './address.ts';
+import type { RootPlace } from './ca-intermediate.ts';
+import { type Rate, RateError, RateLimit } from './ca-rates.ts';
+import { serverCertificate } from './ca-server-certificate.ts';
 import { type ServiceAccount, TokenError, verifyToken } from './ca-token.ts';
+import { type CaLog, caUpkeep } from './ca-upkeep.ts';
 import { RequestError } from './csr.ts';
 import type { EmbeddedCa } from './embedded-ca.ts';
 import { type Grpc, loadGrpc } from './grpc.ts';
@@ -22,12 +24,6 @@ import {
 } from './istio-ca-proto.ts';
 import { CredentialsError } from './source.ts';
 
-/** What the server says of each request: pino's logger, or a test's. Never a token or key. */
-export interface CaLog {
-  info(record: Readonly<Record<string, unknown>>, message: string): void;
-  warn(record: Readonly<Record<string, unknown>>, message: string): void;
-}
-
 export interface CaServerOptions {
   readonly ca: EmbeddedCa;
   readonly tokenKeys: webcrypto.CryptoKeyPair;
@@ -36,6 +32,12 @@ export interface CaServerOptions {
   /** Milliseconds: what a certificate gets where the request names no validity, and the most any gets. */
   readonly ttlMs: number;
   readonly log: CaLog;
+  /** How often one identity gets a certificate, default 10 a second. */
+  readonly maxRate?: Rate;
+  /** How often all together do, default 500 a second. */
+  readonly maxTotalRate?: Rate;
+  /** Where the root is that renews the CA's intermediate; default: out of reach. */
+  readonly root?: RootPlace | null;
   /** Validity of the server's own certificate in milliseconds, default 24 h; renewed at half of it. */
   readonly serverTtlMs?: number;
   readonly now?: () => number;
@@ -51,8 +53,14 @@ export interface CaServer {
 /** A CSR is at most 16 KiB. */
 const MAX_REQUEST_BYTES = 65_536;
 const CLOSE_GRACE_MS = 1_000;
-/** One timer's longest sleep, so that a machine that was suspended renews soon after. */
-const RENEWAL_LOOK_MS = 60_000;
+/** How soon a change of the folder is noticed by what is not asked for: our own certificate, CRL, intermediate. */
+const LOOK_MS = 500;
+/** A replica each of many that share an account starts at once, and none waits long; a loop gone wild does. */
+const MAX_RATE: Rate = { count: 10, periodMs: 1_000 };
+/** About what one core signs. */
+const MAX_TOTAL_RATE: Rate = { count: 500, periodMs: 1_000 };
+/** gRPC's trailer for when to ask again (gRFC A6). */
+const PUSHBACK = 'grpc-retry-pushback-ms';
 
 /**
  * Starts the server; resolves once it listens.
@@ -60,8 +68,10 @@ const RENEWAL_LOOK_MS = 60_000;
  */
 export async function startCaServer(options: CaServerOptions): Promise<CaServer> {
   const grpc = await loadGrpc();
-  const { listen } = options;
-  const certificate = await ownCertificate(options, grpc);
+  const { ca, listen, log, root = null, serverTtlMs: ttlMs = 86_400_000 } = options;
+  const upkeep = caUpkeep({ access: ca.access, root, log });
+  await upkeep.look();
+  const certificate = await serverCertificate({ ca, log, listenHost: listen.host, ttlMs }, grpc);
   const server = new grpc.Server({
     'grpc.max_receive_message_length': MAX_REQUEST_BYTES,
     'grpc.max_concurrent_streams': 100,
@@ -79,21 +89,37 @@ export async function startCaServer(options: CaServerOptions): Promise<CaServer>
         responseDeserialize: decodeResponse,
       },
     },
-    { CreateCertificate: createCertificateHandler(options, grpc.status) },
+    { CreateCertificate: createCertificateHandler(options, grpc) },
   );
-  try {
-    const port = await bind(server, hostPort(listen.host, listen.port), certificate.credentials);
-    return {
-      address: { host: listen.host, port },
-      close: () => {
-        certificate.stop();
-        return shutDown(server);
-      },
-    };
-  } catch (error) {
-    certificate.stop();
-    throw error;
-  }
+  const port = await bind(server, hostPort(listen.host, listen.port), certificate.credentials);
+  const stopLooking = repeat(async () => {
+    await upkeep.look();
+    await certificate.look();
+  });
+  return {
+    address: { host: listen.host, port },
+    close: async () => {
+      await Promise.all([shutDown(server), stopLooking()]);
+    },
+  };
+}
+
+/** Does the work every LOOK_MS, one time after another. @returns what ends it, once the last time is through. */
+function repeat(work: () => Promise<void>): () => Promise<void> {
+  let running = Promise.resolve();
+  let busy = false;
+  const timer = setInterval(() => {
+    if (busy) return;
+    busy = true;
+    running = work().finally(() => {
+      busy = false;
+    });
+  }, LOOK_MS);
+  timer.unref();
+  return () => {
+    clearInterval(timer);
+    return running;
+  };
 }
 
 type Handler = (
@@ -101,8 +127,9 @@ type Handler = (
   callback: sendUnaryData<IstioCertificateResponse>,
 ) => void;
 
-function createCertificateHandler(options: CaServerOptions, status: Grpc['status']): Handler {
+function createCertificateHandler(options: CaServerOptions, { status, Metadata }: Grpc): Handler {
   const { ca, log, now = Date.now } = options;
+  const rates = new RateLimit(options.maxRate ?? MAX_RATE, options.maxTotalRate ?? MAX_TOTAL_RATE);
   return (call, callback) => {
     const peer = call.getPeer();
     let account: ServiceAccount | null = null;
@@ -110,27 +137,46 @@ function createCertificateHandler(options: CaServerOptions, status: Grpc['status
       const token = bearerToken(call.metadata.get('authorization'));
       account = await verifyToken(options.tokenKeys, token, now());
       const identity = identityOf(ca.trustDomain, account.namespace, account.serviceAccount);
+      rates.take(identity.uri, performance.now());
       const ttlMs = grantedTtl(call.request.validityDuration, options.ttlMs);
-      const { certificatePem, serial, notAfter } = await ca.issueForRequest(
+      const requester = { by: 'server', peer } as const;
+      const { chain, roots, serial, notAfter } = await ca.issueForRequest(
         call.request.csr,
         identity,
         ttlMs,
+        requester,
       );
       const until = new Date(notAfter).toISOString();
       log.info(
         { event: 'issued', identity: identity.uri, serial, notAfter: until, peer },
         'certificate issued',
       );
-      return { certChain: [certificatePem, ca.rootPem] };
+      // Istio's order: the leaf, what is between, the roots
+      return { certChain: [...chain, ...roots] };
+    }
+    function sendDate(): void {
+      // RFC 9110 §6.6.1: by it a client finds out how far its clock is off. Sent before the status, with errors too
+      const metadata = new Metadata();
+      metadata.set('date', new Date(now()).toUTCString());
+      call.sendMetadata(metadata);
     }
     answer().then(
-      (response) => callback(null, response),
+      (response) => {
+        sendDate();
+        callback(null, response);
+      },
       (error: unknown) => {
         const { code, details } = refusal(error, status);
-        const record = { event: 'refused', status: status[code], reason: details, account, peer };
+        const name = status[code] ?? String(code);
+        const record = { event: 'refused', status: name, reason: details, account, peer };
         // an error nobody foresaw: its sender gets no inside view, the log does
         log.warn(code === status.INTERNAL ? { ...record, error: String(error) } : record, 'request refused');
-        callback({ code, details });
+        const whose = account === null ? null : `${account.namespace}/${account.serviceAccount}`;
+        ca.noteRefusal({ status: name, reason: details, account: whose, peer, by: 'server' });
+        sendDate();
+        const metadata = new Metadata();
+        if (error instanceof RateError) metadata.set(PUSHBACK, String(error.retryAfterMs));
+        callback({ code, details, metadata });
       },
     );
   };
@@ -155,60 +201,9 @@ function grantedTtl(wishSeconds: number, mostMs: number): number {
 function refusal(error: unknown, status: Grpc['status']): { code: number; details: string } {
   if (error instanceof TokenError) return { code: status.UNAUTHENTICATED, details: error.message };
   if (error instanceof RequestError) return { code: status.INVALID_ARGUMENT, details: error.message };
+  if (error instanceof RateError) return { code: status.RESOURCE_EXHAUSTED, details: error.message };
   if (error instanceof CredentialsError) return { code: status.FAILED_PRECONDITION, details: error.message };
   return { code: status.INTERNAL, details: 'the CA failed; see its log' };
-}
-
-/** The server's own certificate, issued by the root it serves, and renewed without a pause. */
-async function ownCertificate(
-  { ca, listen, log, serverTtlMs = 86_400_000, now = Date.now }: CaServerOptions,
-  grpc: Grpc,
-) {
-  const hosts = serverNames(listen.host);
-  let renewAt = 0;
-  async function issue(): Promise<SecureContextOptions> {
-    const { certificatePem, keyPem, notAfter } = await ca.issueServer(hosts, serverTtlMs);
-    renewAt = now() + (notAfter - now()) / 2;
-    return { cert: certificatePem, key: keyPem, minVersion: 'TLSv1.2' };
-  }
-
-  class OwnCredentials extends grpc.ServerCredentials {
-    replace(context: SecureContextOptions): void {
-      this.updateSecureContextOptions(context);
-    }
-    override _equals(other: unknown): boolean {
-      return this === other;
-    }
-  }
-  const credentials = new OwnCredentials({}, await issue());
-  const timer = setInterval(
-    () => {
-      if (now() < renewAt) return;
-      renewAt = Number.POSITIVE_INFINITY; // until this one is through
-      issue().then(
-        (context) => credentials.replace(context),
-        (error: unknown) => {
-          renewAt = now() + RENEWAL_LOOK_MS;
-          log.warn(
-            { event: 'own-certificate', error: String(error) },
-            'the CA could not renew its server certificate',
-          );
-        },
-      );
-    },
-    Math.min(RENEWAL_LOOK_MS, serverTtlMs / 8),
-  );
-  timer.unref();
-  return { credentials, stop: () => clearInterval(timer) };
-}
-
-/** What clients may dial: loopback in all forms, istiod's name, where we listen, and this machine's name. */
-function serverNames(listenHost: string): readonly string[] {
-  const names = new Set(['localhost', '127.0.0.1', '::1', 'istiod.istio-system.svc']);
-  if (listenHost !== '0.0.0.0' && listenHost !== '::') names.add(listenHost);
-  // in compose the container's name is what the others dial
-  if (/^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(hostname())) names.add(hostname());
-  return [...names];
 }
 
 function bind(

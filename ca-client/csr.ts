@@ -1,5 +1,5 @@
 /** Judges a certificate request: only its public key counts, and only if its owner signed and it is strong enough. */
-import { createPublicKey } from 'node:crypto';
+import { createPublicKey, type KeyObject } from 'node:crypto';
 import { loadX509 } from './x509.ts';
 
 /** The request is refused; one sentence for its sender. */
@@ -17,7 +17,8 @@ const PEM =
  * Reads a PKCS#10 request in PEM. Whatever names and extensions it asks for are not looked at.
  * @returns the requester's public key, SubjectPublicKeyInfo in DER.
  * @throws RequestError where it cannot be read, its signature does not verify (proof of possession, RFC 2986 §3),
- *   or the key is neither EC P-256 or P-384 nor RSA of 2048 to 8192 bits.
+ *   it is signed by way of SHA-1 or MD5, or the key is neither EC P-256 or P-384 nor a sound RSA key of 2048 to 8192
+ *   bits.
  */
 export async function readRequest(csrPem: string): Promise<Uint8Array<ArrayBuffer>> {
   if (csrPem.length > MAX_BYTES) throw new RequestError(`the CSR is longer than ${MAX_BYTES} bytes`);
@@ -32,23 +33,51 @@ export async function readRequest(csrPem: string): Promise<Uint8Array<ArrayBuffe
     if (error instanceof RequestError) throw error;
     throw new RequestError('the CSR cannot be read: it is no PKCS#10 request with a known kind of key');
   }
+  const { hash } = request.signatureAlgorithm;
+  if (!['SHA-256', 'SHA-384', 'SHA-512'].includes(hash?.name ?? '')) {
+    throw new RequestError(
+      `the CSR's signature (${hash?.name ?? 'of an unknown kind'}) is refused: use SHA-256`,
+    );
+  }
   // verify() throws on a signature algorithm it does not know
   const signed = await request.verify().catch(() => false);
   if (!signed) throw new RequestError("the CSR's signature does not verify with its own key");
   return new Uint8Array(request.publicKey.rawData);
 }
 
+/**
+ * NIST SP 800-56B §6.2.1's smallest public exponent. CA/Browser Forum Baseline Requirements §6.1.6: the modulus is
+ * odd and has no factor below 752.
+ */
+const LEAST_EXPONENT = 65_537n;
+const SMALL_FACTORS_BELOW = 752n;
+
 function checkStrength(spki: ArrayBuffer): void {
   const key = createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' });
-  const { namedCurve, modulusLength = 0 } = key.asymmetricKeyDetails ?? {};
-  const strong =
-    key.asymmetricKeyType === 'ec'
-      ? namedCurve === 'prime256v1' || namedCurve === 'secp384r1'
-      : key.asymmetricKeyType === 'rsa' && modulusLength >= 2048 && modulusLength <= MAX_RSA_BITS;
+  const { namedCurve, modulusLength = 0, publicExponent = 0n } = key.asymmetricKeyDetails ?? {};
+  const rsa = key.asymmetricKeyType === 'rsa';
+  const strong = rsa
+    ? modulusLength >= 2048 && modulusLength <= MAX_RSA_BITS
+    : key.asymmetricKeyType === 'ec' && (namedCurve === 'prime256v1' || namedCurve === 'secp384r1');
   if (!strong) {
     const found = `${key.asymmetricKeyType} ${namedCurve ?? (modulusLength || '')}`.trim();
     throw new RequestError(
       `the key (${found}) is refused: use EC P-256, EC P-384, or RSA of at least 2048 bits`,
     );
   }
+  if (!rsa) return;
+  if (publicExponent < LEAST_EXPONENT || publicExponent % 2n === 0n) {
+    throw new RequestError(
+      `the key's public exponent ${publicExponent} is refused: use ${LEAST_EXPONENT}, as everyone does`,
+    );
+  }
+  if (hasSmallFactor(key)) throw new RequestError("the key's modulus is refused: it has a small factor");
+}
+
+function hasSmallFactor(key: KeyObject): boolean {
+  const { n = '' } = key.export({ format: 'jwk' });
+  const modulus = BigInt(`0x${Buffer.from(n, 'base64url').toString('hex')}`);
+  if (modulus % 2n === 0n) return true;
+  for (let factor = 3n; factor < SMALL_FACTORS_BELOW; factor += 2n) if (modulus % factor === 0n) return true;
+  return false;
 }

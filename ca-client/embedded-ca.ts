@@ -1,18 +1,26 @@
-/** The embedded CA: a root kept in a folder, and the certificates it issues. For one machine, compose and tests. */
-import { createPrivateKey, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
-import { isIP } from 'node:net';
+/** The embedded CA: a root or intermediate kept in a folder, and the certificates it issues. For one machine, compose and tests. */
+import { webcrypto as crypto, type webcrypto, X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import { readCertificate } from '../mesh/certificates.ts';
 import type { Identity } from '../mesh/identity.ts';
-import { readRequest } from './csr.ts';
-import { createOnce, PUBLIC, readIfThere, SECRET } from './file-store.ts';
-import { EC_P256, newKeys, privateKeyPem, readKeys } from './keys.ts';
+import { CaAccess, type CaView } from './ca-access.ts';
+import type { AuditRecord, IssuedBy, IssuedRecord, RefusedRecord } from './ca-audit.ts';
+import { keyPrint, type LeafWish, makeLeaf } from './ca-certificates.ts';
+import { CA_FILES, type CaState, createRoot, makeFolder } from './ca-folder.ts';
+import { INTERMEDIATE_TTL_MS, issueIntermediate } from './ca-intermediate.ts';
+import { withLock } from './ca-lock.ts';
+import { RateError } from './ca-rates.ts';
+import { RequestError, readRequest } from './csr.ts';
+import { readIfThere } from './file-store.ts';
+import { newKeys, privateKeyPem } from './keys.ts';
 import { CredentialsError } from './source.ts';
-import { loadX509, type X509Library } from './x509.ts';
 
 export interface Issued {
   readonly certificatePem: string;
+  /** The leaf, then the intermediates there are. */
+  readonly chain: readonly string[];
+  /** Every root to be trusted, one PEM each. */
+  readonly roots: readonly string[];
   readonly serial: string;
   /** Milliseconds since the epoch. */
   readonly notBefore: number;
@@ -24,202 +32,234 @@ export interface IssuedWithKey extends Issued {
   readonly keyPem: string;
 }
 
+/** Who asked, for the audit log. */
+export interface Requester {
+  readonly by: IssuedBy;
+  /** Address; null for a command. */
+  readonly peer: string | null;
+}
+
 export interface EmbeddedCa {
   readonly trustDomain: string;
-  /** Where the root certificate lies. */
+  /** Where the root certificates lie. */
   readonly rootFile: string;
+  /** What that file held when the folder was last read. */
   readonly rootPem: string;
+  /** The way to the folder for what else is done there: rotation, revocation, upkeep. */
+  readonly access: CaAccess;
   /**
    * Signs the key of a PEM request for this identity, whatever names the request asks for.
-   * @throws RequestError where the request is refused.
+   * @throws RequestError where the request is refused, RateError where too many wait, CredentialsError where the CA
+   *   cannot sign or cannot write down that it did.
    */
-  issueForRequest(csrPem: string, identity: Identity, ttlMs: number): Promise<Issued>;
+  issueForRequest(csrPem: string, identity: Identity, ttlMs: number, requester?: Requester): Promise<Issued>;
   /** Makes a key and signs it for this identity. */
   issueWithKey(identity: Identity, ttlMs: number): Promise<IssuedWithKey>;
   /** Makes a key and signs it for a server of these DNS names and IP addresses. */
   issueServer(hosts: readonly string[], ttlMs: number): Promise<IssuedWithKey>;
+  /** Writes a refusal to the audit log, some time soon. Many at once are not all written. */
+  noteRefusal(refused: Omit<RefusedRecord, 'event' | 'time'>): void;
 }
 
 export interface EmbeddedCaOptions {
-  /** Made if absent; holds `root-key.pem` (mode 0600) and `root-cert.pem`. */
+  /**
+   * Made if absent; holds `root-cert.pem`, `root-key.pem` (mode 0600) or an intermediate's `ca-cert.pem` and
+   * `ca-key.pem`, and the audit log `issued.jsonl`.
+   */
   readonly dir: string;
   /** Null: the root's own, or `cluster.local` for a new one. */
   readonly trustDomain: string | null;
+  /** Folder of the root that issues this one's intermediate, needed where there is none yet; default: no other. */
+  readonly rootDir?: string | null;
   /** Validity of a new root in milliseconds, default ten years. */
   readonly rootTtlMs?: number;
   readonly now?: () => number;
+  /** Size beyond which the audit log is written anew. */
+  readonly auditMaxBytes?: number;
 }
 
-const TEN_YEARS_MS = 315_360_000_000;
-/** Certificates start in the past, for clocks differ; Istio backdates by two minutes. */
-const BACKDATE_MS = 60_000;
-/** Nothing shorter is issued: validity is counted in whole seconds. */
-const SHORTEST_TTL_MS = 1_000;
-
-interface Root {
-  readonly library: X509Library;
-  readonly key: webcrypto.CryptoKey;
-  readonly pem: string;
-  readonly notBefore: number;
-  readonly notAfter: number;
-  readonly now: () => number;
-}
+export const ROOT_TTL_MS = 315_360_000_000;
+/** So many are signed while the folder is locked once; they share a write to the disk. */
+const BATCH = 100;
+/** More that wait are refused: each waits behind all before it. */
+const MAX_WAITING = 1_000;
+const WAITING_RETRY_MS = 2_000;
 
 /**
- * Opens the CA of a folder, making its root at the first start. Safe when several processes do so at once: each
- * file is created once, and all go on with what was created.
+ * Opens the CA of a folder, making its root, or having its intermediate issued, at the first start. Safe when several
+ * processes do so at once.
  * @throws CredentialsError where the folder's files do not fit together or belong to another trust domain.
  */
 export async function openEmbeddedCa(options: EmbeddedCaOptions): Promise<EmbeddedCa> {
-  const rootFile = join(options.dir, 'root-cert.pem');
-  const root = await openRoot(options, rootFile);
-  const { library } = root;
-  const trustDomain = checkRoot(root, options, rootFile);
-
-  const uriName = (identity: Identity) =>
-    // critical, for the subject is empty (RFC 5280 §4.1.2.6)
-    new library.SubjectAlternativeNameExtension([{ type: 'url', value: identity.uri }], true);
-  async function withKey(sign: (spki: ArrayBuffer) => Promise<Issued>): Promise<IssuedWithKey> {
-    const keys = await newKeys();
-    const issued = await sign(await webcrypto.subtle.exportKey('spki', keys.publicKey));
-    return { ...issued, keyPem: await privateKeyPem(keys) };
+  const { dir, now = Date.now, auditMaxBytes } = options;
+  const access = new CaAccess({ dir, now, auditMaxBytes });
+  await makeFolder(dir);
+  const state = await withLock(dir, async () => {
+    await firstStart(access, options);
+    return (await access.read()).state;
+  });
+  const rootFile = join(dir, CA_FILES.roots);
+  const { trustDomain } = state;
+  if (options.trustDomain !== null && options.trustDomain !== trustDomain) {
+    throw new CredentialsError(
+      `${rootFile} is the root of trust domain ${trustDomain}, not of ${options.trustDomain}`,
+    );
   }
+  const issuer = new Issuer(access);
   return {
     trustDomain,
     rootFile,
-    rootPem: root.pem,
-    async issueForRequest(csrPem, identity, ttlMs) {
+    access,
+    get rootPem() {
+      return (access.state ?? state).bundlePem;
+    },
+    async issueForRequest(csrPem, identity, ttlMs, requester = { by: 'cli', peer: null }) {
       const spki = await readRequest(csrPem);
-      return issue(root, { spki, subject: '', names: uriName(identity), ttlMs });
+      return issuer.issue({ spki, names: { uri: identity.uri }, ttlMs, ...requester });
     },
     issueWithKey: (identity, ttlMs) =>
-      withKey((spki) => issue(root, { spki, subject: '', names: uriName(identity), ttlMs })),
-    issueServer(hosts, ttlMs) {
-      const names = new library.SubjectAlternativeNameExtension(
-        hosts.map((host) => ({ type: isIP(host) === 0 ? 'dns' : 'ip', value: host })),
-      );
-      return withKey((spki) => issue(root, { spki, subject: 'CN=Oarlock embedded CA server', names, ttlMs }));
-    },
+      withKey((spki) => issuer.issue({ spki, names: identity, ttlMs, by: 'cli', peer: null })),
+    issueServer: (hosts, ttlMs) =>
+      withKey((spki) => issuer.issue({ spki, names: { hosts }, ttlMs, by: 'server', peer: null })),
+    noteRefusal: (refused) =>
+      issuer.note({ event: 'refused', time: new Date(now()).toISOString(), ...refused }),
   };
 }
 
-interface Leaf {
-  readonly spki: ArrayBuffer | Uint8Array<ArrayBuffer>;
-  readonly subject: string;
-  readonly names: InstanceType<X509Library['SubjectAlternativeNameExtension']>;
-  readonly ttlMs: number;
+async function firstStart(access: CaAccess, options: EmbeddedCaOptions): Promise<void> {
+  const { dir, trustDomain, rootDir = null, rootTtlMs: ttlMs = ROOT_TTL_MS } = options;
+  const now = access.now();
+  if (rootDir === null) return createRoot(dir, { trustDomain, ttlMs, now });
+  if ((await readIfThere(join(dir, CA_FILES.intermediate))) !== null) return;
+  await issueIntermediate(access, { dir: rootDir, trustDomain, ttlMs }, INTERMEDIATE_TTL_MS);
 }
 
-async function issue(root: Root, { spki, subject, names, ttlMs }: Leaf): Promise<Issued> {
-  const { library, now } = root;
-  const start = now();
-  const notAfter = wholeSeconds(Math.min(start + Math.max(ttlMs, SHORTEST_TTL_MS) + 999, root.notAfter));
-  if (notAfter <= start) {
-    throw new CredentialsError(
-      `the CA's root expired at ${new Date(root.notAfter).toISOString()}; make a new one`,
-    );
-  }
-  const issuer = new library.X509Certificate(root.pem);
-  const publicKey = new library.PublicKey(spki);
-  const usages = library.KeyUsageFlags.digitalSignature | library.KeyUsageFlags.keyEncipherment;
-  const certificate = await library.X509CertificateGenerator.create({
-    serialNumber: newSerial(),
-    subject,
-    issuer: issuer.subjectName,
-    notBefore: new Date(wholeSeconds(Math.max(start - BACKDATE_MS, root.notBefore))),
-    notAfter: new Date(notAfter),
-    publicKey,
-    signingKey: root.key,
-    signingAlgorithm: EC_P256,
-    extensions: [
-      new library.KeyUsagesExtension(usages, true),
-      new library.ExtendedKeyUsageExtension([
-        library.ExtendedKeyUsage.serverAuth,
-        library.ExtendedKeyUsage.clientAuth,
-      ]),
-      new library.BasicConstraintsExtension(false, undefined, true),
-      names,
-      await library.SubjectKeyIdentifierExtension.create(publicKey),
-      await library.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
-    ],
-  });
-  const facts = readCertificate(new Uint8Array(certificate.rawData));
-  const { serial, notBefore } = facts;
-  return { certificatePem: `${certificate.toString('pem')}\n`, serial, notBefore, notAfter: facts.notAfter };
+interface Order extends LeafWish, Requester {}
+
+interface Job {
+  readonly order: Order;
+  readonly resolve: (issued: Issued) => void;
+  readonly reject: (error: unknown) => void;
 }
 
-async function openRoot(options: EmbeddedCaOptions, rootFile: string): Promise<Root> {
-  const { dir, now = Date.now } = options;
-  const library = await loadX509();
-  await mkdir(dir, { recursive: true });
-  const keyFile = join(dir, 'root-key.pem');
-  // in this order: whoever makes a root makes its key first, so a root without a key is no start under way
-  let pem = await readIfThere(rootFile);
-  let keyPem = await readIfThere(keyFile);
-  if (keyPem === null && pem !== null) {
-    throw new CredentialsError(
-      `${rootFile} is there but ${keyFile} is not; bring it back, or remove both for a new root`,
-    );
+/** Signs in batches: each takes the folder's lock once, and is on the disk before anyone is answered. */
+class Issuer {
+  readonly #access: CaAccess;
+  #jobs: Job[] = [];
+  #notes: RefusedRecord[] = [];
+  #running = false;
+
+  constructor(access: CaAccess) {
+    this.#access = access;
   }
-  keyPem ??= await createOnce(keyFile, await privateKeyPem(await newKeys()), SECRET);
-  const keys = await readKeys(keyPem, keyFile);
-  pem ??= await createOnce(rootFile, await newRoot(library, keys, options, now()), PUBLIC);
+
+  issue(order: Order): Promise<Issued> {
+    return new Promise((resolve, reject) => {
+      if (this.#jobs.length >= MAX_WAITING) {
+        reject(new RateError(`${MAX_WAITING} requests wait already; ask again later`, WAITING_RETRY_MS));
+        return;
+      }
+      this.#jobs.push({ order, resolve, reject });
+      this.#start();
+    });
+  }
+
+  note(refused: RefusedRecord): void {
+    if (this.#notes.length >= MAX_WAITING) return;
+    this.#notes.push(refused);
+    this.#start();
+  }
+
+  #start(): void {
+    if (this.#running) return;
+    this.#running = true;
+    void this.#run();
+  }
+
+  async #run(): Promise<void> {
+    while (this.#jobs.length > 0 || this.#notes.length > 0) {
+      const jobs = this.#jobs.splice(0, BATCH);
+      const notes = this.#notes.splice(0);
+      try {
+        await this.#access.locked((view) => issueBatch(view, jobs, notes));
+      } catch (error) {
+        // the first of two that settle a promise counts
+        for (const { reject } of jobs) reject(error);
+      }
+    }
+    this.#running = false;
+  }
+}
+
+async function issueBatch(
+  view: CaView,
+  jobs: readonly Job[],
+  notes: readonly RefusedRecord[],
+): Promise<void> {
+  const { audit, now } = view;
+  const outcomes = await Promise.all(jobs.map((job) => signOne(view, job)));
+  const done = outcomes.filter((outcome) => outcome !== null);
+  const records: AuditRecord[] = [...notes, ...done.map(({ record }) => record)];
+  await audit.append(records, now);
+  for (const { job, issued } of done) job.resolve(issued);
+}
+
+/** Null where it was refused; then the one who asked has been told. */
+async function signOne(
+  { state, audit, now }: CaView,
+  job: Job,
+): Promise<{ job: Job; issued: Issued; record: IssuedRecord } | null> {
+  const { order } = job;
   try {
-    const der = new X509Certificate(pem);
-    if (!der.checkPrivateKey(createPrivateKey(keyPem))) throw new Error(`its key is not that of ${keyFile}`);
-    const { notBefore, notAfter } = readCertificate(der.raw);
-    return { library, key: keys.privateKey, pem, notBefore, notAfter, now };
+    const publicKey = keyPrint(order.spki);
+    if (audit.revokedKeys.has(publicKey)) {
+      throw new RequestError('the key is that of a certificate that was revoked; make a new one');
+    }
+    if (ownKeys(state).includes(publicKey))
+      throw new RequestError("the key is the CA's own; make another one");
+    if (!audit.hasRoom(1)) {
+      throw new RateError('the CA has issued as many certificates as it keeps track of', WAITING_RETRY_MS);
+    }
+    const pem = await makeLeaf(state.signer, order, now);
+    const { serial, notBefore, notAfter } = readCertificate(new X509Certificate(pem).raw);
+    const issued = {
+      certificatePem: pem,
+      chain: [pem, ...state.intermediates],
+      roots: state.roots.map((root) => root.pem),
+      ...{ serial, notBefore, notAfter },
+    };
+    return { job, issued, record: recordOf(state, order, issued, now) };
   } catch (error) {
-    throw new CredentialsError(`${rootFile} cannot be used: ${(error as Error).message}`);
+    job.reject(error);
+    return null;
   }
 }
 
-/** SPIFFE X509-SVID §2: a signing certificate's SPIFFE ID has no path; so a root tells its trust domain. */
-function checkRoot({ pem }: Root, { trustDomain }: EmbeddedCaOptions, rootFile: string): string {
-  const { uris, ca } = readCertificate(new X509Certificate(pem).raw);
-  const own = /^spiffe:\/\/([^/]+)$/.exec(uris[0] ?? '')?.[1];
-  if (own === undefined || uris.length !== 1 || !ca) {
-    throw new CredentialsError(`${rootFile} is not a root of this CA: it names no trust domain`);
-  }
-  if (trustDomain !== null && trustDomain !== own) {
-    throw new CredentialsError(`${rootFile} is the root of trust domain ${own}, not of ${trustDomain}`);
-  }
-  return own;
+function recordOf(state: CaState, order: Order, issued: Issued, now: number): IssuedRecord {
+  return {
+    event: 'issued',
+    time: new Date(now).toISOString(),
+    identity: 'uri' in order.names ? order.names.uri : null,
+    serial: issued.serial,
+    notBefore: new Date(issued.notBefore).toISOString(),
+    notAfter: new Date(issued.notAfter).toISOString(),
+    publicKey: keyPrint(order.spki),
+    peer: order.peer,
+    by: order.by,
+    issuer: state.signerPrint,
+    root: state.signingRoot.fingerprint,
+    roots: state.roots.map(({ fingerprint }) => fingerprint),
+  };
 }
 
-async function newRoot(
-  library: X509Library,
-  keys: webcrypto.CryptoKeyPair,
-  options: EmbeddedCaOptions,
-  now: number,
-): Promise<string> {
-  const trustDomain = options.trustDomain ?? 'cluster.local';
-  const keyId = await library.SubjectKeyIdentifierExtension.create(keys.publicKey);
-  const root = await library.X509CertificateGenerator.createSelfSigned({
-    serialNumber: newSerial(),
-    // the key's mark keeps roots made again for the same trust domain apart
-    name: `O=${trustDomain}, CN=Oarlock embedded CA ${keyId.keyId.slice(0, 8)}`,
-    keys,
-    notBefore: new Date(wholeSeconds(now - BACKDATE_MS)),
-    notAfter: new Date(wholeSeconds(now + (options.rootTtlMs ?? TEN_YEARS_MS))),
-    signingAlgorithm: EC_P256,
-    extensions: [
-      new library.BasicConstraintsExtension(true, undefined, true),
-      new library.KeyUsagesExtension(library.KeyUsageFlags.keyCertSign | library.KeyUsageFlags.cRLSign, true),
-      new library.SubjectAlternativeNameExtension([{ type: 'url', value: `spiffe://${trustDomain}` }]),
-      keyId,
-    ],
-  });
-  return `${root.toString('pem')}\n`;
+function ownKeys({ roots, intermediates }: CaState): readonly string[] {
+  return [...roots.map(({ pem }) => pem), ...intermediates].map((pem) =>
+    keyPrint(new Uint8Array(new X509Certificate(pem).publicKey.export({ type: 'spki', format: 'der' }))),
+  );
 }
 
-/** RFC 5280 §4.1.2.2: positive and at most 20 bytes; random, so that nobody can guess what is signed next. */
-function newSerial(): string {
-  const bytes = randomBytes(16);
-  bytes[0] = ((bytes[0] ?? 0) & 0x3f) | 0x40;
-  return bytes.toString('hex');
-}
-
-function wholeSeconds(ms: number): number {
-  return Math.floor(ms / 1000) * 1000;
+async function withKey(sign: (spki: ArrayBuffer) => Promise<Issued>): Promise<IssuedWithKey> {
+  const keys: webcrypto.CryptoKeyPair = await newKeys();
+  const issued = await sign(await crypto.subtle.exportKey('spki', keys.publicKey));
+  return { ...issued, keyPem: await privateKeyPem(keys) };
 }

@@ -1,6 +1,7 @@
 /** Writes files that others read at any moment: whole or not at all, and secrets readable by their owner only. */
 import { randomBytes } from 'node:crypto';
 import { link, open, readFile, rename, unlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
 
 /** Mode of private keys and tokens. */
 export const SECRET = 0o600;
@@ -16,6 +17,20 @@ export async function replaceFile(file: string, text: string, mode: number): Pro
     await unlink(temporary).catch(() => {});
     throw error;
   }
+  await settle(file);
+}
+
+/** Gives a file another name, in one step, replacing whatever has it. */
+export async function moveFile(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  await settle(to);
+}
+
+/** Removes a file; one that is not there is none to remove. */
+export async function removeFile(file: string): Promise<void> {
+  await unlink(file).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+  });
 }
 
 /**
@@ -41,6 +56,16 @@ export async function readIfThere(file: string): Promise<string | null> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw error;
+  }
+}
+
+/** A name is on the disk once its folder is. Not every file system takes that request. */
+async function settle(file: string): Promise<void> {
+  const folder = await open(dirname(file), 'r');
+  try {
+    await folder.sync().catch(() => {});
+  } finally {
+    await folder.close();
   }
 }
 

@@ -1,13 +1,21 @@
 /** `oarlock ca`: the embedded CA's server, its tokens, and credentials as files. */
 import { join } from 'node:path';
-import { Command, InvalidArgumentError, Option } from 'commander';
-import { type HostPort, parseHostPort } from '../ca-client/address.ts';
-import { parseDuration } from '../mesh/duration.ts';
+import { Command, Option } from 'commander';
+import type { HostPort } from '../ca-client/address.ts';
+import type { Rate } from '../ca-client/ca-rates.ts';
 import { parseIdentity } from '../mesh/identity.ts';
 import { hostPort } from '../mesh/text.ts';
-
-/** Nothing shorter makes sense: certificates and tokens count whole seconds. */
-const SHORTEST_TTL_MS = 1_000;
+import { addAuthorityCommands } from './ca-authority.ts';
+import {
+  answer,
+  listenAddress,
+  type OutputOption,
+  rate,
+  stopSignal,
+  trustDomain,
+  ttl,
+  withOutput,
+} from './ca-flags.ts';
 
 interface DirOption {
   readonly dir: string;
@@ -16,7 +24,10 @@ interface DirOption {
 interface ServeOptions extends DirOption {
   readonly listen: HostPort;
   readonly trustDomain?: string;
+  readonly rootDir?: string;
   readonly ttl: number;
+  readonly maxRate: Rate;
+  readonly maxTotalRate: Rate;
 }
 
 interface AccountOptions extends DirOption {
@@ -30,12 +41,13 @@ interface TokenOptions extends AccountOptions {
   readonly renew?: boolean;
 }
 
-interface IssueOptions extends AccountOptions {
+interface IssueOptions extends AccountOptions, OutputOption {
   readonly out: string;
   readonly trustDomain?: string;
+  readonly rootDir?: string;
 }
 
-/** The `ca` command with its three subcommands, as docs/CLI.md has them. What goes wrong is thrown, for the caller to say. */
+/** The `ca` command with its subcommands, as docs/CLI.md has them. What goes wrong is thrown, for the caller to say. */
 export function caCommand(): Command {
   const ca = new Command('ca').description('the embedded CA, for one machine, compose and tests');
   ca.command('serve')
@@ -52,6 +64,17 @@ export function caCommand(): Command {
         .argParser(ttl)
         .default(86_400_000, '24h'),
     )
+    .option('--root-dir <dir>', 'folder of the root that issues this CA an intermediate, and renews it')
+    .addOption(
+      new Option('--max-rate <n/duration>', 'certificates an identity gets; more are asked to wait')
+        .argParser(rate)
+        .default({ count: 10, periodMs: 1_000 }, '10/1s'),
+    )
+    .addOption(
+      new Option('--max-total-rate <n/duration>', 'certificates all get together')
+        .argParser(rate)
+        .default({ count: 500, periodMs: 1_000 }, '500/1s'),
+    )
     .action((options: ServeOptions) => serve(options));
   account(ca.command('token').description('print a token that the CA takes for a service account'))
     .addOption(
@@ -60,13 +83,18 @@ export function caCommand(): Command {
     .option('--out <file>', 'write it to FILE instead')
     .option('--renew', 'keep FILE fresh until stopped')
     .action((options: TokenOptions) => token(options));
-  account(ca.command('issue').description('write credentials as the files --cert-dir reads'))
+  withOutput(account(ca.command('issue').description('write credentials as the files --cert-dir reads')))
     .requiredOption('--out <dir>', 'where cert-chain.pem, key.pem and root-cert.pem go')
     .option('--trust-domain <td>', "default: the root's own, cluster.local for a new one", trustDomain)
     .addOption(
       new Option('--ttl <duration>', 'validity of the certificate').argParser(ttl).default(86_400_000, '24h'),
     )
+    .option(
+      '--root-dir <dir>',
+      'folder of the root, where the CA is to have an intermediate and has none yet',
+    )
     .action((options: IssueOptions) => issue(options));
+  addAuthorityCommands(ca);
   return ca;
 }
 
@@ -77,19 +105,23 @@ function account(command: Command): Command {
     .requiredOption('--service-account <sa>', 'name of the service account');
 }
 
-async function serve({ dir, listen, trustDomain: wanted, ttl: ttlMs }: ServeOptions): Promise<void> {
-  const [{ openEmbeddedCa }, { openTokenKey }, { startCaServer }, { createLogger }] = await Promise.all([
-    import('../ca-client/embedded-ca.ts'),
-    import('../ca-client/ca-token.ts'),
-    import('../ca-client/ca-server.ts'),
-    import('../telemetry/log.ts'),
-  ]);
+async function serve(options: ServeOptions): Promise<void> {
+  const { dir, listen, trustDomain: wanted = null, rootDir = null, ttl: ttlMs } = options;
+  const [{ openEmbeddedCa, ROOT_TTL_MS }, { openTokenKey }, { startCaServer }, { createLogger }] =
+    await Promise.all([
+      import('../ca-client/embedded-ca.ts'),
+      import('../ca-client/ca-token.ts'),
+      import('../ca-client/ca-server.ts'),
+      import('../telemetry/log.ts'),
+    ]);
   const log = createLogger('info');
   const [ca, tokenKeys] = await Promise.all([
-    openEmbeddedCa({ dir, trustDomain: wanted ?? null }),
+    openEmbeddedCa({ dir, trustDomain: wanted, rootDir }),
     openTokenKey(dir),
   ]);
-  const server = await startCaServer({ ca, tokenKeys, listen, ttlMs, log });
+  const root = rootDir === null ? null : { dir: rootDir, trustDomain: wanted, ttlMs: ROOT_TTL_MS };
+  const { maxRate, maxTotalRate } = options;
+  const server = await startCaServer({ ca, tokenKeys, listen, ttlMs, log, root, maxRate, maxTotalRate });
   const stopped = stopSignal();
   const address = hostPort(server.address.host, server.address.port);
   process.stdout.write(`${JSON.stringify({ ready: true, address, root: ca.rootFile })}\n`);
@@ -145,7 +177,8 @@ async function issue(options: IssueOptions): Promise<void> {
     import('../mesh/identity.ts'),
     import('node:fs/promises'),
   ]);
-  const ca = await openEmbeddedCa({ dir, trustDomain: options.trustDomain ?? null });
+  const { trustDomain: wanted = null, rootDir = null } = options;
+  const ca = await openEmbeddedCa({ dir, trustDomain: wanted, rootDir });
   const identity = parseIdentity(identityOf(ca.trustDomain, namespace, serviceAccount).uri);
   // a slash in a name would make another account's identity
   if (identity === null || identity.namespace !== namespace || identity.serviceAccount !== serviceAccount) {
@@ -154,38 +187,10 @@ async function issue(options: IssueOptions): Promise<void> {
   const issued = await ca.issueWithKey(identity, ttlMs);
   await mkdir(out, { recursive: true });
   // roots first: whoever reads in between sees a key that does not fit, and waits
-  await replaceFile(join(out, 'root-cert.pem'), ca.rootPem, PUBLIC);
+  await replaceFile(join(out, 'root-cert.pem'), issued.roots.join(''), PUBLIC);
   await replaceFile(join(out, 'key.pem'), issued.keyPem, SECRET);
-  await replaceFile(join(out, 'cert-chain.pem'), issued.certificatePem, PUBLIC);
-}
-
-/** Resolves at the first SIGINT or SIGTERM; a second one ends the process as if we did not listen. */
-function stopSignal(): Promise<void> {
-  return new Promise((resolve) => {
-    const stop = () => {
-      process.off('SIGINT', stop).off('SIGTERM', stop);
-      resolve();
-    };
-    process.on('SIGINT', stop).on('SIGTERM', stop);
-  });
-}
-
-function listenAddress(text: string): HostPort {
-  const address = parseHostPort(text);
-  if (address === null)
-    throw new InvalidArgumentError('It must be HOST:PORT, as 127.0.0.1:15012 or [::1]:0.');
-  return address;
-}
-
-function trustDomain(text: string): string {
-  if (parseIdentity(`spiffe://${text}/x`)?.trustDomain === text) return text;
-  throw new InvalidArgumentError('It must be lower-case letters, digits, dots, dashes and underscores.');
-}
-
-function ttl(text: string): number {
-  const ms = parseDuration(text);
-  if (ms === null || ms < SHORTEST_TTL_MS) {
-    throw new InvalidArgumentError('It must be a duration of at least 1s, as 24h, 90m or 30s.');
-  }
-  return ms;
+  await replaceFile(join(out, 'cert-chain.pem'), issued.chain.join(''), PUBLIC);
+  if (options.output !== 'json') return;
+  const notAfter = new Date(issued.notAfter).toISOString();
+  answer(options, { identity: identity.uri, serial: issued.serial, notAfter, dir: out }, []);
 }
