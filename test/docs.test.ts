@@ -114,7 +114,7 @@ t.test("the limits in HBONE.md's table have their values", async (t) => {
 
 t.test('each flag in CLI.md is one of a command', async (t) => {
   const known = new Set(runCommandOptions().options.map(({ long }) => long));
-  for (const file of ['ca', 'demo', 'query', 'authz-check', 'describe', 'route']) {
+  for (const file of ['ca', 'ca-authority', 'ca-flags', 'demo', 'query', 'authz-check', 'describe', 'route']) {
     const source = readFileSync(join(root, `cli/${file}.ts`), 'utf8');
     for (const [, flag] of source.matchAll(/'(--[a-z-]+)/g)) known.add(flag);
   }
