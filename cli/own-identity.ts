@@ -8,6 +8,7 @@ import type { RunOptions } from '../config/options.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
+import { type BundleStatus, type BundleStore, createBundleStore } from '../providers/spiffe-bundles.ts';
 import { defaultTlsPolicy } from '../proxy/mesh-tls.ts';
 import { rehearse } from '../proxy/rehearse.ts';
 import { type CertsView, type CrlView, certsView } from '../telemetry/certs-view.ts';
@@ -34,6 +35,7 @@ export class OwnIdentity {
   readonly #log: Logger;
   readonly #metrics: MeshMetrics;
   readonly #onChange: () => void;
+  readonly #bundles: BundleStore;
   #mesh: MeshSettings | null = null;
   #crl: CrlFile | null = null;
   #keeper: CredentialKeeper | null = null;
@@ -48,6 +50,7 @@ export class OwnIdentity {
     this.#log = log;
     this.#metrics = metrics;
     this.#onChange = onChange;
+    this.#bundles = createBundleStore({ onChange: (status) => this.#bundleChanged(status) });
   }
 
   /**
@@ -73,6 +76,7 @@ export class OwnIdentity {
   /** Goes by the resources now in force: who we are, whose roots are fetched. */
   follow({ identity, mesh }: Snapshot): void {
     this.#mesh = mesh;
+    this.#bundles.retain(bundleUrls(mesh));
     this.#obtainFor(identity);
   }
 
@@ -80,6 +84,7 @@ export class OwnIdentity {
     this.#stopped = true;
     this.#keeper?.stop();
     this.#crl?.close();
+    this.#bundles.close();
   }
 
   /** The set in force, expired or not. */
@@ -213,10 +218,24 @@ export class OwnIdentity {
     this.#onChange();
   }
 
+  #bundleChanged({ url, roots, failures, lastError }: BundleStatus): void {
+    if (lastError === null) this.#log.info({ url, count: roots }, 'roots of a trust domain were fetched');
+    else this.#log.warn({ url, failures, count: roots, error: lastError }, 'no new roots of a trust domain');
+    this.#useTrust();
+  }
+
   #useTrust(): void {
     const fetched = new Map<string, readonly string[]>();
+    for (const url of this.#mesh === null ? [] : bundleUrls(this.#mesh)) {
+      const roots = this.#bundles.bundles(url);
+      if (roots !== null) fetched.set(url, roots);
+    }
     this.#plane.useTrust({ crl: this.#crl?.current.bytes ?? null, fetched });
   }
+}
+
+function bundleUrls({ caCertificates }: MeshSettings): readonly string[] {
+  return caCertificates.flatMap(({ spiffeBundleUrl: url }) => (url === null ? [] : [url]));
 }
 
 function crlView({ current: { lists }, problem }: CrlFile, file: string, now: number): CrlView {

@@ -47,6 +47,8 @@ export function contextOptions({ credentials, trust, policy }: MeshTlsParts): Se
     cert: sentChain(credentials),
     key: credentials.keyPem,
     ca: [...trust.rootsPem],
+    // A bundle may hold an intermediate without its root (X509-SVID §6.1): what it lists is where trust ends.
+    allowPartialTrustChain: true,
     minVersion,
     ecdhCurve: ecdhCurves.length === 0 ? KEY_EXCHANGE_GROUPS : ecdhCurves.join(':'),
     ...(cipherSuites.length === 0 ? {} : { ciphers: cipherSuites.join(':') }),
