@@ -127,17 +127,18 @@ export class WorkloadApiSession {
     }
   }
 
+  /** An end of the whole connection is told by the other stream: what lasts longer is this stream's own. */
   #bundlesEnded(end: End): void {
     const { OK, UNAVAILABLE, UNIMPLEMENTED, INVALID_ARGUMENT } = this.#grpc.status;
-    // an end of the whole connection is told by the other stream
-    if (end.code !== OK && end.code !== UNAVAILABLE && this.#bundleFailures === 0) {
-      const words = wordsOf(this.#grpc.status, end);
-      this.#events.onProblem(`FetchX509Bundles: ${words}; the bundles that come with the SVIDs count`);
-    }
-    if (end.code === UNIMPLEMENTED || end.code === INVALID_ARGUMENT) return;
     this.#bundleFailures++;
     const delay = retryDelay(this.#bundleFailures, 0, this.#clock.random());
-    this.#cancelReopening = this.#clock.setTimeout(() => this.#openBundles(), delay);
+    this.#cancelReopening = this.#clock.setTimeout(() => {
+      if (end.code !== OK && end.code !== UNAVAILABLE) {
+        const words = wordsOf(this.#grpc.status, end);
+        this.#events.onProblem(`FetchX509Bundles: ${words}; the bundles that come with the SVIDs count`);
+      }
+      if (end.code !== UNIMPLEMENTED && end.code !== INVALID_ARGUMENT) this.#openBundles();
+    }, delay);
   }
 
   #open(method: string, onMessage: (bytes: Buffer) => void, onEnd: (end: End) => void): void {

@@ -28,7 +28,7 @@ export interface WorkloadApiOptions {
 
 /** How often it is looked whether the socket is there (again), so that a new agent is not waited for in long backoff. */
 const SOCKET_POLL_MS = 500;
-/** After a session that held so long, the next is opened at once; after shorter ones, in backoff. */
+/** After a session that held so long the next is opened at once; after shorter ones in backoff. */
 const STEADY_MS = 30_000;
 /** More complaints a session are not told: an agent could make up new ones for ever. */
 const MAX_COMPLAINTS = 100;
@@ -67,8 +67,8 @@ class WorkloadApiSource implements CredentialSource {
   readonly #complaints = new Set<string>();
   readonly #waiters = new Set<Waiter>();
   #openedAt = 0;
-  /** Sessions in a row that failed or were short. */
-  #failures = 0;
+  /** Sessions in a row that gave a set and ended soon. */
+  #shortLives = 0;
   #cancelReopening: (() => void) | null = null;
 
   constructor(options: WorkloadApiOptions, endpoint: WorkloadEndpoint) {
@@ -205,15 +205,15 @@ class WorkloadApiSource implements CredentialSource {
     this.#onChange();
   }
 
-  /** A connection that is lost is told only where the next one fails too; what an agent says against us, at once. */
+  /** Who waits is told, and tries again in its own time. Else a lost connection is told only where the next one fails. */
   #ended(error: CredentialsError, lost: boolean): void {
+    const waited = this.#waiters.size > 0;
     this.#close();
-    if (this.#waiters.size === 0 && !lost) this.#problem = error;
     for (const waiter of this.#waiters) waiter.settle(error);
-    if (this.#onChange === null) return;
-    this.#failures = this.#clock.tick() - this.#openedAt < STEADY_MS ? this.#failures + 1 : 0;
-    const backoff = this.#failures === 0 ? 0 : retryDelay(this.#failures, 0, this.#clock.random());
-    const delay = Math.max(backoff, error.retryAfterMs ?? 0);
+    if (waited || this.#onChange === null) return;
+    if (!lost) this.#problem = error;
+    this.#shortLives = this.#clock.tick() - this.#openedAt < STEADY_MS ? this.#shortLives + 1 : 0;
+    const delay = this.#shortLives === 0 ? 0 : retryDelay(this.#shortLives, 0, this.#clock.random());
     this.#cancelReopening = this.#clock.setTimeout(() => this.#onChange?.(), delay);
   }
 }

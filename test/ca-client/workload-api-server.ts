@@ -30,7 +30,7 @@ export const UNIMPLEMENTED = 12;
 export const INTERNAL = 13;
 export const UNAVAILABLE = 14;
 
-/** What a stream does from the moment it opens. */
+/** What a new stream gets: a message, a status it ends with, or nothing. */
 export type Behaviour = Buffer | number | 'hang';
 
 const asIs = (bytes: Buffer): Buffer => bytes;
@@ -38,7 +38,9 @@ const asIs = (bytes: Buffer): Buffer => bytes;
 /** Answers each new stream as it is told to, and pushes on those that are open. */
 export class WorkloadApiServer extends EventEmitter {
   readonly path: string;
-  /** What new streams get: a message, a status they end with, or nothing. Undefined bundles: as many servers, none. */
+  /** Where it listens on TCP. */
+  port = 0;
+  /** What new streams get. */
   svids: Behaviour = 'hang';
   bundles: Behaviour = 'hang';
   /** Streams opened so far, those refused for their metadata included. */
@@ -80,9 +82,11 @@ export class WorkloadApiServer extends EventEmitter {
     );
     await new Promise<void>((resolve, reject) => {
       const address = this.path.startsWith('127.') ? this.path : `unix:${this.path}`;
-      server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error) =>
-        error === null ? resolve() : reject(error),
-      );
+      server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, port) => {
+        this.port = port;
+        if (error === null) resolve();
+        else reject(error);
+      });
     });
     this.#server = server;
   }
@@ -107,9 +111,9 @@ export class WorkloadApiServer extends EventEmitter {
     this.#open[stream].clear();
   }
 
-  /** Streams of this kind that are open. */
-  streams(stream: Stream): number {
-    return this.#open[stream].size;
+  /** Waits until no stream of either kind is open. */
+  async noStreams(): Promise<void> {
+    while (this.#open.svids.size + this.#open.bundles.size > 0) await once(this, 'closed');
   }
 
   /** Waits for the next stream of this kind. */
@@ -126,7 +130,10 @@ export class WorkloadApiServer extends EventEmitter {
     else if (typeof behaviour === 'number') finish(call, behaviour, 'as told');
     else {
       this.#open[stream].add(call);
-      call.on('cancelled', () => this.#open[stream].delete(call));
+      call.on('cancelled', () => {
+        this.#open[stream].delete(call);
+        this.emit('closed');
+      });
       if (behaviour !== 'hang') call.write(behaviour);
     }
     this.emit(stream);
