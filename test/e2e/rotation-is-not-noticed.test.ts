@@ -82,7 +82,7 @@ t.test('the CA is away: the old certificate serves, retries back off, then it re
   const renewed = await orders.metric(RENEWALS, { result: 'success' });
   await ca.kill();
   for (const attempt of [1, 2]) {
-    const line = await orders.logged({ attempt, msg: /no new credentials/ }, mark);
+    const line = await orders.logged({ attempt, msg: /^no new credentials/ }, mark);
     const ceiling = 200 * 2 ** (attempt - 1);
     t.ok(
       Number(line.nextRetryMs) <= ceiling,
@@ -103,7 +103,7 @@ t.test('a token that has become garbage: failures, and recovery with a good one'
   const good = readFileSync(file, 'utf8');
   const { mark } = orders;
   replace(file, 'no token at all\n');
-  const line = await orders.logged({ msg: /no new credentials/ }, mark);
+  const line = await orders.logged({ msg: /^no new credentials/ }, mark);
   t.match(line.msg, /token|UNAUTHENTICATED|unauthenticated/i, 'the log says whose fault it is');
   t.notMatch(orders.process.stderr.text, /no token at all/, 'and keeps the token to itself');
   const renewed = await orders.metric(RENEWALS, { result: 'success' });
