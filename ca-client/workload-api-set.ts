@@ -5,13 +5,15 @@ import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import { CredentialsError } from './source.ts';
 import type { X509BundlesResponse, X509Svid, X509SvidResponse } from './workload-api-proto.ts';
 
-/** How one of several SVIDs is chosen: by hint, else by ID, else by who we are, else the first. */
+/** How one of several SVIDs is chosen: by hint, else by ID, else by who we are, else the preferred or the first. */
 export interface SvidChoice {
   /** Who we are; null adopts the chosen SVID's identity. */
   readonly identity: Identity | null;
   readonly hint: string | null;
   /** A SPIFFE ID, or its path with the leading `/`. */
   readonly spiffeId: string | null;
+  /** Taken before the first where nothing else chooses. */
+  readonly preferred: Identity | null;
 }
 
 /** As checkCredentials takes it, but for origin and time. */
@@ -96,7 +98,7 @@ function chooseSvid(svids: readonly X509Svid[], choice: SvidChoice): X509Svid {
 
 function findSvid(
   svids: readonly X509Svid[],
-  { identity, hint, spiffeId }: SvidChoice,
+  { identity, hint, spiffeId, preferred }: SvidChoice,
 ): { readonly wanted: string; readonly found: X509Svid | undefined } {
   if (hint !== null) {
     const found = svids.find((svid) => svid.hint === hint);
@@ -110,7 +112,7 @@ function findSvid(
   if (identity !== null) {
     return { wanted: `for ${identity.uri}`, found: svids.find((svid) => svid.spiffeId === identity.uri) };
   }
-  return { wanted: 'at all', found: svids[0] };
+  return { wanted: 'at all', found: svids.find((svid) => svid.spiffeId === preferred?.uri) ?? svids[0] };
 }
 
 function describe({ spiffeId, hint }: X509Svid): string {

@@ -17,6 +17,8 @@ export interface WorkloadApiOptions {
   readonly socket: string;
   /** Who we are; null adopts the chosen SVID's identity. */
   readonly identity: Identity | null;
+  /** Where `identity` is null: of several SVIDs, this one's if it is there, before the first. */
+  readonly preferred?: Identity;
   /** Of several SVIDs, the one with this hint. */
   readonly hint?: string;
   /** Of several SVIDs, the one with this SPIFFE ID, or with this path where it begins with `/`. */
@@ -50,7 +52,7 @@ interface Waiter {
 class WorkloadApiSource implements CredentialSource {
   readonly origin: string;
   readonly #endpoint: WorkloadEndpoint;
-  readonly #choice: SvidChoice;
+  #choice: SvidChoice;
   readonly #deadlineMs: number;
   readonly #clock: Clock;
   #onChange: (() => void) | null = null;
@@ -74,8 +76,8 @@ class WorkloadApiSource implements CredentialSource {
   constructor(options: WorkloadApiOptions, endpoint: WorkloadEndpoint) {
     this.origin = describe(endpoint);
     this.#endpoint = endpoint;
-    const { identity, hint = null, spiffeId = null } = options;
-    this.#choice = { identity, hint, spiffeId };
+    const { identity, preferred = null, hint = null, spiffeId = null } = options;
+    this.#choice = { identity, preferred, hint, spiffeId };
     this.#deadlineMs = options.deadlineMs ?? 10_000;
     this.#clock = options.clock ?? systemClock;
   }
@@ -167,6 +169,8 @@ class WorkloadApiSource implements CredentialSource {
     try {
       const set = pushedSet(svids, this.#bundles, this.#choice, (words) => complaints.push(words));
       const credentials = checkCredentials({ ...set, origin: this.origin, now: this.#clock.now() });
+      // who we are does not change with the order of what is offered, nor with an entry that is new
+      this.#choice = { ...this.#choice, preferred: credentials.identity };
       for (const words of complaints) this.#complain(words);
       return credentials;
     } catch (error) {

@@ -89,6 +89,17 @@ t.test('which of several SVIDs', async (t) => {
   const message = svidMessage(offered);
   for (const [title, choice, outcome] of [
     ['the first by default', { identity: null }, 'spiffe://one.test/first'],
+    ['the preferred before the first', { identity: null, preferred: orders }, orders.uri],
+    [
+      'the first, where the preferred is not offered',
+      { identity: null, preferred: identityOf('one.test', 'shop', 'payments') },
+      'spiffe://one.test/first',
+    ],
+    [
+      'by hint, whatever is preferred',
+      { identity: null, preferred: orders, hint: 'external' },
+      'spiffe://two.test/edge',
+    ],
     ['ours', { identity: orders }, orders.uri],
     ['by hint, adopted', { identity: null, hint: 'internal' }, orders.uri],
     ['of the same hint the first', { identity: null, hint: 'external' }, 'spiffe://two.test/edge'],

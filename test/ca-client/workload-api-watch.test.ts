@@ -6,6 +6,7 @@ import { CredentialKeeper } from '../../ca-client/keeper.ts';
 import { type WorkloadApiOptions, workloadApiSource } from '../../ca-client/workload-api.ts';
 
 import type { Credentials } from '../../mesh/credentials.ts';
+import { identityOf } from '../../mesh/identity.ts';
 import { until } from '../e2e/harness/wait.ts';
 import { makeCertificate, temporaryFolder } from './helper.ts';
 import {
@@ -72,6 +73,21 @@ t.test('each push is a new set, the tenth as the first', async (t) => {
   t.equal(new Set(kept.sets.map(({ serial }) => serial)).size, kept.sets.length);
   t.equal(server.opened.svids, 1, 'all on one stream');
   t.same(kept.failures, []);
+});
+
+t.test('of several the one once adopted, whatever their order, and whatever is preferred', async (t) => {
+  const server = await WorkloadApiServer.start(t);
+  const preferred = identityOf('one.test', 'shop', 'orders');
+  server.svids = message([await one.svid('/first'), await one.svid('/second')]);
+  const kept = new Kept(t, { socket: server.path, preferred });
+  await kept.set(1);
+  server.push(
+    'svids',
+    message([await one.svid('/second'), await one.svid('/ns/shop/sa/orders'), await one.svid('/first')]),
+  );
+  t.equal((await kept.set(2)).identity.uri, 'spiffe://one.test/first');
+  server.push('svids', message([await one.svid('/second')]));
+  await kept.failure(/offers the identity spiffe:\/\/one\.test\/second, but this sidecar is/);
 });
 
 t.test('a push that cannot be used leaves the old set in force, and says why', async (t) => {
