@@ -4,6 +4,7 @@ import { rootCertificates } from 'node:tls';
 import t from 'tap';
 import { CertificateError, readCertificate, spiffeIdentity } from '../../mesh/certificates.ts';
 import { makeCertificate } from '../ca-client/helper.ts';
+import { damaged, generator } from './damage.ts';
 
 const ID = 'spiffe://cluster.local/ns/foo/sa/bar';
 
@@ -119,31 +120,6 @@ t.test('random damage: an answer or the one named error, and no waiting', async 
   t.ok(refused > 1_000 && refused < 30_000, `${refused} refused`);
   t.ok(performance.now() - started < 20_000);
 });
-
-function damaged(der: Uint8Array, random: (below: number) => number): Uint8Array {
-  let bytes = new Uint8Array(der);
-  for (let times = 1 + random(3); times > 0; times--) {
-    const at = random(bytes.length);
-    const kind = random(4);
-    if (kind === 0) bytes[at] = random(256);
-    else if (kind === 1) bytes[at] = (bytes[at] ?? 0) ^ (1 << random(8));
-    else if (kind === 2) bytes = bytes.slice(0, at);
-    else bytes = new Uint8Array([...bytes.slice(0, at), random(256), ...bytes.slice(at)]);
-    if (bytes.length === 0) break;
-  }
-  return bytes;
-}
-
-/** Mulberry32: the same damage on every run. */
-function generator(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let x = Math.imul(state ^ (state >>> 15), 1 | state);
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
 
 /** The bytes with one text put for another of the same length. */
 function patch(der: Uint8Array, from: string, to: string): Uint8Array {

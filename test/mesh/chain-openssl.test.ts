@@ -14,6 +14,7 @@ import {
   presented,
   type Role,
 } from './chain-world.ts';
+import { generator } from './damage.ts';
 import {
   CLIENT,
   constraints,
@@ -318,14 +319,3 @@ t.test('what is presented, in which order, and what is trusted', async (t) => {
     t.equal(stricter, title === 'the leaf as anchor', `${title}: stricter where said`);
   }
 });
-
-/** Mulberry32: the same chains on every run. */
-function generator(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let x = Math.imul(state ^ (state >>> 15), 1 | state);
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
