@@ -98,6 +98,7 @@ export class Istiod {
   readonly #env: NodeJS.ProcessEnv;
   readonly #httpPort: number;
   #child: ChildProcess | null = null;
+  /** The end of what it logged. */
   log = '';
 
   private constructor(plane: ControlPlane, ports: readonly number[], env: Readonly<Record<string, string>>) {
@@ -132,9 +133,9 @@ export class Istiod {
 
   /** Starts it, again after `kill`, on the same ports. */
   async up(): Promise<void> {
-    const child = spawn(this.#program, this.#args, { env: this.#env, stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = spawn(this.#program, this.#args, { env: this.#env, stdio: ['ignore', 'pipe', 'ignore'] });
     this.#child = child;
-    child.stderr.on('data', (chunk) => {
+    child.stdout.on('data', (chunk) => {
       this.log = (this.log + chunk).slice(-200_000);
     });
     await until('istiod to be ready', async () => (await call(this.#httpPort, '/ready')).status === 200);
@@ -146,10 +147,5 @@ export class Istiod {
     const gone = new Promise((resolve) => child.once('exit', resolve));
     child.kill('SIGKILL');
     await gone;
-  }
-
-  /** Waits for a line of its log. */
-  async logged(words: RegExp): Promise<void> {
-    await until(`istiod to log ${words}`, () => words.test(this.log));
   }
 }
