@@ -12,6 +12,7 @@ import {
   reportProblems,
   snapshotInput,
 } from './query.ts';
+import { columns } from './table.ts';
 
 /** The `describe` command, with `pod NAME` below it. What goes wrong is thrown, for the caller to say. */
 export function describeCommand(): Command {
@@ -105,19 +106,4 @@ function page({
 
 function modeCells({ mode, source }: EffectiveMode): readonly string[] {
   return [mode, source === null ? 'nobody says otherwise' : `PeerAuthentication ${source}`];
-}
-
-/** Rows, indented, each column as wide as its widest cell. */
-function columns(rows: readonly (readonly string[])[]): readonly string[] {
-  const widths: number[] = [];
-  for (const row of rows) {
-    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
-  }
-  return rows.map(
-    (row) =>
-      `  ${row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd()}`,
-  );
 }

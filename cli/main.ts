@@ -4,8 +4,10 @@ import { runCommandOptions } from '../config/options.ts';
 import { analyzeCommand } from './analyze.ts';
 import { authzCommand } from './authz-check.ts';
 import { caCommand } from './ca.ts';
+import { certsCommand } from './certs.ts';
 import { demoCommand } from './demo.ts';
 import { describeCommand } from './describe.ts';
+import { handshakesCommand } from './handshakes.ts';
 import { routeCommand } from './route.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
@@ -25,6 +27,8 @@ program.addCommand(
   }),
 );
 program.addCommand(caCommand());
+program.addCommand(certsCommand());
+program.addCommand(handshakesCommand());
 program.addCommand(analyzeCommand());
 program.addCommand(authzCommand());
 program.addCommand(describeCommand());

@@ -43,21 +43,25 @@ export interface AlarmView {
   /** `renewal_failing`, `set_refused`, `clock_skew`, `expiring`. */
   readonly kind: string;
   readonly message: string;
-  /** ISO 8601; null where nobody noted it. */
-  readonly since: string | null;
+  /** ISO 8601. */
+  readonly since: string;
 }
 
-/** How renewal stands. */
+/** How renewal stands. Times are ISO 8601. */
 export interface RotationView {
   readonly source: string;
-  /** In a word, as the keeper calls it; null: it gives none. */
-  readonly phase: string | null;
-  /** Failed attempts since the last success, and the last one's words. */
+  /** In a word: `waiting`, `held`, `valid`, `renewing`, `failing`, `expired`. */
+  readonly phase: string;
+  readonly waitingFor: string | null;
+  /** Sets put in force so far. */
+  readonly rotations: number;
+  readonly lastSuccess: string | null;
+  /** Failed attempts since then, and the last one's words. */
   readonly failures: number;
   readonly lastError: string | null;
-  /** ISO 8601; null while an attempt runs, and for a source that tells of changes itself. */
+  /** Null while an attempt runs. */
   readonly nextAttempt: string | null;
-  /** How far our clock is ahead of the issuer's; negative: behind. */
+  /** How far our clock is ahead of the issuer's; negative: behind. Null: it never told. */
   readonly clockSkewSeconds: number | null;
   readonly alarms: readonly AlarmView[];
 }
@@ -107,13 +111,12 @@ export interface PeerCertificate extends Omit<PeerView, 'notAfter' | 'secondsLef
 }
 
 /** The keeper's state, as far as it is shown; times are milliseconds since the epoch. */
-export interface RotationState {
-  readonly source: string;
-  readonly phase?: string;
-  readonly failures: number;
-  readonly lastError: string | null;
+export interface RotationState
+  extends Omit<RotationView, 'lastSuccess' | 'nextAttempt' | 'clockSkewSeconds' | 'alarms'> {
+  readonly lastSuccess: number | null;
   readonly nextAttempt: number | null;
-  readonly alarms?: readonly { readonly kind: string; readonly message: string; readonly since?: number }[];
+  readonly clockSkewMs: number | null;
+  readonly alarms: readonly (Omit<AlarmView, 'since'> & { readonly since: number })[];
 }
 
 /** What `/certs` is made from. */
@@ -137,7 +140,7 @@ export function certsView(sources: CertsSources, now: number): CertsView {
       roots: rootsPem.flatMap(certificatesOf),
     })),
     crl,
-    rotation: rotation === null ? null : rotationView(rotation, credentials),
+    rotation: rotation === null ? null : rotationView(rotation),
     peers: peerViews(peers, now),
   };
 }
@@ -178,19 +181,22 @@ function oneLine(name: string | undefined): string {
   return (name ?? '').replaceAll('\n', ', ');
 }
 
-function rotationView(state: RotationState, credentials: Credentials | null): RotationView {
-  const skew = credentials?.clockSkewMs ?? null;
+function rotationView(state: RotationState): RotationView {
+  const { source, phase, waitingFor, rotations, lastSuccess, failures, lastError, nextAttempt } = state;
   return {
-    source: state.source,
-    phase: state.phase ?? null,
-    failures: state.failures,
-    lastError: state.lastError,
-    nextAttempt: isoOrNull(state.nextAttempt),
-    clockSkewSeconds: skew === null ? null : Math.round(skew / 100) / 10,
-    alarms: (state.alarms ?? []).map(({ kind, message, since }) => ({
+    source,
+    phase,
+    waitingFor,
+    rotations,
+    lastSuccess: isoOrNull(lastSuccess),
+    failures,
+    lastError,
+    nextAttempt: isoOrNull(nextAttempt),
+    clockSkewSeconds: state.clockSkewMs === null ? null : Math.round(state.clockSkewMs / 100) / 10,
+    alarms: state.alarms.map(({ kind, message, since }) => ({
       kind,
       message,
-      since: isoOrNull(since ?? null),
+      since: new Date(since).toISOString(),
     })),
   };
 }

@@ -2,9 +2,9 @@
 
 /**
  * Control characters, what turns the direction of writing or is not seen at all, line separators, halves of
- * surrogate pairs; and the backslash, so that what is escaped cannot be mistaken for what was sent.
+ * surrogate pairs. Not the backslash: what has been made printable stays as it is.
  */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\u2028\u2029\\]/gu;
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\u2028\u2029]/gu;
 
 /** @param most characters of the text kept; `…` says that there were more */
 export function printable(text: string, most: number): string {
@@ -13,7 +13,6 @@ export function printable(text: string, most: number): string {
 }
 
 function escaped(character: string): string {
-  if (character === '\\') return '\\\\';
   if (character === '\n') return '\\n';
   return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
 }
