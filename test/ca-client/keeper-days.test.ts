@@ -101,10 +101,8 @@ t.test('away for three days: still asked, and asked for as soon as it is back', 
     await run.clock.advance(1_000);
     down = true;
     await run.clock.advance(3 * DAY);
-    t.match(run.keeper.state, {
-      phase: 'expired',
-      alarms: [{ kind: 'renewal_failing' }, { kind: 'expiring' }],
-    });
+    t.equal(run.keeper.state.phase, 'expired');
+    t.same(run.alarms.toSorted(), ['up expiring', 'up renewal_failing']);
     const before = run.attempts.length;
     await run.clock.advance(HOUR);
     const rate = run.attempts.length - before;
