@@ -210,7 +210,7 @@ export function revocationList(wish: ListWish): Buffer {
         distinguishedName(wish.issuer),
         time(thisUpdate),
         ...(nextUpdate === null ? [] : [time(nextUpdate)]),
-        ...(entries.length === 0 ? [] : [sequence(...entries)]),
+        ...(entries.length === 0 ? [] : [sequence(Buffer.concat(entries))]),
         ...(extensions.length === 0 ? [] : [tlv(0xa0, sequence(...extensions))]),
       ),
     wish.key,
