@@ -1,12 +1,14 @@
 /** Reads one revocation list from its DER, and refuses those that say more than we honour (RFC 5280 §5). */
 import { type Extension, extensionsOf, readAuthorityKeyId } from './certificate-extensions.ts';
 import { BIT_STRING, Cursor, DerError, ENUMERATED, GENERALIZED_TIME, SEQUENCE, UTC_TIME } from './der.ts';
+import { comparableName } from './distinguished-name.ts';
 import { isStrongSignature, readSignatureAlgorithm } from './signature-algorithm.ts';
 
 /** What is read of one list. Nothing here says that its CA signed it. */
 export interface ListFacts {
-  /** Distinguished name, DER: a view of the bytes that were read. */
+  /** Distinguished name, DER: a view of the bytes that were read; and as `comparableName` has it. */
   readonly issuer: Buffer;
+  readonly issuerName: string;
   /** Milliseconds since the epoch; nextUpdate is null where the list does not tell. */
   readonly thisUpdate: number;
   readonly nextUpdate: number | null;
@@ -53,6 +55,7 @@ export function readList(der: Uint8Array, maxEntries: number): ListFacts {
     throw new DerError(`signed by ${signatureAlgorithm}, which is too weak or not known`);
   }
   const issuer = content.element(SEQUENCE);
+  const issuerName = comparableName(issuer);
   const thisUpdate = content.time();
   const hasNext = content.peek() === UTC_TIME || content.peek() === GENERALIZED_TIME;
   const nextUpdate = hasNext ? content.time() : null;
@@ -60,7 +63,17 @@ export function readList(der: Uint8Array, maxEntries: number): ListFacts {
   const serials = entries === null ? new Set<string>() : readEntries(entries, maxEntries);
   const authorityKeyId = content.peek() === 0xa0 ? readListExtensions(content.enter(0xa0)) : null;
   content.finish();
-  return { issuer, thisUpdate, nextUpdate, serials, authorityKeyId, signatureAlgorithm, tbs, signature };
+  return {
+    issuer,
+    issuerName,
+    thisUpdate,
+    nextUpdate,
+    serials,
+    authorityKeyId,
+    signatureAlgorithm,
+    tbs,
+    signature,
+  };
 }
 
 function readSignature(list: Cursor): Buffer {

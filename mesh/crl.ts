@@ -4,7 +4,7 @@ import { keyUsage } from './certificate-extensions.ts';
 import type { CertificateFacts } from './certificates.ts';
 import { type ListFacts, MAX_ENTRIES, readList } from './crl-reader.ts';
 import { DerError } from './der.ts';
-import { describeName } from './distinguished-name.ts';
+import { comparableName, describeName } from './distinguished-name.ts';
 import { verifySignature } from './signature-algorithm.ts';
 
 /** The CA whose list is asked for. */
@@ -54,16 +54,18 @@ interface List {
  */
 export class RevocationLists {
   static readonly none = new RevocationLists([]);
-  /** By issuer's name, newest first. */
+  /**
+   * By issuer's name, newest first. Names are compared as RFC 5280 §7.1 has it, not byte by byte as in a chain: here a
+   * name that is missed would let the revoked in, and it is the key that decides.
+   */
   readonly #byIssuer = new Map<string, List[]>();
   readonly summaries: readonly ListSummary[];
 
   private constructor(lists: readonly ListFacts[]) {
     for (const facts of lists.toSorted((a, b) => b.thisUpdate - a.thisUpdate)) {
-      const key = facts.issuer.toString('latin1');
       const list: List = { facts, signedBy: new Map() };
-      const same = this.#byIssuer.get(key);
-      if (same === undefined) this.#byIssuer.set(key, [list]);
+      const same = this.#byIssuer.get(facts.issuerName);
+      if (same === undefined) this.#byIssuer.set(facts.issuerName, [list]);
       else same.push(list);
     }
     this.summaries = lists.map(({ issuer, thisUpdate, nextUpdate, serials }) => ({
@@ -107,7 +109,10 @@ export class RevocationLists {
    * @param serial as `CertificateFacts.serial`
    */
   check(serial: string, issuer: ListIssuer): RevocationVerdict {
-    for (const list of this.#byIssuer.get(issuer.facts.subject.toString('latin1')) ?? []) {
+    if (this.#byIssuer.size === 0) return 'unlisted';
+    const name = readableName(issuer.facts.subject);
+    if (name === null) return unusable("its issuer's name cannot be held against revocation lists");
+    for (const list of this.#byIssuer.get(name) ?? []) {
       const { authorityKeyId, serials } = list.facts;
       const { subjectKeyId, keyUsage: usage } = issuer.facts;
       const claimed = authorityKeyId !== null && authorityKeyId === subjectKeyId;
@@ -122,6 +127,15 @@ export class RevocationLists {
       return serials.has(serial) ? revoked(serial, list.facts) : 'good';
     }
     return 'unlisted';
+  }
+}
+
+function readableName(der: Buffer): string | null {
+  try {
+    return comparableName(der);
+  } catch (error) {
+    if (error instanceof DerError) return null;
+    throw error;
   }
 }
 

@@ -1,4 +1,4 @@
-/** Writes a distinguished name's DER for people: `O=cluster.local, CN=Root`. Nothing is decided by this text. */
+/** Reads a distinguished name's DER (RFC 5280 §4.1.2.4): for people, and for comparing names that were written differently. */
 import { Cursor, DerError, SEQUENCE } from './der.ts';
 
 const SET = 0x31;
@@ -17,25 +17,52 @@ const SHORT_NAMES: Readonly<Record<string, string>> = {
 };
 const MAX_TEXT = 256;
 
-/** @returns one line of printable characters, cut to a bound; `an unreadable name` where the DER is none */
+/** One line of printable characters, cut to a bound: `O=cluster.local, CN=Root`. Nothing is decided by it. */
 export function describeName(der: Uint8Array): string {
-  const parts: string[] = [];
   try {
-    const name = new Cursor(der).enter(SEQUENCE);
-    while (name.length > 0) {
-      const set = name.enter(SET);
-      while (set.length > 0) {
-        const attribute = set.enter(SEQUENCE);
-        const oid = attribute.oid();
-        const { tag, content } = attribute.any();
-        const value = TEXT_TAGS.has(tag) ? content.rest().toString('utf8') : `#${content.hex()}`;
-        parts.push(`${SHORT_NAMES[oid] ?? oid}=${value}`);
-      }
-    }
+    const text = attributesOf(der)
+      .map(({ type, value }) => `${SHORT_NAMES[type] ?? type}=${value}`)
+      .join(', ')
+      .replace(/[^\p{L}\p{N}\p{P}\p{S} ]/gu, '?');
+    return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text;
   } catch (error) {
     if (error instanceof DerError) return 'an unreadable name';
     throw error;
   }
-  const text = parts.join(', ').replace(/[^\p{L}\p{N}\p{P}\p{S} ]/gu, '?');
-  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text;
+}
+
+/**
+ * The same text for all names that RFC 5280 §7.1 calls equal, and for some more: kinds of string, case, and spaces
+ * at the ends or several together make no difference. For finding candidates whose keys are then asked.
+ * @throws DerError
+ */
+export function comparableName(der: Uint8Array): string {
+  const attributes = attributesOf(der).map(({ type, value }) => [
+    type,
+    value.trim().replace(/\s+/g, ' ').toLowerCase(),
+  ]);
+  return JSON.stringify(attributes);
+}
+
+interface Attribute {
+  /** Object identifier in dots. */
+  readonly type: string;
+  /** Its text, or `#` and its bytes in hex. */
+  readonly value: string;
+}
+
+function attributesOf(der: Uint8Array): readonly Attribute[] {
+  const attributes: Attribute[] = [];
+  const name = new Cursor(der).enter(SEQUENCE);
+  while (name.length > 0) {
+    const set = name.enter(SET);
+    while (set.length > 0) {
+      const attribute = set.enter(SEQUENCE);
+      const type = attribute.oid();
+      const { tag, content } = attribute.any();
+      const value = TEXT_TAGS.has(tag) ? content.rest().toString('utf8') : `#${content.hex()}`;
+      attributes.push({ type, value });
+    }
+  }
+  return attributes;
 }

@@ -16,6 +16,7 @@ import {
   extension,
   keyId,
   type ListWish,
+  oid,
   pem,
   revocationList,
   rsaKeys,
@@ -109,6 +110,14 @@ t.test('what a chain is held against', (t) => {
     const found = verdict(...lists);
     t.match(found, expected === 'ok' ? { ok: true } : { ok: false, reason: expected, detail }, title);
   }
+  t.end();
+});
+
+t.test('the issuer of a list may be written in another kind of string', (t) => {
+  // RFC 5280 §7.1; byte by byte it would be nobody's list, and the revoked would pass
+  const printable = tlv(0x13, Buffer.from(' ISSUER'));
+  const issuerDer = sequence(tlv(0x31, sequence(oid('2.5.4.3'), printable)));
+  t.match(verdict(listOf(1, { revoked: [LEAF], issuerDer })), { ok: false, reason: 'revoked' });
   t.end();
 });
 

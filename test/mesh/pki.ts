@@ -157,7 +157,6 @@ export interface CertificateWish {
   readonly notAfter: number;
   readonly extensions: readonly Uint8Array[];
   readonly algorithm?: Algorithm | undefined;
-  readonly subjectDer?: Uint8Array;
 }
 
 let serials = 0x1000;
@@ -175,7 +174,7 @@ export function certificate(wish: CertificateWish): Buffer {
         algorithm,
         distinguishedName(wish.issuer),
         sequence(time(wish.notBefore), time(wish.notAfter)),
-        wish.subjectDer ?? distinguishedName(wish.subject),
+        distinguishedName(wish.subject),
         wish.keys.publicKey.export({ type: 'spki', format: 'der' }),
         ...(extensions.length === 0 ? [] : [tlv(0xa3, sequence(...extensions))]),
       ),
@@ -186,6 +185,7 @@ export function certificate(wish: CertificateWish): Buffer {
 
 export interface ListWish {
   readonly issuer: string;
+  readonly issuerDer?: Uint8Array;
   readonly key: KeyObject;
   readonly thisUpdate: number;
   readonly nextUpdate?: number | null;
@@ -207,7 +207,7 @@ export function revocationList(wish: ListWish): Buffer {
       sequence(
         tlv(0x02, Buffer.of(1)),
         algorithm,
-        distinguishedName(wish.issuer),
+        wish.issuerDer ?? distinguishedName(wish.issuer),
         time(thisUpdate),
         ...(nextUpdate === null ? [] : [time(nextUpdate)]),
         ...(entries.length === 0 ? [] : [sequence(Buffer.concat(entries))]),
