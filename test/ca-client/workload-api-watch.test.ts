@@ -2,13 +2,11 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { CredentialKeeper } from '../../ca-client/keeper.ts';
-import { type WorkloadApiOptions, workloadApiSource } from '../../ca-client/workload-api.ts';
 
-import type { Credentials } from '../../mesh/credentials.ts';
 import { identityOf } from '../../mesh/identity.ts';
 import { until } from '../e2e/harness/wait.ts';
 import { makeCertificate, temporaryFolder } from './helper.ts';
+import { Kept, trust } from './workload-api-kept.ts';
 import {
   bundlesMessage,
   INTERNAL,
@@ -21,45 +19,9 @@ import {
   WorkloadApiServer,
 } from './workload-api-server.ts';
 
-type Teardown = Parameters<typeof WorkloadApiServer.start>[0];
-
 const one = await TrustDomain.create('one.test');
 const two = await TrustDomain.create('two.test');
 const garbage = Buffer.from('garbage, no protobuf');
-
-/** A keeper on a Workload API, as the daemon has it. */
-class Kept {
-  readonly sets: Credentials[] = [];
-  readonly failures: string[] = [];
-  readonly keeper: CredentialKeeper;
-
-  constructor(t: Teardown, options: Partial<WorkloadApiOptions> & { readonly socket: string }) {
-    this.keeper = new CredentialKeeper({
-      source: workloadApiSource({ identity: null, ...options }),
-      onCredentials: (credentials) => this.sets.push(credentials),
-      onFailure: (error) => this.failures.push(error.message),
-    });
-    t.teardown(() => this.keeper.stop());
-    this.keeper.start();
-  }
-
-  get serial(): string {
-    return this.keeper.current?.serial ?? 'none';
-  }
-
-  /** Waits for the n-th set. */
-  async set(n: number): Promise<Credentials> {
-    await until(`set ${n}; failures: ${this.failures.at(-1)}`, () => this.sets.length >= n);
-    const set = this.sets[n - 1];
-    if (set === undefined) throw new Error('no set');
-    return set;
-  }
-
-  /** Waits for a failure that says so. */
-  failure(words: RegExp, from = 0): Promise<boolean> {
-    return until(`${words}`, () => this.failures.slice(from).some((failure) => words.test(failure)));
-  }
-}
 
 t.test('each push is a new set, the tenth as the first', async (t) => {
   const server = await WorkloadApiServer.start(t);
@@ -294,10 +256,3 @@ t.test('the keeper stops, and so do the streams', async (t) => {
   await closed;
   t.equal(server.opened.svids, 1);
 });
-
-function trust(credentials: Credentials | null): Record<string, number> {
-  const federated = (credentials?.federated ?? []).map(
-    ({ trustDomain, rootsPem }) => [trustDomain, rootsPem.length] as const,
-  );
-  return { own: credentials?.rootsPem.length ?? 0, ...Object.fromEntries(federated) };
-}
