@@ -60,7 +60,7 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
     throw new CredentialsError("the private key is not the certificate's: they are of two different sets");
   }
   const trusted = readRoots([...offered.roots, ...(offered.moreRoots ?? [])]);
-  const path = [...chain, findRoot(chain, roots, offered.now)];
+  const path = findPath(chain, roots, offered.now);
   for (const [i, certificate] of path.entries())
     checkTimes(certificate, placeName(i, path.length), offered.now);
   const notBefore = Math.max(...path.map(({ facts }) => facts.notBefore));
@@ -69,7 +69,10 @@ export function checkCredentials(offered: OfferedCredentials): Credentials {
   if (refusal !== null) throw new CredentialsError(`our peers would refuse the chain: ${refusal.detail}`);
   return {
     identity,
-    chainPem: chain.map((certificate) => certificate.pem).join(''),
+    chainPem: path
+      .slice(0, -1)
+      .map((certificate) => certificate.pem)
+      .join(''),
     keyPem: offered.keyPem,
     rootsPem: trusted.map((root) => root.pem),
     federated: checkFederated(offered.federated ?? [], identity.trustDomain),
@@ -109,21 +112,49 @@ function checkIdentity(leaf: Certificate, expected: Identity | null): Identity {
   return identity;
 }
 
-/** Follows the signatures up the chain to the root that ends it. */
-function findRoot(chain: readonly Certificate[], roots: readonly Certificate[], now: number): Certificate {
+/**
+ * Follows the signatures up the chain to the root that ends it. Intermediates that lie among the roots (as some
+ * writers of files have it) become part of the chain: a peer that has only the root could not find them.
+ */
+function findPath(
+  chain: readonly OwnCertificate[],
+  roots: readonly OwnCertificate[],
+  now: number,
+): readonly OwnCertificate[] {
   for (let i = 0; i + 1 < chain.length; i++) {
     const [subject, issuer] = [chain[i], chain[i + 1]];
     if (subject !== undefined && issuer !== undefined && !issued(issuer, subject)) {
       throw new CredentialsError(`${placeName(i, 0)} is not signed by the certificate after it`);
     }
   }
-  const last = chain.at(-1);
-  const able = last === undefined ? [] : roots.filter((candidate) => issued(candidate, last));
-  // a renewed root has the name and key of the one it replaces: take the one that holds now
-  const root = able.find(({ facts }) => facts.notBefore <= now && now < facts.notAfter) ?? able[0];
-  if (root === undefined)
-    throw new CredentialsError('the chain does not lead to any of the roots given with it');
-  return root;
+  const path = [...chain];
+  for (let last = path.at(-1); last !== undefined && path.length <= MAX_CHAIN; last = path.at(-1)) {
+    const root = issuerOf(last, roots, now);
+    if (root === null && path.length === chain.length) {
+      throw new CredentialsError('the chain does not lead to any of the roots given with it');
+    }
+    if (root === null) {
+      const subject = last.x509.subject.replaceAll('\n', ', ').slice(0, 256);
+      throw new CredentialsError(
+        `the chain leads to "${subject}" among the roots, which is an intermediate: put the root that signed it there`,
+      );
+    }
+    path.push(root);
+    if (issued(root, root)) return path;
+  }
+  throw new CredentialsError(`the chain is longer than ${MAX_CHAIN} certificates`);
+}
+
+/** Among several of one name and key, as a renewed or cross-signed root has: a root before others, one that holds now. */
+function issuerOf(
+  subject: OwnCertificate,
+  roots: readonly OwnCertificate[],
+  now: number,
+): OwnCertificate | null {
+  const able = roots.filter((candidate) => issued(candidate, subject));
+  const holds = ({ facts }: OwnCertificate) => facts.notBefore <= now && now < facts.notAfter;
+  const selfSigned = able.filter((candidate) => issued(candidate, candidate));
+  return selfSigned.find(holds) ?? able.find(holds) ?? selfSigned[0] ?? able[0] ?? null;
 }
 
 function issued(issuer: Certificate, subject: Certificate): boolean {

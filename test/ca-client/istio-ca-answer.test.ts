@@ -203,6 +203,40 @@ t.test('answers that do not fit are refused', async (t) => {
   }
 });
 
+t.test('intermediates among the roots', async (t) => {
+  const root = await makeCertificate({ ca: true, subject: 'CN=root' });
+  const upper = await makeCertificate({ ca: true, issuer: root, subject: 'CN=upper' });
+  const lower = await makeCertificate({ ca: true, issuer: upper, subject: 'CN=lower' });
+  const crossSigned = await makeCertificate({ ca: true, issuer: upper, subject: 'CN=root', keys: root.keys });
+  const leaf = await makeCertificate({ uris: [orders.uri], issuer: lower });
+  const whole = [leaf.pem, lower.pem, upper.pem];
+  const rows: readonly (readonly [
+    string,
+    readonly string[],
+    readonly string[],
+    readonly string[] | RegExp,
+  ])[] = [
+    ['none', whole, [root.pem], whole],
+    ['all', [leaf.pem], [lower.pem, upper.pem, root.pem], whole],
+    ['in both places', whole, [upper.pem, lower.pem, root.pem], whole],
+    ['some', [leaf.pem, lower.pem], [root.pem, upper.pem], whole],
+    ['the root signed by another as well', whole, [crossSigned.pem, root.pem], whole],
+    [
+      'and no root',
+      whole,
+      [upper.pem],
+      /leads to "CN=upper" among the roots, which is an intermediate: put the root/,
+    ],
+    ['in a circle', whole, [upper.pem, crossSigned.pem], /longer than 10|which is an intermediate/],
+    ['a gap', [leaf.pem], [upper.pem, root.pem], /does not lead to any of the roots/],
+  ];
+  for (const [title, chain, roots, wanted] of rows) {
+    const offered = { chain, keyPem: leaf.keyPem, roots, origin: 'test', expected: orders, now: Date.now() };
+    if (wanted instanceof RegExp) t.throws(() => checkCredentials(offered), { message: wanted }, title);
+    else t.equal(checkCredentials(offered).chainPem, wanted.join(''), title);
+  }
+});
+
 t.test('keys of every usual notation fit their certificates', async (t) => {
   const root = await makeCertificate({ ca: true });
   for (const [type, format] of [
