@@ -41,9 +41,9 @@ export class Alarms {
     return [...this.#raised.values()];
   }
 
-  /** The source gave a set that cannot be used; over with the next that can. */
-  refused(error: string): void {
-    this.#raise('set_refused', `${error}; the set before stays in force`);
+  /** The source gave a set that cannot be used; over with the next that can. @param kept there is one before it */
+  refused(error: string, kept: boolean): void {
+    this.#raise('set_refused', kept ? `${error}; the set before stays in force` : error);
   }
 
   usable(): void {

@@ -22,7 +22,7 @@ import {
 import type { KeyType } from './keys.ts';
 import { splitCertificates } from './pem.ts';
 import { makeRequest } from './request.ts';
-import { type CredentialSource, CredentialsError } from './source.ts';
+import { type CredentialSource, CredentialsError, RefusedSet } from './source.ts';
 
 export interface IstioCaOptions {
   /** `HOST:PORT` of the CA. */
@@ -79,9 +79,9 @@ export function istioCaSource(options: IstioCaOptions): CredentialSource {
       return { ...checkCredentials(offered), clockSkewMs: skew };
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
-      throw new CredentialsError(
-        `CA ${address}: its answer is refused: ${error.message}${wordsOnSkew(skew)}`,
-      );
+      throw new RefusedSet(`CA ${address}: its answer is refused: ${error.message}${wordsOnSkew(skew)}`, {
+        clockSkewMs: skew,
+      });
     }
   }
   return { origin, obtain };

@@ -14,7 +14,7 @@ import {
   Tenure,
   untilDue,
 } from './schedule.ts';
-import { type CredentialSource, CredentialsError } from './source.ts';
+import { type CredentialSource, CredentialsError, RefusedSet } from './source.ts';
 
 export interface FailedAttempt {
   /** Counts from 1 since the last success. */
@@ -37,9 +37,6 @@ export interface KeeperOptions {
   readonly onAlarm?: OnAlarm;
   readonly clock?: Clock;
 }
-
-/** There was a set, and it could not be used. */
-class RefusedSet extends CredentialsError {}
 
 interface Held {
   readonly credentials: Credentials;
@@ -324,7 +321,8 @@ export class CredentialKeeper {
     const refused = error instanceof RefusedSet;
     if (this.#failures++ === 0) this.#failingSince = this.#clock.tick();
     this.#lastError = error.message;
-    if (refused) this.#alarms.refused(error.message);
+    if (error instanceof CredentialsError) this.#measureSkew(error.clockSkewMs);
+    if (refused) this.#alarms.refused(error.message, this.current !== null);
     const attempts = this.#failures;
     const sinceMs = this.#clock.tick() - this.#failingSince;
     const lifeMs = this.expired ? 0 : (this.#tenure?.lifeMs ?? Number.POSITIVE_INFINITY);

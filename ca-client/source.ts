@@ -23,9 +23,21 @@ export class CredentialsError extends Error {
   override name = 'CredentialsError';
   /** The source asked to be left alone so long; null: it did not say. */
   readonly retryAfterMs: number | null;
+  /** As in Credentials: known although there are none; null: it is not. */
+  readonly clockSkewMs: number | null;
 
-  constructor(message: string, { retryAfterMs = null }: { readonly retryAfterMs?: number | null } = {}) {
+  constructor(
+    message: string,
+    {
+      retryAfterMs = null,
+      clockSkewMs = null,
+    }: { readonly retryAfterMs?: number | null; readonly clockSkewMs?: number | null } = {},
+  ) {
     super(message);
     this.retryAfterMs = retryAfterMs;
+    this.clockSkewMs = clockSkewMs;
   }
 }
+
+/** There was a set, and it cannot be used: whoever issues it should know. */
+export class RefusedSet extends CredentialsError {}

@@ -6,7 +6,7 @@ import { checkCredentials } from './check.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type Grpc, loadGrpc } from './grpc.ts';
 import { retryDelay } from './schedule.ts';
-import { type CredentialSource, CredentialsError } from './source.ts';
+import { type CredentialSource, CredentialsError, RefusedSet } from './source.ts';
 import { parseWorkloadEndpoint, type WorkloadEndpoint } from './workload-api-endpoint.ts';
 import type { X509SvidResponse } from './workload-api-proto.ts';
 import { describe, WorkloadApiSession } from './workload-api-session.ts';
@@ -175,7 +175,7 @@ class WorkloadApiSource implements CredentialSource {
       return credentials;
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
-      throw new CredentialsError(`${this.origin}: what it pushed is refused: ${error.message}`);
+      throw new RefusedSet(`${this.origin}: what it pushed is refused: ${error.message}`);
     }
   }
 

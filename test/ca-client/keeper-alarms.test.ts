@@ -1,6 +1,7 @@
 /** Sets that cannot be used, and alarms: told once when they rise and once when they are over. */
 import t from 'tap';
 import { keeperLimits } from '../../ca-client/schedule.ts';
+import { RefusedSet } from '../../ca-client/source.ts';
 import type { Credentials } from '../../mesh/credentials.ts';
 import { DAY, HOUR, keeping, MINUTE, set } from './keeper-scene.ts';
 
@@ -222,5 +223,15 @@ t.test('the skew is told of a set that is refused, too', async (t) => {
   await run.clock.advance(1_000);
   t.match(run.keeper.state, { clockSkewMs: -90_000, phase: 'waiting' });
   t.same(run.alarms.slice(0, 2), ['up clock_skew', 'up set_refused']);
+  run.keeper.stop();
+});
+
+t.test('a source that refuses what its CA answered may tell the skew as well', async (t) => {
+  const run = keeping(() => new RefusedSet('not valid before tomorrow', { clockSkewMs: -DAY }));
+  run.keeper.start();
+  await run.clock.advance(1_000);
+  t.equal(run.keeper.state.clockSkewMs, -DAY);
+  t.same(run.alarms.toSorted(), ['up clock_skew', 'up set_refused']);
+  t.equal(run.failures[0]?.kind, 'refused');
   run.keeper.stop();
 });
