@@ -8,10 +8,14 @@ import { certsCommand } from './certs.ts';
 import { demoCommand } from './demo.ts';
 import { describeCommand } from './describe.ts';
 import { handshakesCommand } from './handshakes.ts';
+import { keepMemoryPrivate } from './private-memory.ts';
 import { routeCommand } from './route.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
 const BAD_USAGE = 2;
+
+// Before any command has a key; `run` tells where it could not be done.
+keepMemoryPrivate();
 
 const program = new Command('oarlock')
   .description('A sidecar proxy daemon: mutual TLS with SPIFFE identities, steered by Istio resources.')
