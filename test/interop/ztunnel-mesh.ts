@@ -146,7 +146,7 @@ export async function createWorld(t: Test, family: 'ipv4' | 'ipv6' = 'ipv4'): Pr
     ].join('---\n'),
   );
   mesh.write('policy.yaml', allow('legacy'));
-  const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), '1h', namespace.ipv4.here);
+  const ca = await CaProcess.start(t, join(mesh.dir, 'ca'), '1h', { host: namespace.ipv4.here });
   const flags = [
     ...(await ca.flags('orders')),
     ...['--bind', here, '--hbone-port', String(HBONE_PORT), '--access-log', 'stderr'],

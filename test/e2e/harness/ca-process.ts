@@ -10,9 +10,11 @@ export class CaProcess {
   readonly dir: string;
   readonly address: string;
   readonly ttl: string;
+  readonly #more: readonly string[];
   running: Oarlock;
 
-  private constructor(t: Test, dir: string, address: string, ttl: string) {
+  private constructor(t: Test, dir: string, address: string, ttl: string, more: readonly string[]) {
+    this.#more = more;
     this.t = t;
     this.dir = dir;
     this.address = address;
@@ -20,9 +22,14 @@ export class CaProcess {
     this.running = this.#start();
   }
 
-  /** Starts one whose root lies in `dir`, on an address of this machine. */
-  static async start(t: Test, dir: string, ttl = '1h', host = '127.0.0.1'): Promise<CaProcess> {
-    const ca = new CaProcess(t, dir, `${host}:${await freePort()}`, ttl);
+  /** Starts one whose root lies in `dir`, on an address of this machine. @param more further flags of `ca serve` */
+  static async start(
+    t: Test,
+    dir: string,
+    ttl = '1h',
+    { host = '127.0.0.1', more = [] }: { host?: string; more?: readonly string[] } = {},
+  ): Promise<CaProcess> {
+    const ca = new CaProcess(t, dir, `${host}:${await freePort()}`, ttl, more);
     await ca.up();
     return ca;
   }
@@ -62,6 +69,7 @@ export class CaProcess {
   }
 
   #start(): Oarlock {
-    return start(this.t, ['ca', 'serve', '--dir', this.dir, '--listen', this.address, '--ttl', this.ttl]);
+    const flags = ['--dir', this.dir, '--listen', this.address, '--ttl', this.ttl, ...this.#more];
+    return start(this.t, ['ca', 'serve', ...flags]);
   }
 }
