@@ -48,9 +48,10 @@ interface List {
 }
 
 /**
- * The lists of one file, unchanging. A CA without a list here revokes nothing: its certificates pass, as ztunnel and
- * Istio's Envoys have it (docs/IDENTITY.md). A list whose nextUpdate has passed still counts, for what it revoked is
- * not good again; `stale` tells of it.
+ * The lists of one file, unchanging. A CA without a list here revokes nothing: its certificates pass, as ztunnel has
+ * it (`allow_unknown_revocation_status`). Istio's Envoys refuse all chains with such a CA once any CA of the chain has
+ * a list; a list of each CA satisfies both. A list whose nextUpdate has passed still counts, for what it revoked is
+ * not good again; `stale` tells of it. (ztunnel does so too, while OpenSSL and Envoy then refuse everybody.)
  */
 export class RevocationLists {
   static readonly none = new RevocationLists([]);
