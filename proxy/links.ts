@@ -1,5 +1,6 @@
 /** Every connection that rests on a peer's certificate, of either side: none outlives it, and none outlives our trust in it. */
 import type { ReasonCode } from '../mesh/reasons.ts';
+import type { PeerCertificate } from '../telemetry/certs-view.ts';
 import type { Direction } from './connections.ts';
 import type { RefusedVerdict, VerifiedPeer } from './verify-peer.ts';
 
@@ -20,19 +21,6 @@ export interface Link {
   drain(): void;
   /** Ends it at once, whatever runs on it. Safe to call again, and while it is being closed. */
   close(reason: ReasonCode, detail: string): void;
-}
-
-/** One leaf certificate that connections live by now: plain data for `oarlock certs`. */
-export interface LinkedPeer {
-  /** SPIFFE URI. */
-  readonly identity: string;
-  /** Hex. */
-  readonly serial: string;
-  /** ISO 8601; of the whole path. */
-  readonly notAfter: string;
-  readonly direction: Direction;
-  /** TLS connections; streams of tunnels are not counted. */
-  readonly connections: number;
 }
 
 /** Tells why a peer is refused now; null: it is not. */
@@ -123,17 +111,18 @@ export class Links {
   }
 
   /** Whom we are connected to, and by which certificate. */
-  list(): LinkedPeer[] {
-    const peers = new Map<string, LinkedPeer & { connections: number }>();
+  list(): PeerCertificate[] {
+    const peers = new Map<string, PeerCertificate & { connections: number }>();
     for (const { direction, peer, tunnelled } of this.#entries.keys()) {
+      // The tunnel is the TLS connection.
       if (tunnelled) continue;
       const key = `${direction} ${peer.hash}`;
       const known = peers.get(key);
       if (known !== undefined) known.connections++;
       else {
-        const { identity, serial, notAfter } = peer;
-        const until = new Date(notAfter).toISOString();
-        peers.set(key, { identity: identity.uri, serial, notAfter: until, direction, connections: 1 });
+        const { identity, serial, issuer, root, notAfter } = peer;
+        const about = { identity: identity.uri, serial, issuer, root: root.subject, notAfter, direction };
+        peers.set(key, { ...about, connections: 1 });
       }
     }
     return [...peers.values()];

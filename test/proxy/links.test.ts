@@ -15,7 +15,8 @@ function peerOf(name: string, lifeMs: number, notBefore = START): VerifiedPeer {
   const identity = identityOf('cluster.local', 'shop', name);
   const notAfter = notBefore + lifeMs;
   // The register reads no more of a peer than this.
-  return { identity, hash: name, serial: '0a', notBefore, notAfter } as VerifiedPeer;
+  const signed = { serial: '0a', issuer: 'CN=ca', root: { subject: 'CN=root', fingerprint256: '' } };
+  return { identity, hash: name, ...signed, notBefore, notAfter } as VerifiedPeer;
 }
 
 /** What happened to a link, and when. */
@@ -207,7 +208,9 @@ t.test('the list has a line a leaf and direction, and counts no streams', async 
   const one = {
     identity: 'spiffe://cluster.local/ns/shop/sa/web',
     serial: '0a',
-    notAfter: '2030-01-01T01:00:00.000Z',
+    issuer: 'CN=ca',
+    root: 'CN=root',
+    notAfter: START + HOUR,
   };
   t.same(links.list(), [
     { ...one, direction: 'inbound', connections: 2 },
