@@ -35,7 +35,9 @@ const SCHEMES: readonly Scheme[] = [
     chain: 'tls.crt',
     key: 'tls.key',
     roots: 'ca.crt',
-    rootsHint: 'it holds the roots to trust; cert-manager writes it only where the issuer tells its CA',
+    rootsHint:
+      'it holds the roots to trust; cert-manager writes it where the issuer tells its CA, ' +
+      'csi-driver-spiffe where it is given a sourceCABundle',
   },
   // spiffe-helper's example configuration
   { chain: 'svid.pem', key: 'svid_key.pem', roots: 'svid_bundle.pem' },

@@ -278,7 +278,7 @@ t.test('what is missing is named', async (t) => {
     [
       { chain, key },
       KUBERNETES,
-      /: ca.crt is not there \(yet\): it holds the roots to trust; cert-manager writes it/,
+      /: ca.crt is not there \(yet\): it holds the roots to trust; cert-manager writes it where .*sourceCABundle$/,
     ],
     [{ chain, key }, SPIFFE_HELPER, /: svid_bundle.pem is not there \(yet\)$/],
   ];
