@@ -97,7 +97,9 @@ function rotationRows(rotation: RotationView, now: number): readonly (readonly s
     nextAttempt === null
       ? ''
       : `, next attempt in ${span(Math.max(0, Date.parse(nextAttempt) - now) / 1000)}`;
-  const why = waitingFor === null ? '' : `: ${waitingFor}`;
+  // The last failure has a row of its own.
+  const told = lastError !== null && waitingFor?.includes(lastError);
+  const why = waitingFor === null || told ? '' : `: ${waitingFor}`;
   const rows: (readonly string[])[] = [['rotation', `${phase}${why}; ${rotations} so far${next}`]];
   if (failures > 0) rows.push(['failing', `${failures} in a row, last: ${lastError ?? ''}`]);
   if (clockSkewSeconds !== null) {

@@ -1,12 +1,15 @@
 /** How commands write for people: rows in columns, and times as what is left of them. */
 import { printable } from '../telemetry/printable.ts';
 
-/** Longer texts would push all else off the screen; `-o json` has them whole. */
+/** Longer texts would push all else off the screen; `-o json` has them whole. The last cell of a row pushes nothing. */
 const MAX_CELL = 200;
+const MAX_LAST_CELL = 1_000;
 
 /** Rows, indented, each column as wide as its widest cell. What is not printable is escaped. */
 export function columns(rows: readonly (readonly string[])[]): readonly string[] {
-  const cells = rows.map((row) => row.map((cell) => printable(cell, MAX_CELL)));
+  const cells = rows.map((row) =>
+    row.map((cell, i) => printable(cell, i === row.length - 1 ? MAX_LAST_CELL : MAX_CELL)),
+  );
   const widths: number[] = [];
   for (const row of cells) {
     for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);

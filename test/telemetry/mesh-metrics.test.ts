@@ -3,7 +3,7 @@ import { AggregatorRegistry } from 'prom-client';
 import t from 'tap';
 import { reasonCodes } from '../../mesh/reasons.ts';
 import { defaultBuckets } from '../../telemetry/histogram.ts';
-import { MeshMetrics } from '../../telemetry/mesh-metrics.ts';
+import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { labelsWith, parseExposition, sampleOf } from './exposition.ts';
 
 const WALL = Date.UTC(2026, 0, 1);
@@ -301,6 +301,46 @@ t.test('what others keep is read when scraped', async (t) => {
   t.equal(sampleOf(lines, 'oarlock_credentials_renewals_total', { result: 'failure' }), 2);
   t.equal(sampleOf(lines, 'oarlock_connections_open', { direction: 'inbound' }), 4);
   t.throws(() => metrics.watch({ name: 'oarlock_pool', help: '', type: 'gauge', read: () => 0 }), /already/);
+});
+
+t.test('alarms, clock and handshakes: all there from the start, the clock once it is known', async (t) => {
+  const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => 0 });
+  const before = parseExposition(await metrics.registry.metrics());
+  for (const kind of ['renewal_failing', 'set_refused', 'clock_skew', 'expiring']) {
+    t.equal(sampleOf(before, 'oarlock_credentials_alarms', { kind }), 0, kind);
+  }
+  for (const direction of ['inbound', 'outbound']) {
+    for (const result of ['full', 'resumed', 'failed']) {
+      t.equal(
+        sampleOf(before, 'oarlock_handshakes_total', { direction, result }),
+        0,
+        `${direction} ${result}`,
+      );
+    }
+  }
+  t.notMatch(await metrics.registry.metrics(), /^oarlock_clock_skew_seconds /m);
+  metrics.credentialAlarms.expiring = 1;
+  metrics.clockSkewSeconds = -31.5;
+  metrics.handshakes.inbound.resumed += 3;
+  const after = parseExposition(await metrics.registry.metrics());
+  t.equal(sampleOf(after, 'oarlock_credentials_alarms', { kind: 'expiring' }), 1);
+  t.equal(sampleOf(after, 'oarlock_credentials_alarms', { kind: 'set_refused' }), 0);
+  t.equal(sampleOf(after, 'oarlock_clock_skew_seconds'), -31.5);
+  t.equal(sampleOf(after, 'oarlock_handshakes_total', { direction: 'inbound', result: 'resumed' }), 3);
+});
+
+t.test('of several threads, the one that asks the CA tells', async (t) => {
+  const main = new MeshMetrics({ ...defaultSeriesBounds, now: () => 0 });
+  const worker = new MeshMetrics({ ...defaultSeriesBounds, now: () => 0 });
+  main.credentialAlarms.renewal_failing = 1;
+  main.clockSkewSeconds = -2;
+  worker.handshakes.outbound.full = 4;
+  main.handshakes.outbound.full = 1;
+  const sets = [await main.registry.getMetricsAsJSON(), await worker.registry.getMetricsAsJSON()];
+  const lines = parseExposition(await AggregatorRegistry.aggregate(sets).metrics());
+  t.equal(sampleOf(lines, 'oarlock_credentials_alarms', { kind: 'renewal_failing' }), 1);
+  t.equal(sampleOf(lines, 'oarlock_clock_skew_seconds'), -2);
+  t.equal(sampleOf(lines, 'oarlock_handshakes_total', { direction: 'outbound', result: 'full' }), 5);
 });
 
 t.test('threads are merged by prom-client: counters and buckets add up', async (t) => {
