@@ -26,6 +26,14 @@ export function needSpire(t: Test): string {
   process.exit(0);
 }
 
+/** A test file that dies of an error has no teardown: what it started and wrote must not outlive it all the same. */
+const living = new Set<ChildProcess>();
+const folders = new Set<string>();
+process.on('exit', () => {
+  for (const child of living) child.kill('SIGKILL');
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 /** A running server or agent. */
 class SpireProcess {
   readonly #child: ChildProcess;
@@ -41,11 +49,9 @@ class SpireProcess {
     this.#exited = new Promise((resolve) => {
       this.#child.once('close', () => resolve());
     });
+    living.add(this.#child);
+    this.#child.once('close', () => living.delete(this.#child));
     t.teardown(() => this.kill());
-    // where an error at the file's top level leaves no teardown
-    const end = (): void => void this.#child.kill('SIGKILL');
-    process.once('exit', end);
-    this.#child.once('close', () => process.off('exit', end));
   }
 
   signal(name: NodeJS.Signals): void {
@@ -95,9 +101,8 @@ export class SpireServer {
     this.#bin = bin;
     this.#port = port;
     this.#dir = mkdtempSync(join(tmpdir(), 'oarlock-spire-'));
-    const remove = (): void => rmSync(this.#dir, { recursive: true, force: true });
-    t.teardown(remove);
-    process.once('exit', remove);
+    folders.add(this.#dir);
+    t.teardown(() => rmSync(this.#dir, { recursive: true, force: true }));
     const config = join(this.#dir, 'server.conf');
     writeFileSync(config, serverConfig(trustDomain, this.#dir, port, bundlePort));
     this.#process = new SpireProcess(t, this.#server, ['run', '-config', config]);
