@@ -12,6 +12,7 @@ import { type BundleStatus, type BundleStore, createBundleStore } from '../provi
 import { defaultTlsPolicy } from '../proxy/mesh-tls.ts';
 import { rehearse } from '../proxy/rehearse.ts';
 import { type CertsView, type CrlView, certsView } from '../telemetry/certs-view.ts';
+import { alarmKinds } from '../telemetry/daemon-metrics.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import type { DataPlane } from './data-plane.ts';
 
@@ -142,6 +143,8 @@ export class OwnIdentity {
     if (this.#keeper !== null && (credentials.kind !== 'ca' || this.#keptFor === identity.uri)) return;
     this.#keptFor = identity.uri;
     this.#keeper?.stop();
+    // A keeper that was stopped tells nothing more.
+    for (const kind of alarmKinds) this.#metrics.credentialAlarms[kind] = 0;
     void this.#source(identity).then(
       (source) => {
         if (this.#stopped || this.#keptFor !== identity.uri) return;
@@ -156,10 +159,11 @@ export class OwnIdentity {
     const { limits } = this.#options;
     return new CredentialKeeper({
       source,
-      rehearse: (fresh) => rehearse(fresh, this.#mesh?.meshTls ?? defaultTlsPolicy, limits),
+      rehearse: (fresh, signal) => rehearse(fresh, this.#mesh?.meshTls ?? defaultTlsPolicy, limits, signal),
       onCredentials: (fresh) => this.#renewed(fresh, identity),
       onFailure: (error, { attempt, nextRetryMs, kind }) => {
         this.#metrics.credentialRenewals.failure++;
+        this.#tellSkew();
         this.#log.error(
           { origin: source.origin, attempt, nextRetryMs, kind },
           `no new credentials: ${error.message}`,
@@ -198,9 +202,9 @@ export class OwnIdentity {
   #renewed(credentials: Credentials, expected: Identity): void {
     this.#plane.useCredentials(credentials);
     this.#credentials = credentials;
-    const { origin, serial, notAfter, identity, rootsPem, clockSkewMs } = credentials;
+    const { origin, serial, notAfter, identity, rootsPem } = credentials;
     this.#metrics.credentialRenewals.success++;
-    this.#metrics.clockSkewSeconds = clockSkewMs === null ? null : clockSkewMs / 1000;
+    this.#tellSkew();
     this.#metrics.setCertificateExpiry({
       identity: identity.uri,
       serial,
@@ -216,6 +220,11 @@ export class OwnIdentity {
       );
     }
     this.#onChange();
+  }
+
+  #tellSkew(): void {
+    const skewMs = this.#keeper?.state.clockSkewMs ?? null;
+    this.#metrics.clockSkewSeconds = skewMs === null ? null : skewMs / 1000;
   }
 
   #bundleChanged({ url, roots, failures, lastError }: BundleStatus): void {

@@ -16,6 +16,7 @@ import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { type Readiness, type Servers, startServers } from '../telemetry/servers.ts';
 import { type DataPlane, LocalPlane } from './data-plane.ts';
 import { OwnIdentity } from './own-identity.ts';
+import { keepMemoryPrivate } from './private-memory.ts';
 import { WorkerPlane } from './workers.ts';
 
 /** Runs until a signal or `/quitquitquit`. @throws UsageError and the like before it is up: exit status 2 */
@@ -77,6 +78,8 @@ class Daemon {
   }
 
   async start(): Promise<void> {
+    const leak = keepMemoryPrivate();
+    if (leak !== null) this.#log.warn(leak);
     this.#watcher = watchFolders({ paths: this.#options.config, onChange: (set) => this.#changed(set) });
     const input = this.#inputOf(this.#watcher.current);
     const snapshot = this.#compile(input);

@@ -24,12 +24,14 @@ const TIMEOUT_MS = 5_000;
  * Both sides of mesh mTLS, made of this set alone, meet over a loopback pair: the key must be the certificate's, the
  * chain must lead to the set's own roots and serve as client and as server, and each side must read our identity.
  * @param policy of the mesh config in force
+ * @param signal gives it up
  * @throws RehearsalError
  */
 export async function rehearse(
   credentials: Credentials,
   policy: MeshTlsPolicy,
   limits: Limits,
+  signal?: AbortSignal,
 ): Promise<void> {
   const trust = new Trust({
     // The set's own roots and nobody else's: ours must not lean on what mesh config trusts besides.
@@ -45,6 +47,8 @@ export async function rehearse(
     await once(server, 'listening');
     const [theirs, ours] = await pair(server);
     sockets.push(theirs, ours);
+    signal?.throwIfAborted();
+    signal?.addEventListener('abort', () => theirs.destroy(), { once: true });
     await meet({ credentials, trust, policy, limits, counts: uncounted() }, theirs, ours);
   } catch (error) {
     if (error instanceof RehearsalError) throw error;

@@ -7,13 +7,8 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import { reset, socketUnder } from './connections.ts';
 import type { Handshakes, PendingHandshake } from './handshakes.ts';
-import {
-  contextOptions,
-  count,
-  type HandshakeCounts,
-  type HandshakeFacts,
-  type MeshTlsParts,
-} from './mesh-tls.ts';
+import { contextOptions, count, type HandshakeCounts, type MeshTlsParts } from './mesh-tls.ts';
+import type { HandshakeFacts } from './seen-handshake.ts';
 import type { Trust } from './trust.ts';
 import {
   chainRefused,

@@ -13,13 +13,8 @@ import { readCertificate } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
-import {
-  contextOptions,
-  count,
-  type HandshakeCounts,
-  type HandshakeFacts,
-  type MeshTlsParts,
-} from './mesh-tls.ts';
+import { contextOptions, count, type HandshakeCounts, type MeshTlsParts } from './mesh-tls.ts';
+import type { HandshakeFacts } from './seen-handshake.ts';
 import type { Trust } from './trust.ts';
 import {
   chainRefused,

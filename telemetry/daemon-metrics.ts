@@ -28,7 +28,7 @@ export interface CertificateExpiry {
 }
 
 /** What can be wrong with our credentials or their renewal: the keeper's alarms. */
-const alarmKinds = ['renewal_failing', 'set_refused', 'clock_skew', 'expiring'] as const;
+export const alarmKinds = ['renewal_failing', 'set_refused', 'clock_skew', 'expiring'] as const;
 export type CredentialAlarm = (typeof alarmKinds)[number];
 
 /** TLS handshakes with peers: all of it done, resumed from an earlier one, or failed. */
