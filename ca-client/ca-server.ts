@@ -34,7 +34,7 @@ export interface CaServerOptions {
   readonly log: CaLog;
   /** How often one identity gets a certificate, default 10 a second. */
   readonly maxRate?: Rate;
-  /** How often all together do, default 500 a second. */
+  /** How often all together do, default 100 a second. */
   readonly maxTotalRate?: Rate;
   /** Where the root is that renews the CA's intermediate; default: out of reach. */
   readonly root?: RootPlace | null;
@@ -57,8 +57,8 @@ const CLOSE_GRACE_MS = 1_000;
 const LOOK_MS = 500;
 /** A replica each of many that share an account starts at once, and none waits long; a loop gone wild does. */
 const MAX_RATE: Rate = { count: 10, periodMs: 1_000 };
-/** About what one core signs. */
-const MAX_TOTAL_RATE: Rate = { count: 500, periodMs: 1_000 };
+/** Somewhat less than one core signs. */
+const MAX_TOTAL_RATE: Rate = { count: 100, periodMs: 1_000 };
 /** gRPC's trailer for when to ask again (gRFC A6). */
 const PUSHBACK = 'grpc-retry-pushback-ms';
 

@@ -73,7 +73,7 @@ export function caCommand(): Command {
     .addOption(
       new Option('--max-total-rate <n/duration>', 'certificates all get together')
         .argParser(rate)
-        .default({ count: 500, periodMs: 1_000 }, '500/1s'),
+        .default({ count: 100, periodMs: 1_000 }, '100/1s'),
     )
     .action((options: ServeOptions) => serve(options));
   account(ca.command('token').description('print a token that the CA takes for a service account'))
