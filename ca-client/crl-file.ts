@@ -7,9 +7,12 @@ export interface CrlFileOptions {
   readonly file: string;
   /** The file holds other lists: they are in force from now on. */
   readonly onLists: (current: ReadLists) => void;
-  /** The file went away or holds nothing usable, once each time that changes; the last good lists stay. */
+  /**
+   * The file went away, holds nothing usable, or a list in force should have had a successor by now: once each time
+   * that changes. The last good lists stay.
+   */
   readonly onProblem: (message: string) => void;
-  /** The file is usable again after a problem. */
+  /** All is well again after a problem. */
   readonly onRecovered?: () => void;
   /** How often the file is looked at without a notice from the file system, in milliseconds, default 1 s. */
   readonly pollMs?: number;
@@ -29,6 +32,9 @@ export interface CrlFile {
   close(): void;
 }
 
+/** Node's longest timer. */
+const MAX_TIMER_MS = 2_147_483_647;
+
 /**
  * Reads the file and watches it from then on. At the start a file that is missing or not usable is an error: to go
  * on would be to let the revoked in. Later the last good lists stay in force, however long, and the problem is told.
@@ -37,10 +43,12 @@ export interface CrlFile {
 export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
   const { file, pollMs } = options;
   const files = watchedFiles({ paths: [file], pollMs, maxBytes: MAX_CRL_BYTES });
-  const first = await files.read();
-  let current = readLists(first, file);
+  let current = readLists(await files.read(), file);
+  /** Of the file as it is now; what is in force may be older. */
+  let fault: string | null = null;
   let problem: string | null = null;
   let closed = false;
+  let aging: NodeJS.Timeout | null = null;
 
   async function reload(): Promise<void> {
     const contents = await files.read();
@@ -49,17 +57,28 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
       const read = readLists(contents, file);
       const changed = !read.bytes.equals(current.bytes);
       current = read;
-      if (problem !== null) options.onRecovered?.();
-      problem = null;
+      fault = null;
       if (changed) options.onLists(read);
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
-      const message = `${error.message}; the lists read before stay in force`;
-      if (message !== problem) options.onProblem(message);
-      problem = message;
+      fault = `${error.message}; the lists read before stay in force`;
     }
+    tell();
   }
 
+  function tell(): void {
+    const now = Date.now();
+    const next = fault ?? staleness(current.lists, file, now);
+    if (next !== problem) {
+      problem = next;
+      if (next === null) options.onRecovered?.();
+      else options.onProblem(next);
+    }
+    if (aging !== null) clearTimeout(aging);
+    aging = setTimeout(tell, untilNextUpdate(current.lists, now)).unref();
+  }
+
+  tell();
   const stop = files.watch(() => void reload());
   return {
     get current() {
@@ -70,9 +89,26 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
     },
     close() {
       closed = true;
+      if (aging !== null) clearTimeout(aging);
       stop();
     },
   };
+}
+
+function staleness(lists: RevocationLists, file: string, now: number): string | null {
+  const [first] = lists.stale(now);
+  if (first === undefined) return null;
+  const due = new Date(first.nextUpdate ?? now).toISOString();
+  return (
+    `revocation lists: that of ${first.issuer} in ${file} should have been renewed by ${due}; it stays in force, ` +
+    'but knows nothing of what was revoked since: look whether its CA still writes it'
+  );
+}
+
+/** Milliseconds until a list is due, and no more than a timer takes. */
+function untilNextUpdate(lists: RevocationLists, now: number): number {
+  const due = lists.summaries.map(({ nextUpdate }) => nextUpdate ?? Number.POSITIVE_INFINITY);
+  return Math.min(...due.filter((at) => at > now).map((at) => at - now), MAX_TIMER_MS);
 }
 
 function readLists([content]: readonly FileContent[], file: string): ReadLists {

@@ -11,9 +11,10 @@ const { privateKey } = ecKeys();
 const NOW = Date.UTC(2026, 5, 1);
 
 /** A list told apart by how many entries it has. */
-function listOf(entries: number): string {
+function listOf(entries: number, nextUpdate: number | null = null): string {
   const revoked = Array.from({ length: entries }, (_, i) => (0x1000 + i).toString(16));
-  return pem(revocationList({ issuer: 'ca', key: privateKey, thisUpdate: NOW, revoked }), 'X509 CRL');
+  const wish = { issuer: 'ca', key: privateKey, thisUpdate: NOW, nextUpdate, revoked };
+  return pem(revocationList(wish), 'X509 CRL');
 }
 
 type Tap = Parameters<typeof temporaryFolder>[0];
@@ -144,6 +145,24 @@ t.test('a large file written slowly is used when it is whole', async (t) => {
   }
   t.equal(await told, '2000', 'and nothing else before');
   t.equal(entries(), 2000);
+});
+
+t.test('a list past its time stays in force, and is told', async (t) => {
+  const file = join(temporaryFolder(t), 'crl.pem');
+  const due = Math.ceil(Date.now() / 1000) * 1000 + 1000;
+  writeFileSync(file, listOf(3, due));
+  const { watch, entries, next } = await watching(t, file);
+  t.equal(watch.problem, null);
+  t.match(
+    await next('problem'),
+    `that of CN=ca in ${file} should have been renewed by ${new Date(due).toISOString()}`,
+  );
+  t.ok(Date.now() >= due, 'and not before');
+  t.equal(entries(), 3);
+  const told = next('recovered');
+  writeFileSync(file, listOf(3, due + 3_600_000));
+  await told;
+  t.equal(watch.problem, null);
 });
 
 t.test('a closed watch is silent', async (t) => {
