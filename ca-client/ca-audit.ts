@@ -36,6 +36,8 @@ export interface RefusedRecord {
   readonly account: string | null;
   readonly peer: string;
   readonly by: IssuedBy;
+  /** Refusals before this one that were not written. */
+  readonly unwritten?: number;
 }
 
 export interface RevokedRecord {
@@ -67,6 +69,8 @@ export const AUDIT_FILE = 'issued.jsonl';
 const MAX_BYTES = 16_777_216;
 /** More valid certificates than that are not issued: each must be found when it is to be revoked. */
 const MAX_VALID = 100_000;
+/** Of one identity, so that no single workload gone wild uses up what there is for all. */
+const MAX_VALID_OF_ONE = 10_000;
 /** So many revoked keys are remembered past their certificate's end, so that they do not come back. */
 const MAX_REVOKED_KEPT = 10_000;
 const MAX_CHANGES_KEPT = 100;
@@ -82,6 +86,7 @@ export class AuditLog {
   readonly valid = new Map<string, IssuedRecord>();
   readonly revoked = new Map<string, RevokedRecord>();
   readonly revokedKeys = new Set<string>();
+  readonly #countOf = new Map<string, number>();
   #changes: ChangeRecord[] = [];
   /** Which file was read, how far, and whether it ended within a line: a writer died there. */
   #identity = '';
@@ -100,9 +105,9 @@ export class AuditLog {
     return this.#changes;
   }
 
-  /** Room for `count` more certificates. */
-  hasRoom(count: number): boolean {
-    return this.valid.size + count <= MAX_VALID;
+  /** Room for one more certificate of this identity; null: the server's own. */
+  hasRoom(identity: string | null): boolean {
+    return this.valid.size < MAX_VALID && (this.#countOf.get(identity ?? '') ?? 0) < MAX_VALID_OF_ONE;
   }
 
   /** Certificates of workloads, neither expired nor revoked. */
@@ -170,6 +175,7 @@ export class AuditLog {
 
   #forget(identity: string): void {
     this.valid.clear();
+    this.#countOf.clear();
     this.revoked.clear();
     this.revokedKeys.clear();
     this.#changes = [];
@@ -197,8 +203,10 @@ export class AuditLog {
   }
 
   #take(record: AuditRecord): void {
-    if (record.event === 'issued') this.valid.set(record.serial, record);
-    else if (record.event === 'revoked') {
+    if (record.event === 'issued') {
+      this.valid.set(record.serial, record);
+      this.#count(record, 1);
+    } else if (record.event === 'revoked') {
       this.revoked.set(record.serial, record);
       this.revokedKeys.add(record.publicKey);
     } else if (record.event !== 'refused') {
@@ -207,11 +215,19 @@ export class AuditLog {
     }
   }
 
+  #count({ identity }: IssuedRecord, by: number): void {
+    const count = (this.#countOf.get(identity ?? '') ?? 0) + by;
+    if (count > 0) this.#countOf.set(identity ?? '', count);
+    else this.#countOf.delete(identity ?? '');
+  }
+
   #prune(now: number): void {
     if (now < this.#pruneAt) return;
     this.#pruneAt = now + 10_000;
-    for (const [serial, { notAfter }] of this.valid) {
-      if (Date.parse(notAfter) <= now) this.valid.delete(serial);
+    for (const [serial, record] of this.valid) {
+      if (Date.parse(record.notAfter) > now) continue;
+      this.valid.delete(serial);
+      this.#count(record, -1);
     }
     let spare = this.revoked.size - MAX_REVOKED_KEPT;
     if (spare <= 0) return;

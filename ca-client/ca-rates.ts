@@ -53,16 +53,30 @@ export class RateLimit {
    * @throws RateError with a wait that is spread over a period, so that those refused together do not return together.
    */
   take(identity: string, now: number): void {
+    const bucket = this.#bucketOf(identity, now);
+    if (bucket.tokens < 1) this.#refuse(`${identity} asks`, this.#each, bucket);
+    if (this.#total.tokens < 1) this.#refuse('all together ask', this.#all, this.#total);
+    bucket.tokens--;
+    this.#total.tokens--;
+  }
+
+  /** The same for one who is told nothing. @returns whether it was taken. */
+  allows(identity: string, now: number): boolean {
+    const bucket = this.#bucketOf(identity, now);
+    if (bucket.tokens < 1 || this.#total.tokens < 1) return false;
+    bucket.tokens--;
+    this.#total.tokens--;
+    return true;
+  }
+
+  #bucketOf(identity: string, now: number): Bucket {
     const bucket = this.#buckets.get(identity) ?? { tokens: this.#each.count, at: now };
     this.#buckets.delete(identity);
     this.#buckets.set(identity, bucket);
     this.#bound();
     refill(bucket, this.#each, now);
     refill(this.#total, this.#all, now);
-    if (bucket.tokens < 1) this.#refuse(`${identity} asks`, this.#each, bucket);
-    if (this.#total.tokens < 1) this.#refuse('all together ask', this.#all, this.#total);
-    bucket.tokens--;
-    this.#total.tokens--;
+    return bucket;
   }
 
   #refuse(who: string, { count, periodMs }: Rate, { tokens }: Bucket): never {

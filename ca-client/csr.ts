@@ -51,6 +51,11 @@ export async function readRequest(csrPem: string): Promise<Uint8Array<ArrayBuffe
  */
 const LEAST_EXPONENT = 65_537n;
 const SMALL_FACTORS_BELOW = 752n;
+/** SubjectPublicKeyInfo of P-256 and P-384 up to the point's first coordinate: named curve, uncompressed. */
+const EC_PREFIXES = [
+  '3059301306072a8648ce3d020106082a8648ce3d03010703420004',
+  '3076301006072a8648ce3d020106052b8104002203620004',
+];
 
 function checkStrength(spki: ArrayBuffer): void {
   const key = createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' });
@@ -65,13 +70,21 @@ function checkStrength(spki: ArrayBuffer): void {
       `the key (${found}) is refused: use EC P-256, EC P-384, or RSA of at least 2048 bits`,
     );
   }
-  if (!rsa) return;
-  if (publicExponent < LEAST_EXPONENT || publicExponent % 2n === 0n) {
+  if (!rsa) checkPoint(spki);
+  else if (publicExponent < LEAST_EXPONENT || publicExponent % 2n === 0n) {
     throw new RequestError(
       `the key's public exponent ${publicExponent} is refused: use ${LEAST_EXPONENT}, as everyone does`,
     );
   }
-  if (hasSmallFactor(key)) throw new RequestError("the key's modulus is refused: it has a small factor");
+  if (rsa && hasSmallFactor(key))
+    throw new RequestError("the key's modulus is refused: it has a small factor");
+}
+
+/** RFC 5480 §2.1.1: in PKIX a curve is named. And not all that read certificates read compressed points (§2.2). */
+function checkPoint(spki: ArrayBuffer): void {
+  const hex = Buffer.from(spki).toString('hex');
+  if (EC_PREFIXES.some((prefix) => hex.startsWith(prefix))) return;
+  throw new RequestError("the key's curve must be given by its name, and its point uncompressed");
 }
 
 function hasSmallFactor(key: KeyObject): boolean {

@@ -9,7 +9,7 @@ import { keyPrint, type LeafWish, makeLeaf } from './ca-certificates.ts';
 import { CA_FILES, type CaState, createRoot, makeFolder } from './ca-folder.ts';
 import { INTERMEDIATE_TTL_MS, issueIntermediate } from './ca-intermediate.ts';
 import { withLock } from './ca-lock.ts';
-import { RateError } from './ca-rates.ts';
+import { type Rate, RateError, RateLimit } from './ca-rates.ts';
 import { RequestError, readRequest } from './csr.ts';
 import { readIfThere } from './file-store.ts';
 import { newKeys, privateKeyPem } from './keys.ts';
@@ -84,6 +84,9 @@ const BATCH = 100;
 /** More that wait are refused: each waits behind all before it. */
 const MAX_WAITING = 1_000;
 const WAITING_RETRY_MS = 2_000;
+const FULL_RETRY_MS = 60_000;
+/** Refusals are written at this rate: who is refused must not be able to flush the log. The CA's own log has all. */
+const NOTES: Rate = { count: 100, periodMs: 60_000 };
 
 /**
  * Opens the CA of a folder, making its root, or having its intermediate issued, at the first start. Safe when several
@@ -147,6 +150,8 @@ class Issuer {
   readonly #access: CaAccess;
   #jobs: Job[] = [];
   #notes: RefusedRecord[] = [];
+  readonly #noteRate = new RateLimit(NOTES, NOTES);
+  #unwritten = 0;
   #running = false;
 
   constructor(access: CaAccess) {
@@ -165,8 +170,12 @@ class Issuer {
   }
 
   note(refused: RefusedRecord): void {
-    if (this.#notes.length >= MAX_WAITING) return;
-    this.#notes.push(refused);
+    if (!this.#noteRate.allows('', performance.now())) {
+      this.#unwritten++;
+      return;
+    }
+    this.#notes.push(this.#unwritten === 0 ? refused : { ...refused, unwritten: this.#unwritten });
+    this.#unwritten = 0;
     this.#start();
   }
 
@@ -217,8 +226,12 @@ async function signOne(
     }
     if (ownKeys(state).includes(publicKey))
       throw new RequestError("the key is the CA's own; make another one");
-    if (!audit.hasRoom(1)) {
-      throw new RateError('the CA has issued as many certificates as it keeps track of', WAITING_RETRY_MS);
+    const identity = 'uri' in order.names ? order.names.uri : null;
+    if (!audit.hasRoom(identity)) {
+      throw new RateError(
+        'as many valid certificates are out as the CA keeps track of; ask when some have expired',
+        FULL_RETRY_MS,
+      );
     }
     const pem = await makeLeaf(state.signer, order, now);
     const { serial, notBefore, notAfter } = readCertificate(new X509Certificate(pem).raw);

@@ -78,6 +78,34 @@ t.test('a line for each certificate', async (t) => {
   ]);
 });
 
+t.test('who is refused cannot flush the log', async (t) => {
+  const dir = temporaryFolder(t);
+  const ca = await openEmbeddedCa({ dir, trustDomain: null });
+  const refused = {
+    status: 'UNAUTHENTICATED',
+    reason: 'no',
+    account: null,
+    peer: 'p',
+    by: 'server',
+  } as const;
+  for (let i = 0; i < 5_000; i++) ca.noteRefusal(refused);
+  await ca.issueWithKey(orders, HOUR);
+  const lines = linesOf(dir);
+  t.equal(lines.filter(({ event }) => event === 'refused').length, 100);
+  t.equal(lines.filter(({ event }) => event === 'issued').length, 1);
+});
+
+t.test('valid certificates are bounded, one identity’s more so', async (t) => {
+  const dir = temporaryFolder(t);
+  const log = new AuditLog(dir, 1e9);
+  const records = Array.from({ length: 10_000 }, (_, i) => issuedRecord(`${i}`));
+  await withLock(dir, () => log.append(records, NOW));
+  t.notOk(log.hasRoom(orders.uri));
+  t.ok(log.hasRoom('spiffe://cluster.local/ns/shop/sa/web'));
+  await log.catchUp(NOW + 2 * HOUR);
+  t.ok(log.hasRoom(orders.uri), 'they have expired');
+});
+
 t.test('what cannot be written down is not issued', async (t) => {
   const dir = temporaryFolder(t);
   const ca = await openEmbeddedCa({ dir, trustDomain: null });

@@ -1,6 +1,6 @@
 /** What the embedded CA issues, seen through OpenSSL's eyes, and which requests it refuses. */
 import { execFileSync } from 'node:child_process';
-import { generateKeyPairSync, X509Certificate } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, X509Certificate } from 'node:crypto';
 import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -127,7 +127,10 @@ t.test('no leaf outlives the root', async (t) => {
     now: () => now,
   });
   now += 61_000;
-  await t.rejects(late.issueWithKey(orders, HOUR), /root or intermediate \(O=cluster.local, CN=.*\) expired at/);
+  await t.rejects(
+    late.issueWithKey(orders, HOUR),
+    /root or intermediate \(O=cluster.local, CN=.*\) expired at/,
+  );
 });
 
 t.test('requests made by OpenSSL', async (t) => {
@@ -140,6 +143,21 @@ t.test('requests made by OpenSSL', async (t) => {
     ['EC P-521', /key \(ec secp521r1\) is refused/, ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-521']],
     ['EC P-224', /refused|cannot be read/, ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:secp224r1']],
     ['RSA 1024', /key \(rsa 1024\) is refused: use EC P-256/, ['-newkey', 'rsa:1024']],
+    [
+      'RSA with exponent 3',
+      /public exponent 3 is refused: use 65537/,
+      ['-newkey', 'rsa:2048', '-pkeyopt', 'rsa_keygen_pubexp:3'],
+    ],
+    ['RSA 3072', null, ['-newkey', 'rsa:3072']],
+    ['RSA-PSS', /refused|cannot be read/, ['-newkey', 'rsa-pss', '-pkeyopt', 'rsa_keygen_bits:2048']],
+    ['signed by way of SHA-1', /signature \(SHA-1\) is refused/, ['-newkey', 'rsa:2048', '-sha1']],
+    ['signed by way of MD5', /refused|cannot be read/, ['-newkey', 'rsa:2048', '-md5']],
+    ['EC secp256k1', /refused|cannot be read/, ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:secp256k1']],
+    [
+      'EC given by its parameters',
+      /curve must be given by its name/,
+      [...['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-pkeyopt', 'ec_param_enc:explicit']],
+    ],
     ['Ed25519', /key \(ed25519\) is refused/, ['-newkey', 'ed25519']],
   ];
   for (const [title, refused, args] of rows) {
@@ -167,6 +185,35 @@ t.test('requests made by OpenSSL', async (t) => {
     t.same(readCertificate(x509.raw).uris, [orders.uri], title);
     t.equal(x509.ca, false);
     t.notOk(x509.subject, 'no name of the request counts');
+  }
+});
+
+t.test('RSA moduli with a factor anyone finds', async (t) => {
+  const ca = await embeddedCa(t);
+  const { modulus, exponent } = rsaNumbers();
+  for (const factor of [2n, 3n, 751n]) {
+    const csr = await rsaRequest(modulus - (modulus % factor), exponent);
+    const message = /modulus is refused: it has a small factor|cannot be read|public exponent/;
+    await t.rejects(ca.issueForRequest(csr, orders, HOUR), { name: 'RequestError', message }, String(factor));
+  }
+});
+
+t.test('the CA’s own key, and a point written shorter', async (t) => {
+  const dir = temporaryFolder(t);
+  const own = await openEmbeddedCa({ dir, trustDomain: null });
+  const compressed = join(dir, 'compressed.pem');
+  execFileSync(
+    'openssl',
+    [...['ec', '-in', join(dir, 'root-key.pem'), '-conv_form', 'compressed', '-out', compressed]],
+    { stdio: 'ignore' },
+  );
+  const rows: readonly (readonly [string, RegExp])[] = [
+    [join(dir, 'root-key.pem'), /the key is the CA's own/],
+    [compressed, /its point uncompressed/],
+  ];
+  for (const [key, message] of rows) {
+    const csr = execFileSync('openssl', ['req', '-new', '-key', key, '-subj', '/CN=x']).toString();
+    await t.rejects(own.issueForRequest(csr, orders, HOUR), { name: 'RequestError', message });
   }
 });
 
@@ -216,6 +263,32 @@ function nested(depth: number): Buffer {
     inner = Buffer.concat([Buffer.from([0x30, ...length]), inner]);
   }
   return inner;
+}
+
+function rsaNumbers(): { modulus: bigint; exponent: bigint } {
+  const { n = '' } = generateKeyPairSync('rsa', { modulusLength: 2048 }).publicKey.export({ format: 'jwk' });
+  return { modulus: BigInt(`0x${Buffer.from(n, 'base64url').toString('hex')}`), exponent: 65_537n };
+}
+
+/** A request for an RSA key of these numbers. Its signature is another key's: nobody gets to look at it. */
+async function rsaRequest(modulus: bigint, exponent: bigint): Promise<string> {
+  const { Pkcs10CertificateRequestGenerator } = await loadX509();
+  const text = (value: bigint) => {
+    const hex = value.toString(16);
+    return Buffer.from(hex.length % 2 === 0 ? hex : `0${hex}`, 'hex').toString('base64url');
+  };
+  const usage = { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' };
+  const publicKey = createPublicKey({
+    key: { kty: 'RSA', n: text(modulus), e: text(exponent) },
+    format: 'jwk',
+  }).toCryptoKey(usage, true, ['verify']);
+  const signer = generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey;
+  const privateKey = signer.toCryptoKey(usage, true, ['sign']);
+  const request = await Pkcs10CertificateRequestGenerator.create({
+    keys: { publicKey, privateKey },
+    signingAlgorithm: usage,
+  });
+  return request.toString('pem');
 }
 
 /** A request for one key, signed by another. */
