@@ -1,6 +1,6 @@
 /** Which signature algorithms and keys are strong enough to vouch for anybody. */
 import { constants, type KeyObject, verify } from 'node:crypto';
-import { type Cursor, SEQUENCE } from './der.ts';
+import { Cursor, OID, SEQUENCE } from './der.ts';
 
 const RSA_PSS = '1.2.840.113549.1.1.10';
 
@@ -92,11 +92,10 @@ const MAX_RSA_BITS = 8_192;
 const MIN_RSA_BITS = 2_048;
 /** A public exponent beyond this makes a signature's check slow; Go's limit as well. */
 const MAX_RSA_EXPONENT = 0x7fff_ffffn;
-const CURVES = new Map([
-  ['prime256v1', 'P-256'],
-  ['secp384r1', 'P-384'],
-  ['secp521r1', 'P-521'],
-]);
+/** With 1, a signature is what it signs. */
+const MIN_RSA_EXPONENT = 3n;
+/** P-256, P-384 and P-521, as OpenSSL calls them. */
+const CURVES = new Set(['prime256v1', 'secp384r1', 'secp521r1']);
 
 /**
  * Judges a public key: RSA of 2048 to 8192 bits, the curves P-256, P-384 and P-521, Ed25519.
@@ -108,12 +107,25 @@ export function weakness(key: KeyObject): string | null {
     case 'rsa':
     case 'rsa-pss':
       if (modulusLength < MIN_RSA_BITS || modulusLength > MAX_RSA_BITS) return `RSA of ${modulusLength} bits`;
-      return publicExponent > MAX_RSA_EXPONENT ? 'RSA with an oversized public exponent' : null;
+      return publicExponent < MIN_RSA_EXPONENT || publicExponent > MAX_RSA_EXPONENT
+        ? `RSA with the public exponent ${publicExponent.toString().slice(0, 32)}`
+        : null;
     case 'ec':
-      return CURVES.has(namedCurve) ? null : `of the curve ${namedCurve || 'without a name'}`;
+      if (!CURVES.has(namedCurve)) return `of the curve ${namedCurve || 'without a name'}`;
+      return namesItsCurve(key) ? null : 'of a curve that it spells out';
     case 'ed25519':
       return null;
     default:
       return `of the kind ${key.asymmetricKeyType ?? 'unknown'}`;
   }
+}
+
+/**
+ * RFC 5480 §2.1.1: the parameters are the curve's name; spelled out "MUST NOT be used in PKIX", for they may hold
+ * another generator, for which whoever chose it knows the key (CVE-2020-0601). OpenSSL calls such a key by its curve.
+ */
+function namesItsCurve(key: KeyObject): boolean {
+  const algorithm = new Cursor(key.export({ type: 'spki', format: 'der' })).enter(SEQUENCE).enter(SEQUENCE);
+  algorithm.oid();
+  return algorithm.peek() === OID;
 }

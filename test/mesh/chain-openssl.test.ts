@@ -46,6 +46,7 @@ interface Spoiling {
 const weakRsa = rsaKeys(1024);
 const goodRsa = rsaKeys(2048);
 const oddCurve = ecKeys('secp256k1');
+const spelledOut = ecKeys('P-256', 'explicit');
 const p384 = ecKeys('P-384');
 const ed = edKeys();
 const other = ecKeys();
@@ -144,6 +145,8 @@ const spoilings: readonly Spoiling[] = [
     spoil: (link) => (link.keys = oddCurve),
     stricter: { root: 'odd curve', intermediate: 'odd curve', leaf: 'odd curve' },
   },
+  // a curve spelled out may have another generator, for which anybody knows the key (CVE-2020-0601)
+  { name: 'a curve spelled out', spoil: (link) => (link.keys = spelledOut) },
   { name: 'an Ed25519 key', spoil: (link) => (link.keys = ed) },
   {
     name: 'signed with SHA-1',

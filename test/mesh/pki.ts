@@ -6,8 +6,8 @@ export interface Keys {
   readonly publicKey: KeyObject;
 }
 
-export function ecKeys(namedCurve = 'P-256'): Keys {
-  return generateKeyPairSync('ec', { namedCurve });
+export function ecKeys(namedCurve = 'P-256', paramEncoding: 'named' | 'explicit' = 'named'): Keys {
+  return generateKeyPairSync('ec', { namedCurve, paramEncoding });
 }
 
 export function rsaKeys(modulusLength = 2048, publicExponent = 65_537): Keys {
