@@ -66,7 +66,7 @@ export class CredentialKeeper {
   #failures = 0;
   #failingSince = 0;
   #lastError: string | null = null;
-  /** Answers in a row that expire no later than what we had: the source has nothing newer. */
+  /** Answers in a row that last no longer than what we had. */
   #fruitless = 0;
   #skewMs: number | null = null;
   #next: Appointment | null = null;
@@ -271,9 +271,8 @@ export class CredentialKeeper {
       const reason = error instanceof Error ? error.message : String(error);
       throw new RefusedSet(`certificate ${offered.serial} of ${offered.origin} cannot be used: ${reason}`);
     }
-    const before = this.current?.notAfter ?? 0;
-    this.#fruitless = offered.notAfter > before ? 0 : this.#fruitless + 1;
-    this.#tenure = new Tenure(offered, !this.#watched, this.#clock);
+    this.#tenure = new Tenure(offered, !this.#watched, this.#tenure, this.#clock);
+    this.#fruitless = this.#tenure.continues ? this.#fruitless + 1 : 0;
     this.#rotations++;
   }
 

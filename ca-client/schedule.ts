@@ -105,15 +105,23 @@ export class Tenure {
   readonly credentials: Credentials;
   /** The whole of its time. */
   readonly lifeMs: number;
+  /** It ends when the set before it does: the source has nothing that lasts longer. */
+  readonly continues: boolean;
   readonly #leftAtStart: number;
   readonly #startTick: number;
 
-  /** @param fresh issued for us just now: its time counts from here, whatever notBefore is backdated to */
-  constructor(credentials: Credentials, fresh: boolean, clock: Clock) {
+  /**
+   * @param fresh issued for us just now: its time counts from here, whatever notBefore is backdated to
+   * @param before the set it replaces. One that ends in the same moment is its continuation: where a CA's own
+   *   certificate runs out, all it issues ends with it, and asking more often makes no life shorter
+   */
+  constructor(credentials: Credentials, fresh: boolean, before: Tenure | null, clock: Clock) {
     const { notBefore, notAfter } = credentials;
     const now = clock.now();
+    const lifeMs = notAfter - (fresh ? Math.max(now, notBefore) : notBefore);
     this.credentials = credentials;
-    this.lifeMs = notAfter - (fresh ? Math.max(now, notBefore) : notBefore);
+    this.continues = before !== null && before.credentials.notAfter === notAfter;
+    this.lifeMs = this.continues ? Math.max(lifeMs, before?.lifeMs ?? 0) : lifeMs;
     this.#leftAtStart = notAfter - now;
     this.#startTick = clock.tick();
   }

@@ -191,17 +191,33 @@ t.test(
   },
 );
 
-t.test('a CA whose own certificate runs out cannot give more: it is asked, not pestered', async (t) => {
-  let count = 0;
-  const run = keeping((clock) => ({ ...set(clock, `${++count}`), notAfter: 1_800_000_000_000 + HOUR }), {
-    seed: 5,
+t.test(
+  'a CA whose own certificate runs out cannot give more: it is asked, not pestered, and told of',
+  async (t) => {
+    let count = 0;
+    const run = keeping((clock) => ({ ...set(clock, `${++count}`), notAfter: 1_800_000_000_000 + HOUR }), {
+      seed: 5,
+    });
+    run.keeper.start();
+    await run.clock.advance(0.79 * HOUR);
+    t.same(run.alarms, []);
+    await run.clock.advance(0.02 * HOUR);
+    t.same(run.alarms, ['up expiring'], 'a fifth is left, however new the last set is');
+    await run.clock.advance(0.19 * HOUR);
+    const { length } = run.attempts;
+    t.ok(length > 5 && length < 60, `${length} attempts in its last hour`);
+    run.keeper.stop();
+  },
+);
+
+t.test('a CA that begins to give less gives enough', async (t) => {
+  const run = keeping((clock, attempt) => set(clock, `${attempt}`, { lifeMs: attempt < 3 ? DAY : HOUR }), {
+    seed: 6,
   });
   run.keeper.start();
-  await run.clock.advance(HOUR);
-  t.ok(
-    run.attempts.length > 5 && run.attempts.length < 60,
-    `${run.attempts.length} attempts in its last hour`,
-  );
+  await run.clock.advance(3 * DAY);
+  t.same(run.alarms, []);
+  t.ok(run.attempts.length > 70 && run.attempts.length < 120, `${run.attempts.length} attempts`);
   run.keeper.stop();
 });
 
