@@ -31,6 +31,9 @@ export type Bundles = ReadonlyMap<string, Uint8Array>;
 /** No bundle and no chain has more certificates, and no message bundles of more trust domains. */
 const MAX_CERTIFICATES = 256;
 const MAX_TRUST_DOMAINS = 1_000;
+/** SPIRE sends none. */
+const CRLS_IGNORED =
+  'it sends revocation lists, which are not taken from a Workload API: they revoke nobody; give them with --crl';
 /** So many SVIDs are named in an error. */
 const NAMED = 10;
 const TRUST_DOMAIN_ID = /^spiffe:\/\/([a-z0-9._-]{1,255})$/;
@@ -55,6 +58,7 @@ export function pushedSet(
   const complete = bundles?.has(trustDomain) ?? false;
   // §5.2.2: it "MUST contain at least the trust bundle for the trust domain in which the server resides"
   if (bundles !== null && !complete) complain(`its X509BundlesResponse has no bundle of ${trustDomain}`);
+  if (response.crls.length > 0) complain(CRLS_IGNORED);
   const counting = complete && bundles !== null ? bundles : bundlesWith(response, complain);
   const foreign = new Map(counting);
   foreign.delete(trustDomain);

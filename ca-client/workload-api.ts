@@ -32,6 +32,8 @@ export interface WorkloadApiOptions {
 const SOCKET_POLL_MS = 500;
 /** After a session that held so long the next is opened at once; after shorter ones in backoff. */
 const STEADY_MS = 30_000;
+/** News that come so shortly one after the other are one: an SVID and the bundles with it, or a flood. */
+const SETTLE_MS = 100;
 /** More complaints a session are not told: an agent could make up new ones for ever. */
 const MAX_COMPLAINTS = 100;
 
@@ -72,6 +74,7 @@ class WorkloadApiSource implements CredentialSource {
   /** Sessions in a row that gave a set and ended soon. */
   #shortLives = 0;
   #cancelReopening: (() => void) | null = null;
+  #cancelNotice: (() => void) | null = null;
 
   constructor(options: WorkloadApiOptions, endpoint: WorkloadEndpoint) {
     this.origin = describe(endpoint);
@@ -132,6 +135,8 @@ class WorkloadApiSource implements CredentialSource {
   }
 
   #close(): void {
+    this.#cancelNotice?.();
+    this.#cancelNotice = null;
     this.#session?.close();
     this.#session = null;
     this.#svids = null;
@@ -182,7 +187,7 @@ class WorkloadApiSource implements CredentialSource {
   /** Those who wait take what came; where nobody waits, it is news. */
   #pushed(svids: X509SvidResponse): void {
     this.#news = true;
-    if (this.#waiters.size === 0) this.#onChange?.();
+    if (this.#waiters.size === 0) this.#noticeSoon();
     for (const waiter of this.#waiters) waiter.settle(svids);
   }
 
@@ -206,10 +211,22 @@ class WorkloadApiSource implements CredentialSource {
   #report(problem: CredentialsError): void {
     if (this.#onChange === null) return;
     this.#problem = problem;
-    this.#onChange();
+    this.#noticeSoon();
   }
 
-  /** Who waits is told, and tries again in its own time. Else a lost connection is told only where the next one fails. */
+  #noticeSoon(): void {
+    this.#cancelNotice ??= this.#clock.setTimeout(() => {
+      this.#cancelNotice = null;
+      // an obtain may have looked at it meanwhile
+      if (this.#news || this.#problem !== null) this.#onChange?.();
+    }, SETTLE_MS);
+  }
+
+  /**
+   * Who waits is told, and tries again in its own time. Else a lost connection is told only where the next one fails.
+   * The set we have stays, also where the agent says that we have none any more: SPIFFE Workload API §5.2.1 would have
+   * us cease at once ("SHOULD"), but an agent that has just started says the same until it has heard of its server.
+   */
   #ended(error: CredentialsError, lost: boolean): void {
     const waited = this.#waiters.size > 0;
     this.#close();

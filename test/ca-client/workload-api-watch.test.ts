@@ -1,4 +1,5 @@
 /** A Workload API over time: each push counts, and whatever an agent does, the last good set stays in force. */
+import { X509Certificate } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -35,6 +36,31 @@ t.test('each push is a new set, the tenth as the first', async (t) => {
   t.equal(new Set(kept.sets.map(({ serial }) => serial)).size, kept.sets.length);
   t.equal(server.opened.svids, 1, 'all on one stream');
   t.same(kept.failures, []);
+});
+
+t.test('a flood of pushes costs few attempts, and the last one counts', async (t) => {
+  const server = await WorkloadApiServer.start(t);
+  const first = message([await one.svid('/orders')]);
+  server.svids = first;
+  const kept = new Kept(t, { socket: server.path });
+  await kept.set(1);
+  const second = message([await one.svid('/orders')]);
+  const lastSvid = await one.svid('/orders');
+  for (let i = 0; i < 500; i++) server.push('svids', i % 2 === 0 ? first : second);
+  server.push('svids', message([lastSvid]));
+  const { serialNumber } = new X509Certificate(lastSvid.chain);
+  await until('the last', () => kept.serial === serialNumber.toLowerCase());
+  t.ok(kept.sets.length < 50, `${kept.sets.length} sets`);
+  t.same(kept.failures, []);
+});
+
+t.test('revocation lists are not heeded, and that is told', async (t) => {
+  const server = await WorkloadApiServer.start(t);
+  server.svids = message([await one.svid('/orders')], { crls: [Buffer.of(1)] });
+  const kept = new Kept(t, { socket: server.path });
+  await kept.set(1);
+  await kept.failure(/revocation lists, which are not taken from a Workload API.*--crl/);
+  await until('all to be well', () => kept.keeper.state.failures === 0);
 });
 
 t.test('of several the one once adopted, whatever their order, and whatever is preferred', async (t) => {
