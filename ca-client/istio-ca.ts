@@ -1,9 +1,9 @@
 /** Credentials from a CA that speaks Istio's CreateCertificate: istiod, or our embedded one. */
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { isIP } from 'node:net';
+import { isIP, type Socket } from 'node:net';
 import { checkServerIdentity, createSecureContext, type PeerCertificate } from 'node:tls';
-import type { Client, Metadata } from '@grpc/grpc-js';
+import type { ChannelCredentials, Client, Metadata } from '@grpc/grpc-js';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { isLoopback, parseHostPort } from './address.ts';
@@ -47,6 +47,8 @@ export interface IstioCaOptions {
 
 /** Istiod's name for itself; its agent expects it where the CA is reached by a loopback address (port-forward). */
 const ISTIOD_NAME = 'istiod.istio-system.svc';
+/** A connection that has not ended in good order by then is cut. */
+const CLOSING_MS = 1_000;
 
 /**
  * The source for one workload. Each attempt makes a new key, reads root and token anew, connects anew (so a CA's
@@ -131,7 +133,8 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
   const metadata = new grpc.Metadata();
   metadata.set('authorization', `Bearer ${call.token}`);
   if (options.clusterId !== undefined) metadata.set('ClusterID', options.clusterId);
-  const client = connect(grpc, call);
+  const sockets: Socket[] = [];
+  const client = connect(grpc, call, sockets);
   const sentAt = now();
   const started = performance.now();
   try {
@@ -165,10 +168,14 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
     });
   } finally {
     client.close();
+    setTimeout(() => {
+      for (const socket of sockets) socket.destroy();
+    }, CLOSING_MS).unref();
   }
 }
 
-function connect(grpc: Grpc, { options, host, caRoots }: Call): Client {
+/** @param sockets gets those that are opened, for whoever ends the call */
+function connect(grpc: Grpc, { options, host, caRoots }: Call, sockets: Socket[]): Client {
   const secureContext = createSecureContext({ ca: [...caRoots], minVersion: 'TLSv1.2' });
   const checkName = (_host: string, certificate: PeerCertificate) => {
     const refusal = checkServerIdentity(host, certificate);
@@ -176,20 +183,37 @@ function connect(grpc: Grpc, { options, host, caRoots }: Call): Client {
     return asIstiod ? undefined : refusal;
   };
   const named = isIP(host) === 0 && !isLoopback(host);
-  return new grpc.Client(
-    `dns:${options.address}`,
-    grpc.credentials.createFromSecureContext(secureContext, { checkServerIdentity: checkName }),
-    {
-      // TLS allows no address as server name (RFC 6066 §3); checkName looks at the real host in any case
-      'grpc.ssl_target_name_override': named ? host : ISTIOD_NAME,
-      'grpc.use_local_subchannel_pool': 1,
-      // the keeper tries again, with its own backoff and a token read anew
-      'grpc.enable_retries': 0,
-      'grpc.enable_http_proxy': 0,
-      'grpc.service_config_disable_resolution': 1,
-      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
-    },
-  );
+  const credentials = grpc.credentials.createFromSecureContext(secureContext, {
+    checkServerIdentity: checkName,
+  });
+  return new grpc.Client(`dns:${options.address}`, keepingSockets(credentials, sockets), {
+    // TLS allows no address as server name (RFC 6066 §3); checkName looks at the real host in any case
+    'grpc.ssl_target_name_override': named ? host : ISTIOD_NAME,
+    'grpc.use_local_subchannel_pool': 1,
+    // the keeper tries again, with its own backoff and a token read anew
+    'grpc.enable_retries': 0,
+    'grpc.enable_http_proxy': 0,
+    'grpc.service_config_disable_resolution': 1,
+    'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+  });
+}
+
+/**
+ * grpc-js has no time-out for a TLS handshake, and `close()` does not end one: a CA that takes connections and says
+ * nothing would cost us a socket an attempt. It shows its sockets nowhere but here.
+ */
+function keepingSockets(credentials: ChannelCredentials, sockets: Socket[]): ChannelCredentials {
+  const create = credentials._createSecureConnector.bind(credentials);
+  credentials._createSecureConnector = (...args) => {
+    const connector = create(...args);
+    const secure = connector.connect.bind(connector);
+    connector.connect = (socket) => {
+      sockets.push(socket);
+      return secure(socket);
+    };
+    return connector;
+  };
+  return credentials;
 }
 
 async function readRoots(file: string): Promise<readonly string[]> {

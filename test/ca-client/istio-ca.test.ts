@@ -1,6 +1,6 @@
 /** The client of Istio's CA against CAs that refuse, hang or are not who they should be. */
 import { writeFileSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import t from 'tap';
 import type { IstioCaOptions } from '../../ca-client/istio-ca.ts';
@@ -10,10 +10,20 @@ import {
   encodeRequest,
   encodeResponse,
 } from '../../ca-client/istio-ca-proto.ts';
-import { clientOf, embeddedCa, fileWith, makeCertificate, orders, scene, scriptedCa } from './helper.ts';
+import {
+  clientOf,
+  embeddedCa,
+  fileWith,
+  makeCertificate,
+  orders,
+  type Scene,
+  scene,
+  scriptedCa,
+} from './helper.ts';
 
 const HOUR = 3_600_000;
 const never = new AbortController().signal;
+type Teardown = Parameters<typeof fileWith>[0];
 
 t.test('statuses are named, with what to do', async (t) => {
   const rows: readonly (readonly [number, RegExp])[] = [
@@ -53,18 +63,21 @@ t.test('401, then 200 with the token read again', async (t) => {
   t.same(tokens, ['Bearer stale', 'Bearer fresh']);
 });
 
-t.test('hangs of every kind end at the deadline', async (t) => {
-  const silent: Socket[] = [];
-  const tcp = createServer((socket) => silent.push(socket.on('error', () => {})));
-  await new Promise<void>((resolve) => tcp.listen(0, '127.0.0.1', resolve));
-  t.teardown(() => tcp.close());
-  const bound = tcp.address();
+t.test('hangs of every kind end at the deadline, and leave no connection behind', async (t) => {
+  const open = new Set<Socket>();
+  const take = (socket: Socket) => {
+    open.add(socket.on('error', () => {}).on('close', () => open.delete(socket)));
+    socket.resume();
+  };
   const world = await scene(t, () => () => {});
-  const mute = { ...world, address: `127.0.0.1:${typeof bound === 'object' ? bound?.port : 0}` };
-  for (const [title, place] of [
+  const own = await world.ca.issueServer(['127.0.0.1'], HOUR);
+  const tls = { cert: own.certificatePem, key: own.keyPem, ALPNProtocols: ['h2'] };
+  const rows: readonly (readonly [string, Scene])[] = [
     ['no answer', world],
-    ['no TLS', mute],
-  ] as const) {
+    ['no TLS', { ...world, address: await listening(t, createServer(take)) }],
+    ['no HTTP/2', { ...world, address: await listening(t, createTlsServer(tls, take)) }],
+  ];
+  for (const [title, place] of rows) {
     const started = performance.now();
     await t.rejects(
       clientOf(place, { deadlineMs: 500 }).obtain(never),
@@ -77,8 +90,17 @@ t.test('hangs of every kind end at the deadline', async (t) => {
   const stopped = clientOf(world).obtain(abort.signal);
   setTimeout(() => abort.abort(), 200);
   await t.rejects(stopped, { message: /CANCELLED/ }, 'stop ends it at once');
-  for (const socket of silent) socket.destroy();
+  const end = performance.now() + 5_000;
+  while (open.size > 0 && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 50));
+  t.equal(open.size, 0);
 });
+
+async function listening(t: Teardown, server: Server): Promise<string> {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  const bound = server.address();
+  return `127.0.0.1:${typeof bound === 'object' ? bound?.port : 0}`;
+}
 
 t.test('who the CA is, is checked', async (t) => {
   const world = await scene(t, () => (_call, callback) => callback(null, { certChain: [] }));
@@ -122,10 +144,7 @@ t.test("a CA whose own certificate's time is over, or not there yet", async (t) 
   ]) {
     const { pem, keyPem } = await makeCertificate({ issuer: root, dns: ['localhost'], ...times });
     const server = createTlsServer({ cert: pem, key: keyPem, ALPNProtocols: ['h2'] }, () => {});
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    t.teardown(() => server.close());
-    const bound = server.address();
-    const address = `127.0.0.1:${typeof bound === 'object' ? bound?.port : 0}`;
+    const address = await listening(t, server);
     const ca = await embeddedCa(t);
     const caRootFile = fileWith(t, root.pem);
     await t.rejects(clientOf({ t, ca, address }, { caRootFile }).obtain(never), { message: advice });
