@@ -18,6 +18,7 @@ import { generator } from './damage.ts';
 import {
   CLIENT,
   constraints,
+  distinguishedName,
   dnsName,
   ecKeys,
   edKeys,
@@ -132,6 +133,31 @@ const spoilings: readonly Spoiling[] = [
   },
   { name: "another's name", spoil: (link) => (link.issuer = 'somebody else') },
   { name: "another's key identifier", spoil: (link) => (link.authorityKeyId = Buffer.alloc(20, 7)) },
+  {
+    name: "another's name and serial number as authority",
+    only: ['intermediate', 'leaf'],
+    spoil: (link) => {
+      link.authorityKeyId = null;
+      const issuer = tlv(0xa1, tlv(0xa4, distinguishedName('another')));
+      link.more.push(extension('2.5.29.35', sequence(issuer, tlv(0x82, Buffer.of(5)))));
+    },
+  },
+  {
+    name: 'an extension twice',
+    only: ['intermediate', 'leaf'],
+    spoil: (link) => {
+      const twice = extension('1.2.3.4', sequence());
+      link.more.push(twice, twice);
+    },
+    stricter: { intermediate: 'RFC 5280 §4.2: MUST NOT', leaf: 'RFC 5280 §4.2: MUST NOT' },
+  },
+  {
+    name: 'version 1, without extensions',
+    spoil: (link) => {
+      link.ca = link.usage = link.purposes = link.names = link.subjectKeyId = link.authorityKeyId = null;
+    },
+    stricter: { root: 'basic constraints make a CA' },
+  },
   { name: 'no key identifiers', spoil: (link) => (link.authorityKeyId = link.subjectKeyId = null) },
   {
     name: 'a weak RSA key',
