@@ -66,7 +66,7 @@ export class CaAccess {
   }
 
   /** The log alone, for a folder that holds nothing else yet. Its lock must be held. */
-  async readLog(): Promise<{ readonly state?: CaState; readonly audit: AuditLog; readonly now: number }> {
+  async readLog(): Promise<{ readonly audit: AuditLog; readonly now: number }> {
     const now = this.now();
     await this.#audit.catchUp(now);
     return { audit: this.#audit, now };

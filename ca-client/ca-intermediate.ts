@@ -4,7 +4,15 @@ import { join } from 'node:path';
 import type { CaAccess } from './ca-access.ts';
 import { AuditLog } from './ca-audit.ts';
 import { type Authority, BACKDATE_MS, fingerprintOf, makeIntermediate } from './ca-certificates.ts';
-import { CA_FILES, type CaState, createRoot, keyFits, makeFolder, readCaFolder } from './ca-folder.ts';
+import {
+  CA_FILES,
+  type CaState,
+  createRoot,
+  keyFits,
+  makeFolder,
+  readCaFolder,
+  readRoots,
+} from './ca-folder.ts';
 import { keepFormer } from './ca-former.ts';
 import { withLock } from './ca-lock.ts';
 import { moveFile, PUBLIC, readIfThere, replaceFile, SECRET } from './file-store.ts';
@@ -29,22 +37,33 @@ export interface RootPlace {
   readonly ttlMs: number;
 }
 
+export interface RootVisit {
+  /** The CA's own folder; it is locked. */
+  readonly dir: string;
+  readonly place: RootPlace;
+  /** Make folder and root where they are not there. Else an empty folder is one that is not mounted. */
+  readonly create: boolean;
+  readonly now: number;
+}
+
 /**
- * Does the work with the root's folder locked, having made a root where there is none.
- * @throws CredentialsError where it is the CA's own folder, or itself below another root.
+ * Does the work with the root's folder locked.
+ * @throws CredentialsError where it holds no root and may not be given one, where it is the CA's own folder, or
+ *   itself below another root.
  */
 export async function withRootFolder<T>(
-  dir: string,
-  root: RootPlace,
-  now: number,
+  { dir, place: root, create, now }: RootVisit,
   work: (folder: RootFolder) => Promise<T>,
 ): Promise<T> {
-  await makeFolder(root.dir);
+  if (create) await makeFolder(root.dir);
+  else if ((await readIfThere(join(root.dir, CA_FILES.roots))) === null) {
+    throw new CredentialsError(`${root.dir} holds no root; is it the right folder, and is it mounted?`);
+  }
   if ((await realpath(dir)) === (await realpath(root.dir))) {
     throw new CredentialsError(`${root.dir} is the CA's own folder; keep the root in another one`);
   }
   return withLock(root.dir, async () => {
-    await createRoot(root.dir, { trustDomain: root.trustDomain, ttlMs: root.ttlMs, now });
+    if (create) await createRoot(root.dir, { trustDomain: root.trustDomain, ttlMs: root.ttlMs, now });
     const state = await readCaFolder(root.dir);
     if (state === null || state.intermediates.length > 0) {
       throw new CredentialsError(
@@ -70,12 +89,24 @@ export function intermediateLife({ signer, signingRoot }: CaState): number {
  */
 export async function issueIntermediate(access: CaAccess, place: RootPlace, ttlMs: number): Promise<void> {
   const { dir } = access;
-  const there = (await readIfThere(join(dir, CA_FILES.intermediate))) !== null;
-  const { audit, state, now } = await (there ? access.read() : access.readLog());
-  const expectedRoot = state?.signingRoot.fingerprint ?? null;
-  await withRootFolder(dir, place, now, (root) =>
+  const bundle = await readIfThere(join(dir, CA_FILES.roots));
+  const expectedRoot = bundle === null ? null : await rootOf(access, bundle);
+  const { audit, now } = await access.readLog();
+  await withRootFolder({ dir, place, create: bundle === null, now }, (root) =>
     replaceIntermediate({ dir, root, audit, expectedRoot, ttlMs, now }),
   );
+}
+
+/** Fingerprint of the root the folder's certificates lead to. */
+async function rootOf(access: CaAccess, bundle: string): Promise<string> {
+  try {
+    return (await access.read()).state.signingRoot.fingerprint;
+  } catch (error) {
+    // an intermediate that is lost, or was not finished, is what a new one is issued for
+    const [root, ...others] = readRoots(bundle, join(access.dir, CA_FILES.roots));
+    if (root === undefined || others.length > 0) throw error;
+    return root.fingerprint;
+  }
 }
 
 /** How a folder's files come to hold a new intermediate; both folders are locked. */

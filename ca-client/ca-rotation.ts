@@ -184,19 +184,23 @@ async function rotateElsewhere(view: CaView, order: RotationOrder, forced: boole
   if (order.rootDir === null) {
     throw new CredentialsError(`the root of ${dir} is kept in another folder; name it with --root-dir`);
   }
-  const place: RootPlace = { dir: order.rootDir, trustDomain: state.trustDomain, ttlMs: order.ttlMs };
-  await withRootFolder(dir, place, now, async ({ dir: rootDir, state: rootState, audit }) => {
-    if (rootState.trustDomain !== state.trustDomain) {
-      throw new CredentialsError(`${rootDir} is the root of trust domain ${rootState.trustDomain}`);
-    }
-    const root: CaView = { dir: rootDir, state: rootState, audit, now };
-    const status = rotationStatus(root);
-    const known = rootState.roots.every(({ fingerprint }) => hasRoot(state, fingerprint));
-    if (order.step === status.next && (order.step !== 'add' || known)) await rotateOwn(root, order, forced);
-    const stepped = await readCaFolder(rootDir);
-    if (stepped === null) throw new CredentialsError(`${rootDir} lost its root`);
-    await follow(view, { ...root, state: stepped }, order.step, forced);
-  });
+  const { rootDir: folder, ttlMs } = order;
+  const place: RootPlace = { dir: folder, trustDomain: state.trustDomain, ttlMs };
+  await withRootFolder(
+    { dir, place, create: false, now },
+    async ({ dir: rootDir, state: rootState, audit }) => {
+      if (rootState.trustDomain !== state.trustDomain) {
+        throw new CredentialsError(`${rootDir} is the root of trust domain ${rootState.trustDomain}`);
+      }
+      const root: CaView = { dir: rootDir, state: rootState, audit, now };
+      const status = rotationStatus(root);
+      const known = rootState.roots.every(({ fingerprint }) => hasRoot(state, fingerprint));
+      if (order.step === status.next && (order.step !== 'add' || known)) await rotateOwn(root, order, forced);
+      const stepped = await readCaFolder(rootDir);
+      if (stepped === null) throw new CredentialsError(`${rootDir} lost its root`);
+      await follow(view, { ...root, state: stepped }, order.step, forced);
+    },
+  );
 }
 
 /** Brings the CA's folder to where the root's folder is. */

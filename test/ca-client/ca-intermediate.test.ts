@@ -1,7 +1,7 @@
 /** An embedded CA below a root that is kept elsewhere: its intermediate's making, renewal and end. */
 
 import { X509Certificate } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { type CaLog, caUpkeep } from '../../ca-client/ca-upkeep.ts';
@@ -145,6 +145,18 @@ t.test('what goes wrong is said, and tried again', async (t) => {
   t.match(lines.at(-1), { event: 'crl' });
 });
 
+t.test('an intermediate that is lost, or half made, is issued again', async (t) => {
+  for (const lost of [['ca-key.pem'], ['ca-cert.pem'], ['ca-cert.pem', 'ca-key.pem']]) {
+    const world = await below(t);
+    const before = await world.issue();
+    for (const name of lost) rmSync(join(world.dir, name));
+    await t.rejects(world.issue(), lost.join(' and '));
+    await renewIntermediate(world, DAY);
+    const issued = await world.issue();
+    t.equal(await world.verify(issued, before.roots), 'OK');
+  }
+});
+
 t.test('folders that do not go together', async (t) => {
   const own = await caWorld(t);
   const world = await below(t);
@@ -158,6 +170,13 @@ t.test('folders that do not go together', async (t) => {
     renewIntermediate({ ...world, rootDir: other.rootDir }, DAY),
     /the root that signs in .* is another than that of .*rotate-root/,
   );
+  const empty = temporaryFolder(t);
+  const unmounted = { ...world, rootDir: empty };
+  await t.rejects(
+    renewIntermediate(unmounted, DAY),
+    /holds no root; is it the right folder, and is it mounted/,
+  );
+  t.same(readdirSync(empty), [], 'and none is made there');
   t.equal(await world.verify(await world.issue()), 'OK', 'and nothing was changed');
   writeFileSync(join(world.dir, 'ca-cert.pem'), intermediateOf(other));
   await t.rejects(world.issue(), /ca-cert.pem cannot be used: it was issued by no root of/);
