@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import t from 'tap';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { call, keepAlive } from './harness/clients.ts';
-import { overHbone } from './harness/hbone.ts';
 import { Mesh, type Sidecar } from './harness/mesh.ts';
 import { runToEnd } from './harness/processes.ts';
 import { shop, shopPorts } from './harness/shop.ts';
@@ -75,7 +74,7 @@ t.test('peers, by the certificates that live connections rest on', async (t) => 
   );
 });
 
-t.test('failed handshakes of all threads, with what was presented', { skip: overHbone }, async (t) => {
+t.test('failed handshakes of all threads, with what was presented', async (t) => {
   for (let i = 0; i < 12; i++) {
     await openTls(t, ports.ordersHttp, {
       leaf: stranger,
@@ -105,7 +104,7 @@ t.test('failed handshakes of all threads, with what was presented', { skip: over
   t.equal(await orders.metric('oarlock_handshakes_total', { direction: 'inbound', result: 'failed' }), 13);
 });
 
-t.test('outbound: whom we expected, and who was there', { skip: overHbone }, async (t) => {
+t.test('outbound: whom we expected, and who was there', async (t) => {
   const impostor = await mesh.ca.leaf(spiffe('evil', 'evil'));
   const dir = join(mesh.dir, 'impostor');
   writeCertDir(dir, impostor);
