@@ -1,5 +1,5 @@
 /** The record of a downstream connection, and the set of all of them: registered before judged, swept for deadlines. */
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
@@ -8,7 +8,7 @@ import type { Identity } from '../mesh/identity.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { LoggedConnection } from '../telemetry/access-record.ts';
 import type { PeerSeries } from '../telemetry/mesh-metrics.ts';
-import type { SeenHandshake } from './mesh-tls.ts';
+import type { SeenHandshake } from './seen-handshake.ts';
 
 export type Direction = 'inbound' | 'outbound';
 
@@ -34,7 +34,7 @@ export interface ConnectAnswer {
 export interface Carrier {
   /** Finish what runs, take nothing new, then close. */
   drain(): void;
-  /** Close now, both sides, as an abort. */
+  /** Close now, both sides, as an abort: the connection too, whatever is still under way on it. */
   abort(): void;
 }
 
@@ -143,20 +143,44 @@ export function unmapped(address: string): string {
   return bare.startsWith('::ffff:') && bare.includes('.') ? bare.slice(7) : bare;
 }
 
-/** Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike, RST_STREAM in a tunnel. */
-export function abortStream(stream: Duplex, socket: ConnectionSocket): void {
-  reset(socket);
-  if (stream !== socket && !stream.destroyed) stream.destroy();
+/**
+ * Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike, RST_STREAM in a
+ * tunnel. Where its end was said already, and is on its way, that is left to arrive.
+ * @param error what whoever listens to the stream is told
+ */
+export function abortStream(stream: Duplex, socket: ConnectionSocket, error?: Error): void {
+  if (stream === socket && error === undefined) {
+    reset(socket);
+    return;
+  }
+  // The socket first: a stream that is destroyed closes it in order.
+  if (stream !== socket) {
+    if (beingShutDown(stream)) socket.destroy();
+    else reset(socket);
+  }
+  if (!stream.destroyed) stream.destroy(error);
 }
 
 /** Resets a socket where it can be: a Unix socket has no reset (Node throws), there closing is all there is. */
 export function reset(socket: ConnectionSocket): void {
   if (socket.destroyed) return;
+  if (socket instanceof Socket && beingShutDown(socket)) {
+    socket.destroy();
+    return;
+  }
   try {
     socket.resetAndDestroy();
   } catch {
     socket.destroy();
   }
+}
+
+/**
+ * All was written and the FIN is on its way. libuv does not reset such a socket (EINVAL), and Node then forgets its
+ * handle while it is open: the descriptor would leak, and nobody hear 'close'.
+ */
+function beingShutDown({ writableEnded, writableFinished, writableLength }: Duplex): boolean {
+  return writableEnded && !writableFinished && writableLength === 0;
 }
 
 /** A sweep costs one comparison a connection; half a second is exact enough for every time-out we have. */

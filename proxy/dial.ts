@@ -7,10 +7,10 @@ import type { Endpoint, EndpointTunnel, RouteTls } from '../mesh/route.ts';
 import type { AppAddress } from '../mesh/snapshot.ts';
 import { hostPort } from '../mesh/text.ts';
 import type { Protocol } from '../mesh/workload.ts';
-import { abortStream, type ConnectionSocket, reset } from './connections.ts';
+import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
 import type { Link, Links } from './links.ts';
-import type { HandshakeFacts } from './mesh-tls.ts';
+import type { HandshakeFacts } from './seen-handshake.ts';
 import {
   type MeshTls,
   type OriginateDone,
@@ -137,8 +137,7 @@ export class Upstream implements Reached {
     const { stream, socket } = this;
     if (stream.destroyed) return;
     this.broken = broken;
-    if (stream !== socket) reset(socket);
-    stream.destroy(broken);
+    abortStream(stream, socket, broken);
   }
 }
 

@@ -46,6 +46,8 @@ export class Pipe implements Carrier {
 
   abort(): void {
     this.#finish(new Error('aborted'), true);
+    // Both may be through, and the last bytes still on their way.
+    abortStream(this.#downstream.stream, this.#downstream.socket);
   }
 
   #pass(early: Buffer | null, to: PipeEnd, fromDownstream: boolean): void {

@@ -20,8 +20,11 @@ export function refuseConnection(
   const { carrier } = connection;
   connection.carrier = null;
   path.refused(connection, reason, facts);
-  if (carrier === null) reportConnection(path, connection, null, reason, facts);
-  else carrier.abort();
+  if (carrier !== null) {
+    carrier.abort();
+    return;
+  }
+  reportConnection(path, connection, null, reason, facts);
   if (connection.connect === null) connection.abort();
   else connection.connect.refuse(CONNECT_DENIED.has(reason) ? 401 : 503);
 }

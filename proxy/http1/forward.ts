@@ -95,7 +95,8 @@ export class HttpForwarder
   }
 
   abort(): void {
-    this.#end(true);
+    if (this.#phase === 'closed') this.#connection.abort();
+    else this.#end(true);
   }
 
   /** The connection's deadline passed: a head came too slowly, or nothing moved for too long. */

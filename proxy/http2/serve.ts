@@ -81,9 +81,12 @@ class ServerSession implements Carrier, StreamOwner {
 
   abort(): void {
     for (const stream of [...this.#streams]) stream.abort();
-    this.#session.destroy();
-    // The session may be at work on what the socket read: closing it now would pull that away from under it.
-    setImmediate(() => this.connection.abort());
+    // RST_STREAM goes first: behind GOAWAY, Node's http2 takes an answer whose connection breaks for complete. And the
+    // session may be at work on what the socket read: closing it now would pull that away from under it.
+    setImmediate(() => {
+      this.#session.destroy();
+      this.connection.abort();
+    });
   }
 
   streamOver(stream: ServerStream, premature: boolean): void {

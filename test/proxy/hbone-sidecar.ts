@@ -41,8 +41,8 @@ export interface HboneSidecar {
   readonly lines: readonly Line[];
   /** Puts other policies in force. */
   apply(policies: string): Promise<void>;
-  /** Puts credentials in force, of that validity from now (ms) or the usual one. */
-  rotate(to?: number): Promise<void>;
+  /** Puts credentials in force, of that validity from now (ms) or the usual one, of its CA or another one. */
+  rotate(to?: number, issuer?: TestCa): Promise<void>;
   drain(): Promise<void>;
   /** The access log's lines, once there are so many. */
   accessed(count: number): Promise<readonly Line[]>;
@@ -82,9 +82,9 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
     await plane.apply(snapshotOf(input), { hbone: 0, hboneNeeded: true, others: [ADMIN] });
   };
   await apply(options.policies ?? '');
-  const rotate = async (to?: number): Promise<void> =>
+  const rotate = async (to?: number, issuer = ca): Promise<void> =>
     plane.useCredentials(
-      credentialsOf(await ca.leaf(spiffe('shop', 'orders'), to === undefined ? {} : { to })),
+      credentialsOf(await issuer.leaf(spiffe('shop', 'orders'), to === undefined ? {} : { to })),
     );
   await rotate();
   let drained: Promise<void> | null = null;
