@@ -124,10 +124,11 @@ export class Cursor {
   /** Reads an INTEGER of 0 to 2³¹-1. */
   smallNumber(): number {
     const content = this.enter(INTEGER);
-    if (content.length === 0 || content.length > 4) throw new DerError('no small number');
+    if (content.length === 0 || content.length > 4 || content.peek() >= 0x80) {
+      throw new DerError('no small number');
+    }
     let value = 0;
     while (content.length > 0) value = value * 256 + content.byte();
-    if (value > 0x7fff_ffff) throw new DerError('no small number');
     return value;
   }
 
