@@ -2,9 +2,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { type EmbeddedCa, openEmbeddedCa } from '../../ca-client/embedded-ca.ts';
 import { loadX509 } from '../../ca-client/x509.ts';
 import { identityOf } from '../../mesh/identity.ts';
-import { embeddedCa, type Misbehaviour, makeCertificate, scriptedCa } from '../ca-client/helper.ts';
+import { type Misbehaviour, makeCertificate, scriptedCa } from '../ca-client/helper.ts';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { Mesh, ready, type Sidecar } from './harness/mesh.ts';
 import { start } from './harness/processes.ts';
@@ -23,15 +24,22 @@ const app = await httpApp(t);
 const tcp = await tcpApp(t, echo);
 const ports = await shopPorts();
 const mesh = await Mesh.create(t, shop(ports, { http: app.port, tcp: tcp.port }));
-const ca = await embeddedCa(t);
+const dir = join(mesh.dir, 'ca');
+const ca = await openEmbeddedCa({ dir, trustDomain: null });
+/** The same by a clock that is ahead by more than it backdates: what it issues begins in five seconds. */
+const early = await openEmbeddedCa({ dir, trustDomain: null, now: () => Date.now() + 65_000 });
 const stranger = await makeCertificate({ ca: true });
 
 type Call = Parameters<Misbehaviour>[0];
 /** What to answer; a number is a gRPC status, `silence` no answer at all. */
 type Answer = readonly string[] | number | 'silence';
 
-const chainFor = async (csr: string, account: string): Promise<readonly string[]> => [
-  (await ca.issueForRequest(csr, identityOf('cluster.local', 'shop', account), TTL_MS)).certificatePem,
+const chainFor = async (
+  csr: string,
+  account: string,
+  issuer: EmbeddedCa = ca,
+): Promise<readonly string[]> => [
+  (await issuer.issueForRequest(csr, identityOf('cluster.local', 'shop', account), TTL_MS)).certificatePem,
   ca.rootPem,
 ];
 
@@ -69,6 +77,10 @@ const faults: Record<string, { says: RegExp; answer: (csr: string, account: stri
       await pause(1_500);
       return chainFor(csr, account);
     },
+  },
+  'ahead of us': {
+    says: /new credentials are in force/,
+    answer: (csr, account) => chainFor(csr, account, early),
   },
   'hangs mid-answer': { says: /gave no answer within/, answer: async () => 'silence' },
 };
@@ -109,7 +121,13 @@ await Promise.all([kept.goesOn(), fresh.goesOn()]);
 
 interface Certs {
   readonly state: string;
-  readonly rotation: { phase: string; lastError: string | null; alarms: { kind: string; message: string }[] };
+  readonly chain: readonly { readonly notBefore: string }[];
+  readonly rotation: {
+    phase: string;
+    waitingFor: string | null;
+    lastError: string | null;
+    alarms: { kind: string; message: string }[];
+  };
 }
 
 const certs = async (sidecar: Sidecar): Promise<Certs> => (await sidecar.admin('/certs')) as unknown as Certs;
@@ -135,38 +153,57 @@ async function meet(
   );
 }
 
-t.test('a CA that is down, refuses the token, and answers what cannot be used', async (t) => {
-  await meet(
-    t,
-    ['down', '401', 'garbage', 'another identity', 'expired', 'a key not ours'],
-    async (sidecar) => {
-      const failing = await until('the renewal to fail', async () => {
-        const view = await certs(sidecar);
-        return view.rotation.alarms.some(({ kind }) => kind === 'set_refused') ? view : null;
-      });
-      t.match(failing, { state: 'valid', rotation: { phase: 'failing', lastError: /^CA 127/ } });
-      const { status, body } = await sidecar.health();
-      t.equal(status, 200, 'ready all the same');
-      t.match(JSON.stringify(body.warnings), /its answer is refused.*the set before stays in force/);
-      t.equal(await sidecar.metric('oarlock_credentials_alarms', { kind: 'set_refused' }), 1);
-    },
-  );
-  for (const sidecar of [web, orders]) {
-    await until('the alarm to be over', async () => (await certs(sidecar)).rotation.alarms.length === 0);
-    t.match((await certs(sidecar)).rotation, { phase: 'valid', lastError: null });
-    t.match(await sidecar.health(), { status: 200, body: { ready: true } });
-    t.equal(await sidecar.metric('oarlock_credentials_alarms', { kind: 'set_refused' }), 0);
-    t.equal(sidecar.process.stderr.matching({ alarm: 'set_refused', msg: /^CA / }).length, 1, 'told once');
-    t.equal(sidecar.process.stderr.matching({ alarm: 'set_refused', msg: /^over: / }).length, 1);
-  }
-});
+t.test(
+  'a CA that is down, refuses the token, answers what cannot be used, and is slow in the end',
+  async (t) => {
+    await meet(
+      t,
+      ['down', '401', 'garbage', 'another identity', 'expired', 'a key not ours', 'slow'],
+      async (sidecar) => {
+        const failing = await until('the renewal to fail', async () => {
+          const view = await certs(sidecar);
+          return view.rotation.alarms.some(({ kind }) => kind === 'set_refused') ? view : null;
+        });
+        t.match(failing, { state: 'valid', rotation: { phase: 'failing', lastError: /^CA 127/ } });
+        const { status, body } = await sidecar.health();
+        t.equal(status, 200, 'ready all the same');
+        t.match(JSON.stringify(body.warnings), /its answer is refused.*the set before stays in force/);
+        t.equal(await sidecar.metric('oarlock_credentials_alarms', { kind: 'set_refused' }), 1);
+      },
+    );
+    for (const sidecar of [web, orders]) {
+      await until('the alarm to be over', async () => (await certs(sidecar)).rotation.alarms.length === 0);
+      t.match((await certs(sidecar)).rotation, { phase: 'valid', lastError: null });
+      t.match(await sidecar.health(), { status: 200, body: { ready: true } });
+      t.equal(await sidecar.metric('oarlock_credentials_alarms', { kind: 'set_refused' }), 0);
+      t.equal(sidecar.process.stderr.matching({ alarm: 'set_refused', msg: /^CA / }).length, 1, 'told once');
+      t.equal(sidecar.process.stderr.matching({ alarm: 'set_refused', msg: /^over: / }).length, 1);
+    }
+  },
+);
 
-t.test('a CA that hangs mid-answer, and one that is slow', async (t) => {
-  await meet(t, ['hangs mid-answer', 'slow'], async () => {});
-  for (const sidecar of [web, orders]) {
-    await until('all to be well', async () => (await certs(sidecar)).rotation.phase === 'valid');
-  }
-});
+t.test(
+  'one that hangs mid-answer, then gives what begins in a moment: it is held, and the old serves',
+  async (t) => {
+    await meet(t, ['hangs mid-answer', 'ahead of us'], async (sidecar) => {
+      const held = await until('a set to be held', async () => {
+        const view = await certs(sidecar);
+        return view.rotation.phase === 'held' ? view : null;
+      });
+      t.equal(held.state, 'valid');
+      t.match(held.rotation.waitingFor, /^certificate [0-9a-f]+ of ca 127.*, not valid before 20/);
+      t.equal((await sidecar.health()).status, 200);
+    });
+    for (const sidecar of [web, orders]) {
+      const view = await until('all to be well', async () => {
+        const now = await certs(sidecar);
+        return now.rotation.phase === 'valid' ? now : null;
+      });
+      const begins = Date.parse(view.chain[0]?.notBefore ?? '');
+      t.ok(Date.now() - begins < 20_000, `${Date.now() - begins} ms old: the one that was held`);
+    }
+  },
+);
 
 t.test('nobody noticed', async (t) => {
   for (const traffic of [kept, fresh]) {
