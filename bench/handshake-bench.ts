@@ -12,6 +12,7 @@ import {
   type HandshakeKind,
   type HandshakeRow,
   handshakeRows,
+  KEYS,
   type KeyId,
   OURS,
 } from './handshake-rows.ts';
@@ -20,6 +21,7 @@ import { load } from './measure.ts';
 import type { HandshakeOptions } from './options.ts';
 import { type App, benchDir, startApp } from './pairs.ts';
 import { issueCredentials, issueRsaCredentials } from './peers/credentials.ts';
+import { envoy } from './peers/envoy.ts';
 import type { AllCredentials, SideTls, Wanted } from './peers/peer.ts';
 import { type Process, startSide } from './peers/start.ts';
 import { askPlain, askTls } from './request.ts';
@@ -28,8 +30,8 @@ import { type HandshakeResult, type HandshakeTask, LOOPBACK } from './task.ts';
 /** Connections under way at once. */
 const CONCURRENCY = 8;
 const WARM_UP_MS = 300;
-/** A daemon runs for days: before its first round each row shakes hands so long for nothing. */
-const FIRST_WARM_UP_MS = 1_000;
+/** Before its first round, where a row warms up. */
+const FIRST_WARM_UP_MS = 2_500;
 const ALPN = ['istio-http/1.1', 'istio', 'http/1.1'];
 /** Some clients lose a session now and then, as nginx does where connections share one: told from the first share on. */
 const OTHER_KIND = { told: 0.02, most: 0.2 } as const;
@@ -47,12 +49,17 @@ interface Subject {
 export async function benchHandshakes(options: HandshakeOptions, figures: Figures): Promise<void> {
   const dir = benchDir();
   const app = await startApp();
-  const rows = handshakeRows.filter((row) => isWanted(row, options, figures));
+  const rows = wantedRows(options, figures);
+  const hasFar = envoy.missing() === null;
+  if (!hasFar) leaveOut('all as clients', envoy.missing() ?? '', figures);
   const cells: HandshakeCell[] = [];
   for (const key of options.keys) {
-    const credentials = await credentialsOf(key, join(dir, key));
+    const credentials = await credentialsOf(key, join(dir, key), figures);
+    if (credentials === null) continue;
     for (const group of options.groups) {
-      const some = cellsOf(key, group, key === options.keys[0]);
+      const some = cellsOf(key, group, key === options.keys[0]).filter(
+        ({ side }) => side === 'server' || hasFar,
+      );
       cells.push(...some);
       const subjects = await startAll(
         some,
@@ -77,17 +84,34 @@ function say(text: string): void {
   process.stderr.write(`bench: ${text}\n`);
 }
 
-function isWanted({ id, name, peer }: HandshakeRow, { rows }: HandshakeOptions, figures: Figures): boolean {
-  if (rows !== null && !rows.includes(id)) return false;
-  const missing = peer.missing();
-  if (missing === null) return true;
-  say(`!!! ${name} is LEFT OUT: ${missing}`);
-  figures.note(`${name}: **left out**: ${missing}.`);
-  return false;
+/** @throws where one is asked for that there is not */
+function wantedRows({ rows }: HandshakeOptions, figures: Figures): readonly HandshakeRow[] {
+  const ids = handshakeRows.map(({ id }) => id);
+  for (const id of rows ?? ids) {
+    if (!ids.includes(id)) throw new Error(`there is no row ${id}; there are ${ids.join(', ')}`);
+  }
+  return handshakeRows.filter(({ id, name, peer }) => {
+    if (rows !== null && !rows.includes(id)) return false;
+    const missing = peer.missing();
+    if (missing !== null) leaveOut(name, missing, figures);
+    return missing === null;
+  });
 }
 
-async function credentialsOf(key: KeyId, dir: string): Promise<AllCredentials> {
-  return key === 'p256' ? issueCredentials(dir) : issueRsaCredentials(dir);
+function leaveOut(what: string, why: string, figures: Figures): void {
+  say(`!!! LEFT OUT: ${what}: ${why}`);
+  figures.note(`**left out**: ${what}: ${why}.`);
+}
+
+/** @returns null where `openssl` is missing, which makes the RSA keys' certificates */
+async function credentialsOf(key: KeyId, dir: string, figures: Figures): Promise<AllCredentials | null> {
+  if (key === 'p256') return issueCredentials(dir);
+  try {
+    return issueRsaCredentials(dir);
+  } catch (error) {
+    leaveOut(`${KEYS[key]} keys`, (error as Error).message, figures);
+    return null;
+  }
 }
 
 interface Setting {
@@ -119,7 +143,7 @@ async function startAll(
           subjects.push({ row, cell, process: server, far: null });
         }
       } catch (error) {
-        leaveOut(row, cell, error as Error, figures);
+        failed(row, cell, error as Error, figures);
       }
     }
   }
@@ -127,11 +151,9 @@ async function startAll(
 }
 
 /** A fault costs a cell and is told; of ours, it makes the bench fail once all is measured. */
-function leaveOut(row: HandshakeRow, cell: HandshakeCell, error: Error, figures: Figures): void {
+function failed(row: HandshakeRow, cell: HandshakeCell, error: Error, figures: Figures): void {
   if (row.id === OURS) process.exitCode = 1;
-  const text = `${row.name}, ${cellName(cell)}: ${error.message}`;
-  say(`!!! ${text}`);
-  figures.note(`**left out or failed once**: ${text}.`);
+  leaveOut(`${row.name}, ${cellName(cell)}`, error.message, figures);
 }
 
 function wantedOf(row: HandshakeRow, cell: HandshakeCell, setting: Setting, tls: SideTls): Wanted {
@@ -196,13 +218,14 @@ async function measureAll(
     const { key, group } = first.cell;
     say(`${key} keys, ${group}: ${round === 0 ? 'warming up' : `round ${round} of ${rounds}`}`);
     for (const subject of inTables(subjects)) {
+      if (round === 0 && !subject.row.warmsUp) continue;
       const to = round === 0 ? nowhere : figures;
       const ms = round === 0 ? FIRST_WARM_UP_MS : seconds * 1000;
       try {
         if (subject.far === null) await measureServer(subject, credentials, ms, to);
         else await measureClient(subject, subject.far, ms, to);
       } catch (error) {
-        leaveOut(subject.row, subject.cell, error as Error, figures);
+        failed(subject.row, subject.cell, error as Error, figures);
       }
     }
   }

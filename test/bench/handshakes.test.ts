@@ -25,9 +25,15 @@ interface Judged {
   readonly verdict: string;
 }
 
+function dataOf(summary: string, figures: Figures, cells: readonly HandshakeCell[], of = names): unknown {
+  const found = handshakeSummaries(figures, cells, of).find(({ name }) => name === summary);
+  if (found === undefined) throw new Error(`no summary ${summary}`);
+  return found.data;
+}
+
 function verdicts(figures: Figures, cells: readonly HandshakeCell[]): readonly (readonly [string, string])[] {
-  const aims = handshakeSummaries(figures, cells, names).find(({ name }) => name === 'aims');
-  return (aims?.data as readonly Judged[]).map(({ cell, verdict }) => [cell, verdict]);
+  const judged = dataOf('aims', figures, cells) as readonly Judged[];
+  return judged.map(({ cell, verdict }) => [cell, verdict]);
 }
 
 t.test('every cell has a table of its own, and keys are told where they take part', async (t) => {
@@ -62,14 +68,13 @@ t.test("the server's CPU is judged beside Envoy's: in full by 1.2, resumed by 0.
 t.test('ratios are taken round by round, and what was not measured has none', async (t) => {
   const figures = measured(full, { Oarlock: [10, 1000, 20], Envoy: [20, 2000, 40] });
   measured(asClient, { Oarlock: [30] }, figures);
-  const ratios = handshakeSummaries(figures, [full, asClient], names).find(({ name }) => name === 'ratios');
-  t.strictSame(ratios?.data, [{ cell: cellName(full), peer: 'Envoy', median: 0.5, rounds: [0.5, 0.5, 0.5] }]);
+  t.strictSame(dataOf('ratios', figures, [full, asClient]), [
+    { cell: cellName(full), peer: 'Envoy', median: 0.5, rounds: [0.5, 0.5, 0.5] },
+  ]);
 });
 
 t.test('in short: a line a cell, medians, a dash where nothing was measured', async (t) => {
   const figures = measured(full, { Oarlock: [100, 300, 200], Envoy: [50] });
-  const short = handshakeSummaries(figures, [full, resumed], ['Oarlock', 'Envoy']).find(
-    ({ name }) => name === 'short',
-  );
-  t.strictSame(short?.data, { [cellName(full)]: ['200', '50.0'], [cellName(resumed)]: ['–', '–'] });
+  const short = dataOf('short', figures, [full, resumed], ['Oarlock', 'Envoy']);
+  t.strictSame(short, { [cellName(full)]: ['200', '50.0'], [cellName(resumed)]: ['–', '–'] });
 });
