@@ -245,6 +245,38 @@ t.test('a CA that asks to be left alone is, but not until the certificate expire
   run.keeper.stop();
 });
 
+t.test('a watched source that has something new is asked at once, whatever it said before', async (t) => {
+  const run = keeping(
+    (clock, attempt) =>
+      attempt === 1 ? new CredentialsError('no', { retryAfterMs: 5 * MINUTE }) : set(clock, 'new'),
+    { watched: true },
+  );
+  run.keeper.start();
+  await run.clock.advance(MINUTE);
+  t.equal(run.attempts.length, 1);
+  run.change();
+  await run.clock.advance(1);
+  t.same(run.taken, ['new']);
+  run.keeper.stop();
+});
+
+t.test('the same certificate with other bundles is a new set', async (t) => {
+  const made = keeping(() => held, { watched: true });
+  let held = set(made.clock, 'same');
+  made.keeper.start();
+  await made.clock.advance(1);
+  held = { ...held, federated: [{ trustDomain: 'td2', rootsPem: ['another root'] }] };
+  made.change();
+  await made.clock.advance(1);
+  t.same(made.taken, ['same', 'same']);
+  t.equal(made.keeper.current, held);
+  held = { ...held };
+  made.change();
+  await made.clock.advance(1);
+  t.equal(made.taken.length, 2);
+  made.keeper.stop();
+});
+
 t.test('stop ends an attempt under way, and its answer counts no more', async (t) => {
   const run = keeping((clock) => set(clock, 'late'));
   run.keeper.start();
