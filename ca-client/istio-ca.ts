@@ -76,8 +76,8 @@ export function istioCaSource(options: IstioCaOptions): CredentialSource {
       const { chain, roots } = splitRoots(certificates);
       const [leaf = null, issuer = null] = certificates.slice(0, 2).map(validityOf);
       skew = clockSkew({ date, leaf, issuer, askedMs }, ourTime);
-      // both the answer's roots and the file's are trusted: while a root is exchanged they are not the same
-      const offered = { chain, keyPem, roots, moreRoots: caRoots, origin, expected: identity, now: now() };
+      const moreRoots = sameMesh(roots, caRoots) ? caRoots : [];
+      const offered = { chain, keyPem, roots, moreRoots, origin, expected: identity, now: now() };
       return { ...checkCredentials(offered), clockSkewMs: skew };
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
@@ -106,6 +106,20 @@ function splitRoots(certificates: readonly string[]): { chain: readonly string[]
     throw new CredentialsError('it does not end in a root: the last certificate must be a self-signed CA');
   }
   return { chain: certificates.slice(0, end), roots: certificates.slice(end) };
+}
+
+/**
+ * While a root is exchanged, the CA's answers and the file come to know the new one at different times, so both are
+ * trusted. But a CA that is reached through somebody else's certificate (a public one, a gateway's) has other roots
+ * in its file, which vouch for no workload.
+ */
+function sameMesh(answered: readonly string[], inFile: readonly string[]): boolean {
+  const prints = new Set(answered.map(printOf));
+  return inFile.some((pem) => prints.has(printOf(pem)));
+}
+
+function printOf(pem: string): string {
+  return new X509Certificate(pem).fingerprint256;
 }
 
 interface Call {
@@ -223,5 +237,13 @@ async function readRoots(file: string): Promise<readonly string[]> {
   } catch (error) {
     throw new CredentialsError(`the root of the CA cannot be read: ${(error as Error).message}`);
   }
-  return splitCertificates(text, file);
+  const roots = splitCertificates(text, file);
+  try {
+    roots.forEach(printOf);
+  } catch (error) {
+    throw new CredentialsError(
+      `${file} holds a certificate that cannot be read: ${(error as Error).message}`,
+    );
+  }
+  return roots;
 }

@@ -153,6 +153,7 @@ t.test("a CA whose own certificate's time is over, or not there yet", async (t) 
 
 t.test('files that cannot be used are named, the token never quoted', async (t) => {
   const world = await scene(t, () => () => t.fail('was asked'));
+  const torn = '-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n';
   const rows: readonly (readonly [Partial<IstioCaOptions>, RegExp])[] = [
     [{ tokenFile: '/nowhere/token' }, /token for the CA cannot be read.*\/nowhere\/token/],
     [{ tokenFile: fileWith(t, '  \n') }, /is empty/],
@@ -161,6 +162,7 @@ t.test('files that cannot be used are named, the token never quoted', async (t) 
     [{ tokenFile: fileWith(t, 'secret'.repeat(20_000)) }, /does not hold one bearer token/],
     [{ caRootFile: '/nowhere/root' }, /root of the CA cannot be read.*\/nowhere\/root/],
     [{ caRootFile: fileWith(t, 'nothing') }, /holds no PEM certificate/],
+    [{ caRootFile: fileWith(t, torn) }, /file holds a certificate that cannot be read/],
   ];
   for (const [more, words] of rows) {
     const error: Error = await clientOf(world, more)
