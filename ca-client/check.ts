@@ -113,8 +113,9 @@ function checkIdentity(leaf: Certificate, expected: Identity | null): Identity {
 }
 
 /**
- * Follows the signatures up the chain to the root that ends it. Intermediates that lie among the roots (as some
- * writers of files have it) become part of the chain: a peer that has only the root could not find them.
+ * Follows the signatures up the chain, and on among the roots, to the one that ends it. Intermediates that lie among
+ * the roots (as some writers of files have it) become part of the chain: a peer that has only the root could not find
+ * them. Where the root itself is not among them, the last intermediate is the anchor, as `TrustAnchors` has it.
  */
 function findPath(
   chain: readonly OwnCertificate[],
@@ -129,18 +130,13 @@ function findPath(
   }
   const path = [...chain];
   for (let last = path.at(-1); last !== undefined && path.length <= MAX_CHAIN; last = path.at(-1)) {
-    const root = issuerOf(last, roots, now);
-    if (root === null && path.length === chain.length) {
+    const above = roots.filter((root) => !path.includes(root));
+    const issuer = issuerOf(last, above, now);
+    if (issuer !== null) path.push(issuer);
+    else if (path.length === chain.length) {
       throw new CredentialsError('the chain does not lead to any of the roots given with it');
     }
-    if (root === null) {
-      const subject = last.x509.subject.replaceAll('\n', ', ').slice(0, 256);
-      throw new CredentialsError(
-        `the chain leads to "${subject}" among the roots, which is an intermediate: put the root that signed it there`,
-      );
-    }
-    path.push(root);
-    if (issued(root, root)) return path;
+    if (issuer === null || issued(issuer, issuer)) return path;
   }
   throw new CredentialsError(`the chain is longer than ${MAX_CHAIN} certificates`);
 }
