@@ -84,7 +84,7 @@ export function readPeer(
   const chain = presentedChain(leaf);
   const verdict = trust.verify(chain, identity.trustDomain, role, now);
   if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
-  if (!verdict.ok) return { ...verdict, detail: `${identity.uri}: ${verdict.detail}` };
+  if (!verdict.ok) return { ...verdict, detail: naming(identity, verdict.detail) };
   const { notBefore, notAfter, root } = verdict;
   const hash = fingerprint.replaceAll(':', '').toLowerCase();
   const issuer = leaf.issuer.replaceAll('\n', ', ');
@@ -98,7 +98,12 @@ export function judgeAgain(peer: VerifiedPeer, trust: Trust, now: number): Refus
   const { identity, chain, role } = peer;
   const verdict = trust.verify(chain, identity.trustDomain, role, now);
   if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
-  return verdict.ok ? null : { ...verdict, detail: `${identity.uri}: ${verdict.detail}` };
+  return verdict.ok ? null : { ...verdict, detail: naming(identity, verdict.detail) };
+}
+
+/** A fault of the chain names the certificate it is of, which may not be the leaf. */
+function naming({ uri }: Identity, detail: string): string {
+  return detail.startsWith(uri) ? detail : `${uri}: ${detail}`;
 }
 
 interface ReadIdentity {
