@@ -260,6 +260,22 @@ t.test('a watched source that has something new is asked at once, whatever it sa
   run.keeper.stop();
 });
 
+t.test(
+  'a watched source is near: where it fails it is asked twice a minute, however much is left',
+  async (t) => {
+    const run = keeping((clock, attempt) => (attempt === 1 ? set(clock, '1') : new Error('no agent')), {
+      watched: true,
+      seed: 12,
+    });
+    run.keeper.start();
+    await run.clock.advance(HOUR);
+    run.change();
+    await run.clock.advance(3 * HOUR);
+    t.ok(Math.max(...run.failures.map(({ nextRetryMs }) => nextRetryMs)) <= keeperLimits.retryMostMs);
+    run.keeper.stop();
+  },
+);
+
 t.test('the same certificate with other bundles is a new set', async (t) => {
   const made = keeping(() => held, { watched: true });
   let held = set(made.clock, 'same');
