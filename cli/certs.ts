@@ -58,7 +58,7 @@ function page(view: CertsView, now: number): readonly string[] {
       ...(crl === null ? [] : [['revocation', crlText(crl)]]),
     ]),
     'Chain',
-    ...table(certificateRows(chain, roots, now), ['', 'NAME', 'EXPIRES IN', 'SERIAL', 'ISSUER']),
+    ...table(certificateRows(chain, roots, now), ['ROLE', 'NAME', 'EXPIRES IN', 'SERIAL', 'ISSUER']),
     'Trust',
     ...table(
       trust.flatMap(({ trustDomain, roots: theirs }) =>
@@ -84,9 +84,8 @@ function page(view: CertsView, now: number): readonly string[] {
 function stateText({ state, chain, secondsLeft }: CertsView, now: number): string {
   const [leaf] = chain;
   if (leaf === undefined || secondsLeft === null) return state;
-  const age = span((now - Date.parse(leaf.notBefore)) / 1000);
   return state === 'valid'
-    ? `valid for ${span(secondsLeft)}, issued ${age} ago`
+    ? `valid for ${span(secondsLeft)}, until ${leaf.notAfter}`
     : `${state}: ${timeLeft(leaf.notAfter, now)}`;
 }
 
