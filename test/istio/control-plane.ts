@@ -141,6 +141,15 @@ export class Istiod {
     await until('istiod to be ready', async () => (await call(this.#httpPort, '/ready')).status === 200);
   }
 
+  /** Lets it hang: connections are taken, and nothing is said. */
+  freeze(): void {
+    this.#child?.kill('SIGSTOP');
+  }
+
+  thaw(): void {
+    this.#child?.kill('SIGCONT');
+  }
+
   async kill(): Promise<void> {
     const child = this.#child;
     if (child === null || child.exitCode !== null || child.signalCode !== null) return;

@@ -22,7 +22,7 @@ t.setTimeout(240_000);
 const plane = controlPlane();
 if (plane === null) t.plan(0, 'OARLOCK_CONTROL_PLANE_DIR is not set: no real istiod to ask');
 else {
-  await t.test('renewed under traffic, and istiod gone and back', (t) => restarts(t, plane));
+  await t.test('renewed under traffic, and istiod gone and back, and hanging', (t) => restarts(t, plane));
   await t.test('root and intermediate plugged in, and exchanged', (t) => exchanges(t, plane));
 }
 
@@ -86,6 +86,14 @@ async function restarts(t: Test, plane: ControlPlane): Promise<void> {
   t.ok(Number(line.nextRetryMs) > 0, 'it says when it tries again');
   await noticedNothing(t, traffic);
   await istiod.up();
+  await renewed([web, orders]);
+  await noticedNothing(t, traffic);
+
+  const frozen = orders.mark;
+  istiod.freeze();
+  await orders.logged({ msg: /no new credentials: .*(DEADLINE_EXCEEDED|gave no answer within)/ }, frozen);
+  await noticedNothing(t, traffic);
+  istiod.thaw();
   await renewed([web, orders]);
   await noticedNothing(t, traffic);
 }
