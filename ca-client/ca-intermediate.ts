@@ -89,6 +89,12 @@ export function intermediateLife({ signer, signingRoot }: CaState): number {
  */
 export async function issueIntermediate(access: CaAccess, place: RootPlace, ttlMs: number): Promise<void> {
   const { dir } = access;
+  const own = join(dir, CA_FILES.rootKey);
+  if ((await readIfThere(own)) !== null) {
+    throw new CredentialsError(
+      `${dir} has a root of its own (${own}); use a new folder for the intermediate`,
+    );
+  }
   const bundle = await readIfThere(join(dir, CA_FILES.roots));
   const expectedRoot = bundle === null ? null : await rootOf(access, bundle);
   const { audit, now } = await access.readLog();
@@ -123,16 +129,10 @@ export interface NewIntermediate {
 /**
  * Issues a new intermediate and puts it in place; the former one is kept for its CRL. The roots the folder gives
  * out stay as they are, for whom the workloads trust is changed by steps of their own.
- * @throws CredentialsError where the folder has a root of its own, or another root would sign than the expected.
+ * @throws CredentialsError where another root would sign than the expected.
  */
 export async function replaceIntermediate(order: NewIntermediate): Promise<void> {
   const { dir, root, now } = order;
-  const own = join(dir, CA_FILES.rootKey);
-  if ((await readIfThere(own)) !== null) {
-    throw new CredentialsError(
-      `${dir} has a root of its own (${own}); use a new folder for the intermediate`,
-    );
-  }
   const { signer, signerPrint, trustDomain, bundlePem } = root.state;
   if (order.expectedRoot === null) await replaceFile(join(dir, CA_FILES.roots), bundlePem, PUBLIC);
   else if (order.expectedRoot !== signerPrint) {

@@ -128,6 +128,29 @@ for (const kind of ['its own root', 'an intermediate'] as const) {
   });
 }
 
+t.test('a running CA renews its intermediate, and no workload notices', async (t) => {
+  const dir = temporaryFolder(t);
+  const at = ['--root-dir', join(temporaryFolder(t), 'root')];
+  const tokenFile = join(dir, 'token');
+  await run('token', '--dir', dir, ...account, '--out', tokenFile);
+  await run('intermediate', '--dir', dir, ...at, '--ttl', '6s');
+  const serve = spawned(['serve', '--dir', dir, ...at, '--listen', '127.0.0.1:0', '--ttl', '2s']);
+  t.teardown(() => serve.child.kill('SIGKILL'));
+  const { address, root } = JSON.parse(await serve.firstLine);
+  const workload = new Workload(address, root, tokenFile);
+  const intermediates = () =>
+    new Set(workload.taken.map(({ chainPem }) => chainPem.slice(chainPem.lastIndexOf('-----BEGIN'))));
+  while (intermediates().size < 3 && workload.faults.length === 0) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  await workload.stop();
+  t.same(workload.faults, []);
+  serve.child.kill('SIGTERM');
+  const { status, err } = await serve.answer;
+  t.equal(status, 0);
+  t.ok((err.match(/"event":"intermediate"/g)?.length ?? 0) >= 2, 'the log tells');
+});
+
 t.test('a step that comes too early exits with 1 and says until when', async (t) => {
   const dir = temporaryFolder(t);
   await run('issue', '--dir', dir, ...account, '--out', join(dir, 'orders'), '--ttl', '1h');

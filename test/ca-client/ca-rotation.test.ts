@@ -114,6 +114,12 @@ for (const [kind, rootDirOf] of kinds) {
           'taken again',
         );
         t.equal(await again.verify(await again.issue()), 'OK');
+        if (step === 'issue') {
+          t.ok(
+            existsSync(join(copy.rootDir ?? copy.dir, 'old-root-key.pem')),
+            'the old root can still revoke',
+          );
+        }
       }
       t.ok(cuts >= 2, `${step} changes files at ${cuts} moments`);
       const world = await caWorld(t, before);
