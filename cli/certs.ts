@@ -1,7 +1,7 @@
 /** `oarlock certs`: our certificates, their renewal, whom we trust and our peers, of a running sidecar or of files. */
 import { Command } from 'commander';
 import { UsageError } from '../config/usage-error.ts';
-import type { CertificateView, CertsView, RotationView } from '../telemetry/certs-view.ts';
+import type { CertificateView, CertsView, FetchedView, RotationView } from '../telemetry/certs-view.ts';
 import { addAdminOptions, adminAddress, askAdmin } from './admin.ts';
 import { addOutputOption, printJson } from './query.ts';
 import { columns, span, timeLeft } from './table.ts';
@@ -42,12 +42,13 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
 }
 
 /** Valid, and nothing that needs a look. */
-function isGood({ state, rotation, crl }: CertsView): boolean {
-  return state === 'valid' && (rotation?.alarms.length ?? 0) === 0 && (crl?.error ?? null) === null;
+function isGood({ state, rotation, crl, fetched }: CertsView): boolean {
+  if (state !== 'valid' || (rotation?.alarms.length ?? 0) > 0) return false;
+  return (crl?.error ?? null) === null && fetched.every(({ failures }) => failures === 0);
 }
 
 function page(view: CertsView, now: number): readonly string[] {
-  const { chain, roots, trust, peers, rotation, crl } = view;
+  const { chain, roots, trust, fetched, peers, rotation, crl } = view;
   return [
     'Own',
     ...columns([
@@ -56,6 +57,7 @@ function page(view: CertsView, now: number): readonly string[] {
       ['source', view.origin ?? rotation?.source ?? 'none'],
       ...(rotation === null ? [] : rotationRows(rotation, now)),
       ...(crl === null ? [] : [['revocation', crlText(crl)]]),
+      ...fetched.map((one) => ['bundle', bundleText(one, now)]),
     ]),
     'Chain',
     ...table(certificateRows(chain, roots, now), ['ROLE', 'NAME', 'EXPIRES IN', 'SERIAL', 'ISSUER']),
@@ -107,6 +109,13 @@ function rotationRows(rotation: RotationView, now: number): readonly (readonly s
   }
   for (const { kind, message } of alarms) rows.push(['ALARM', `${kind}: ${message}`]);
   return rows;
+}
+
+function bundleText({ url, roots, fetchedAt, failures, lastError }: FetchedView, now: number): string {
+  const age =
+    fetchedAt === null ? 'never fetched' : `fetched ${span((now - Date.parse(fetchedAt)) / 1000)} ago`;
+  const failing = failures === 0 ? '' : `; failing ${failures} in a row: ${lastError ?? ''}`;
+  return `${url}: ${roots} roots, ${age}${failing}`;
 }
 
 function crlText({ file, lists, error }: NonNullable<CertsView['crl']>): string {

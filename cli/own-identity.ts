@@ -52,6 +52,12 @@ export class OwnIdentity {
     this.#metrics = metrics;
     this.#onChange = onChange;
     this.#bundles = createBundleStore({ onChange: (status) => this.#bundleChanged(status) });
+    metrics.watch({
+      name: 'oarlock_trust_bundles',
+      help: 'SPIFFE bundles that mesh config names by URL: fresh, stale (the last fetch failed) or missing.',
+      type: 'gauge',
+      read: () => countBundles(this.#bundles.status()),
+    });
   }
 
   /**
@@ -128,6 +134,7 @@ export class OwnIdentity {
       {
         credentials: this.#credentials,
         bundles,
+        fetched: this.#bundles.status(),
         crl: this.#crl === null ? null : crlView(this.#crl, String(this.#options.crlFile), Date.now()),
         rotation: this.#keeper?.state ?? null,
         peers,
@@ -258,4 +265,12 @@ function crlView({ current: { lists }, problem }: CrlFile, file: string, now: nu
     })),
     error: problem,
   };
+}
+
+/** One count for each state there is, so that an alert can be written before the first failure. */
+function countBundles(bundles: readonly BundleStatus[]): { labels: { state: string }; value: number }[] {
+  const counts = { fresh: 0, stale: 0, missing: 0 };
+  for (const { roots, failures } of bundles)
+    counts[roots === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
+  return Object.entries(counts).map(([state, value]) => ({ labels: { state }, value }));
 }

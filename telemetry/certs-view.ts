@@ -82,6 +82,20 @@ export interface CrlView {
   readonly error: string | null;
 }
 
+/** A SPIFFE bundle that mesh config names by URL. Times are ISO 8601. */
+export interface FetchedView {
+  readonly url: string;
+  /** Roots in force. */
+  readonly roots: number;
+  /** The bundle's own count of its changes; null: it has none. */
+  readonly sequence: number | null;
+  readonly fetchedAt: string | null;
+  readonly nextFetch: string | null;
+  /** Failed fetches since the last good one, and the last one's words. */
+  readonly failures: number;
+  readonly lastError: string | null;
+}
+
 /** A certificate that live connections rest on. */
 export interface PeerView {
   readonly identity: string;
@@ -99,6 +113,7 @@ export interface PeerView {
 export interface CertsView extends OwnView {
   /** Ours first. */
   readonly trust: readonly TrustView[];
+  readonly fetched: readonly FetchedView[];
   readonly crl: CrlView | null;
   readonly rotation: RotationView | null;
   /** Who expires first comes first. */
@@ -124,6 +139,11 @@ export interface CertsSources {
   readonly credentials: Credentials | null;
   /** Every trust domain's, ours first. */
   readonly bundles: readonly TrustBundle[];
+  /** With times in milliseconds since the epoch. */
+  readonly fetched: readonly (Omit<FetchedView, 'fetchedAt' | 'nextFetch'> & {
+    readonly fetchedAt: number | null;
+    readonly nextFetch: number | null;
+  })[];
   readonly crl: CrlView | null;
   readonly rotation: RotationState | null;
   /** Of all threads; the same certificate may come several times. */
@@ -132,12 +152,17 @@ export interface CertsSources {
 
 /** `GET /certs`. @param now milliseconds since the epoch */
 export function certsView(sources: CertsSources, now: number): CertsView {
-  const { credentials, bundles, crl, rotation, peers } = sources;
+  const { credentials, bundles, fetched, crl, rotation, peers } = sources;
   return {
     ...ownView(credentials, now),
     trust: bundles.map(({ trustDomain, rootsPem }) => ({
       trustDomain,
       roots: rootsPem.flatMap(certificatesOf),
+    })),
+    fetched: fetched.map((one) => ({
+      ...one,
+      fetchedAt: isoOrNull(one.fetchedAt),
+      nextFetch: isoOrNull(one.nextFetch),
     })),
     crl,
     rotation: rotation === null ? null : rotationView(rotation),

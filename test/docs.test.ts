@@ -149,6 +149,7 @@ t.test('each metric has its row, and each row its metric', async (t) => {
     'oarlock_access_log_dropped_total',
     'oarlock_key_sets',
     'oarlock_handshakes_waiting',
+    'oarlock_trust_bundles',
     'oarlock_tunnels',
     'oarlock_tunnel_streams',
   ]);

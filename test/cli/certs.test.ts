@@ -48,6 +48,17 @@ const rotation: NonNullable<CertsSources['rotation']> = {
 const sources: CertsSources = {
   credentials,
   bundles: [{ trustDomain: 'cluster.local', rootsPem: [root.pem] }],
+  fetched: [
+    {
+      url: 'https://trust.example/bundle',
+      roots: 1,
+      sequence: 4,
+      fetchedAt: Date.now() - 240_000,
+      nextFetch: Date.now() + 60_000,
+      failures: 0,
+      lastError: null,
+    },
+  ],
   crl: {
     file: 'crl.pem',
     lists: [{ issuer: 'O=cluster.local', entries: 2, nextUpdate: null, stale: false }],
@@ -97,6 +108,7 @@ t.test('a sidecar in good order', async (t) => {
     /^ {2}source +ca 127\.0\.0\.1:15012$/m,
     /^ {2}rotation +valid; 3 so far, next attempt in 1h$/m,
     /^ {2}clock +1\.5 s behind the issuer's$/m,
+    /^ {2}bundle +https:\/\/trust\.example\/bundle: 1 roots, fetched 4m( \d+s)? ago$/m,
     /^ {2}revocation +crl\.pem: 1 lists, 2 revoked$/m,
     /^ {2}leaf +spiffe:\/\/cluster\.local\/ns\/shop\/sa\/web +2h +[0-9a-f]+ +O=cluster\.local$/m,
     /^ {2}root +O=cluster\.local +10d +[0-9a-f]+ +O=cluster\.local$/m,
@@ -144,6 +156,13 @@ t.test('what needs a look is exit 1, and told', async (t) => {
         },
       },
       /failing +4 in a row, last: no answer\n {2}clock.*\n {2}ALARM +renewal_failing: the CA is down/,
+    ],
+    [
+      'a bundle that cannot be fetched',
+      {
+        fetched: (sources.fetched ?? []).map((one) => ({ ...one, failures: 2, lastError: 'answered 503' })),
+      },
+      /1 roots, fetched 4m.* ago; failing 2 in a row: answered 503$/m,
     ],
     [
       'a broken list',

@@ -118,7 +118,8 @@ t.test('a SPIFFE bundle by its URL', async (t) => {
   const spiffeBundleUrl = `https://localhost:${bundles.port}/bundle`;
   const caCertificates = [{ spiffeBundleUrl, trustDomains: ['partner.example'] }];
   await mesh.change('mesh-config.yaml', meshConfig({ caCertificates }), [orders]);
-  await orders.logged({ msg: /bundle/ });
+  await orders.logged({ msg: 'no new roots of a trust domain', error: /no root/ });
+  await orders.metricIs('oarlock_trust_bundles', { state: 'missing' }, 1);
   t.match(await outcome(partner), REFUSED, 'an empty bundle vouches for nobody');
   const key = createPublicKey(partnerCa.rootPem).export({ format: 'jwk' });
   const der = partnerCa.rootPem.replace(/-----[A-Z ]+-----|\s/g, '');
@@ -127,6 +128,10 @@ t.test('a SPIFFE bundle by its URL', async (t) => {
   t.match(await outcome(impostor), REFUSED);
   t.equal(await outcome(ours), '200');
   t.ok(answers >= 2);
+  t.match(await orders.admin('/certs'), {
+    fetched: [{ url: spiffeBundleUrl, roots: 1, sequence: 1, failures: 0 }],
+  });
+  await orders.metricIs('oarlock_trust_bundles', { state: 'fresh' }, 1);
 });
 
 /** Protocol of a handshake with our sidecar, or the error's code. */

@@ -23,7 +23,14 @@ const credentials: Credentials = {
   clockSkewMs: null,
 };
 
-const empty: CertsSources = { credentials: null, bundles: [], crl: null, rotation: null, peers: [] };
+const empty: CertsSources = {
+  credentials: null,
+  bundles: [],
+  fetched: [],
+  crl: null,
+  rotation: null,
+  peers: [],
+};
 
 const peer: PeerCertificate = {
   identity: 'spiffe://td/ns/shop/sa/orders',
@@ -44,6 +51,7 @@ t.test('nothing yet', async (t) => {
     chain: [],
     roots: [],
     trust: [],
+    fetched: [],
     crl: null,
     rotation: null,
     peers: [],
