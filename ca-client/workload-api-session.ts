@@ -25,8 +25,8 @@ export interface SessionEvents {
   onUnreadable(error: CredentialsError): void;
   /** Something is wrong with bundles that come on their own; the session goes on without them. */
   onProblem(words: string): void;
-  /** The SVIDs' stream is over, and with it the session. `lost` where the connection is: nobody refused anything. */
-  onEnd(error: CredentialsError, lost: boolean): void;
+  /** The SVIDs' stream is over, and with it the session. */
+  onEnd(error: CredentialsError): void;
 }
 
 /**
@@ -92,11 +92,8 @@ export class WorkloadApiSession {
         if (response !== null) this.#events.onSvids(response);
       },
       (end) => {
-        const { OK, UNAVAILABLE, CANCELLED } = this.#grpc.status;
         this.close();
-        // a server that shuts down cancels its streams, or just goes
-        const lost = end.code === OK || end.code === UNAVAILABLE || end.code === CANCELLED;
-        this.#events.onEnd(this.#explain(end), lost);
+        this.#events.onEnd(this.#explain(end));
       },
     );
   }

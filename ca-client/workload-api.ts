@@ -130,7 +130,7 @@ class WorkloadApiSource implements CredentialSource {
       },
       onUnreadable: (error) => this.#unreadable(error),
       onProblem: (words) => this.#complain(words),
-      onEnd: (error, lost) => this.#ended(error, lost),
+      onEnd: (error) => this.#ended(error),
     });
   }
 
@@ -147,7 +147,7 @@ class WorkloadApiSource implements CredentialSource {
 
   #firstMessage(signal: AbortSignal): Promise<X509SvidResponse> {
     return new Promise((resolve, reject) => {
-      const onAbort = (): void => this.#ended(signal.reason, true);
+      const onAbort = (): void => this.#ended(signal.reason);
       const waiter: Waiter = {
         settle: (outcome) => {
           this.#waiters.delete(waiter);
@@ -160,7 +160,7 @@ class WorkloadApiSource implements CredentialSource {
       const cancelDeadline = this.#clock.setTimeout(() => {
         const seconds = this.#deadlineMs / 1000;
         const words = `${this.origin} gave no answer within ${seconds} s; does the agent hang? look at its log`;
-        this.#ended(new CredentialsError(words), true);
+        this.#ended(new CredentialsError(words));
       }, this.#deadlineMs);
       signal.addEventListener('abort', onAbort, { once: true });
       this.#waiters.add(waiter);
@@ -223,16 +223,15 @@ class WorkloadApiSource implements CredentialSource {
   }
 
   /**
-   * Who waits is told, and tries again in its own time. Else a lost connection is told only where the next one fails.
+   * Who waits is told, and tries again in its own time. Else the end is told only where the next session fails too.
    * The set we have stays, also where the agent says that we have none any more: SPIFFE Workload API §5.2.1 would have
    * us cease at once ("SHOULD"), but an agent that has just started says the same until it has heard of its server.
    */
-  #ended(error: CredentialsError, lost: boolean): void {
+  #ended(error: Error): void {
     const waited = this.#waiters.size > 0;
     this.#close();
     for (const waiter of this.#waiters) waiter.settle(error);
     if (waited || this.#onChange === null) return;
-    if (!lost) this.#problem = error;
     this.#shortLives = this.#clock.tick() - this.#openedAt < STEADY_MS ? this.#shortLives + 1 : 0;
     const delay = this.#shortLives === 0 ? 0 : retryDelay(this.#shortLives, 0, this.#clock.random());
     this.#cancelReopening = this.#clock.setTimeout(() => this.#onChange?.(), delay);

@@ -141,6 +141,12 @@ t.test('many SVIDs are not all named', async (t) => {
   await t.rejects(obtain(t, svidMessage(many)), { message: /one\.test\/9 and 30 more; check/ });
 });
 
+t.test('bundles of a thousand trust domains at most', async (t) => {
+  const names = Array.from({ length: 1_005 }, (_, i) => [`spiffe://${i}.test`, two.root.der] as const);
+  const { federated } = await obtain(t, svidMessage([good], { federatedBundles: new Map(names) }));
+  t.equal(federated.length, 1_000);
+});
+
 t.test('messages that are refused', async (t) => {
   const other = await one.svid(PATH);
   const from = async (wish: object) => ({ ...(await one.svid(PATH, wish)) });

@@ -2,8 +2,10 @@
 import { X509Certificate } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import t from 'tap';
 
+import { workloadApiSource } from '../../ca-client/workload-api.ts';
 import { identityOf } from '../../mesh/identity.ts';
 import { until } from '../e2e/harness/wait.ts';
 import { makeCertificate, temporaryFolder } from './helper.ts';
@@ -46,11 +48,17 @@ t.test('a flood of pushes costs few attempts, and the last one counts', async (t
   await kept.set(1);
   const second = message([await one.svid('/orders')]);
   const lastSvid = await one.svid('/orders');
-  for (let i = 0; i < 500; i++) server.push('svids', i % 2 === 0 ? first : second);
+  const began = performance.now();
+  for (let i = 0; i < 500; i++) {
+    server.push('svids', i % 2 === 0 ? first : second);
+    await setImmediate();
+  }
   server.push('svids', message([lastSvid]));
   const { serialNumber } = new X509Certificate(lastSvid.chain);
   await until('the last', () => kept.serial === serialNumber.toLowerCase());
-  t.ok(kept.sets.length < 50, `${kept.sets.length} sets`);
+  // one in a tenth of a second
+  const most = 3 + (performance.now() - began) / 100;
+  t.ok(kept.sets.length <= most, `${kept.sets.length} sets`);
   t.same(kept.failures, []);
 });
 
@@ -111,6 +119,18 @@ t.test('a push that cannot be used leaves the old set in force, and says why', a
     await until('all to be well', () => kept.keeper.state.failures === 0);
     t.not(kept.serial, serial, `${title}: what comes after counts`);
   }
+});
+
+t.test('an agent whose every message is garbage is asked anew, and all the time said to be so', async (t) => {
+  const server = await WorkloadApiServer.start(t);
+  server.svids = message([await one.svid('/orders')]);
+  const kept = new Kept(t, { socket: server.path });
+  await kept.set(1);
+  server.push('svids', garbage);
+  await until('three failures', () => kept.failures.length >= 3);
+  t.ok(kept.failures.every((failure) => /its message is no protobuf/.test(failure)));
+  t.equal(kept.keeper.state.phase, 'failing');
+  t.ok(server.opened.svids > 1);
 });
 
 t.test('however a stream ends, the set stays in force and the next stream is found', async (t) => {
@@ -180,6 +200,19 @@ t.test('a socket that is not there yet is waited for', async (t) => {
   await kept.failure(/no registration entry fits/);
   server.svids = message([await one.svid('/orders')]);
   t.equal((await kept.set(1)).identity.uri, 'spiffe://one.test/orders');
+});
+
+t.test('a socket that comes is news, however long the keeper would wait', async (t) => {
+  const path = join(temporaryFolder(t), 'agent.sock');
+  const source = workloadApiSource({ socket: path, identity: null });
+  let changes = 0;
+  t.teardown(source.watch?.(() => changes++) ?? (() => {}));
+  const never = new AbortController().signal;
+  await t.rejects(source.obtain(never), { message: /the socket is not there \(yet\)/ });
+  const server = await WorkloadApiServer.start(t, path);
+  server.svids = message([await one.svid('/orders')]);
+  await until('the news', () => changes > 0);
+  t.equal((await source.obtain(never)).identity.uri, 'spiffe://one.test/orders');
 });
 
 t.test('an agent that hangs is found out before the set expires', async (t) => {
