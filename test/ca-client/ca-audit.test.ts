@@ -38,6 +38,16 @@ function issuedRecord(serial: string, notAfter = NOW + HOUR): IssuedRecord {
   };
 }
 
+const refusal: AuditRecord = {
+  event: 'refused',
+  time: new Date(NOW).toISOString(),
+  status: 'X',
+  reason: 'y'.repeat(80),
+  account: null,
+  peer: 'p',
+  by: 'server',
+};
+
 t.test('a line for each certificate', async (t) => {
   const dir = temporaryFolder(t);
   const ca = await openEmbeddedCa({ dir, trustDomain: null });
@@ -156,17 +166,7 @@ t.test('bounded: what still counts goes over, all of it stays beside', async (t)
       reason: null,
     },
   ]);
-  const noise = Array.from({ length: 40 }, () => {
-    return {
-      event: 'refused',
-      time,
-      status: 'X',
-      reason: 'y'.repeat(80),
-      account: null,
-      peer: 'p',
-      by: 'server',
-    } as const;
-  });
+  const noise = Array.from({ length: 40 }, () => refusal);
   await append(noise);
   await append([issuedRecord('03')], NOW + 10_000);
   t.same(
@@ -198,7 +198,7 @@ t.test('two that write at once, one of them compacting', async (t) => {
   const write = (log: AuditLog | undefined, name: string) =>
     withLock(dir, async () => {
       await log?.catchUp(NOW);
-      await log?.append([issuedRecord(name)], NOW);
+      await log?.append([issuedRecord(name), refusal], NOW);
     });
   await Promise.all(Array.from({ length: 40 }, (_, i) => write(i % 2 === 0 ? one : two, `0${i}`)));
   for (const log of [one, two, new AuditLog(dir)]) {

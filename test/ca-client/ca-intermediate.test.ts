@@ -97,6 +97,7 @@ t.test('without the root’s folder its end is warned of', async (t) => {
   t.equal(warnings(), 0);
   world.pass(1.1 * DAY);
   await upkeep.look();
+  world.pass(HOUR / 2);
   await upkeep.look();
   t.equal(warnings(), 1, 'once');
   world.pass(2 * HOUR);

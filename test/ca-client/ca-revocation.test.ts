@@ -1,6 +1,6 @@
 /** Revocation by the embedded CA: its lists in the eyes of OpenSSL and of our own reader, and how long entries stay. */
 import { X509Certificate } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { type CrlFile, crlDue, writeCrl } from '../../ca-client/ca-crl.ts';
@@ -174,7 +174,12 @@ t.test('each key whose certificates are valid has its list', async (t) => {
 
 t.test('both roots of a rotation have a list', async (t) => {
   const world = await caWorld(t);
+  const lists = () => readFileSync(crlOf(world), 'utf8').match(/BEGIN X509 CRL/g)?.length;
+  await world.issue();
+  // what a step that was cut off leaves
+  copyFileSync(join(world.dir, 'root-key.pem'), join(world.dir, 'old-root-key.pem'));
   await write(world);
+  t.equal(lists(), 1, 'one key, one list');
   await world.step('add');
   const old = await world.issue();
   await revokeIn(world, { serial: old.serial });
@@ -182,6 +187,7 @@ t.test('both roots of a rotation have a list', async (t) => {
   const fresh = await world.issue();
   t.equal(await checked(world, old), 'revoked');
   t.equal(await checked(world, fresh), 'OK', 'the step wrote the new root’s');
+  t.equal(lists(), 2);
   await revokeIn(world, { serial: fresh.serial });
   t.equal(await checked(world, fresh), 'revoked');
   t.equal(ours(world, { ...fresh, roots: fresh.roots.slice(1) }), 'revoked');
