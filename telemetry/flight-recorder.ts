@@ -61,6 +61,8 @@ class FairRing<T> {
 
 export class FlightRecorder {
   readonly #ring = new FairRing<HandshakeFailure>();
+  /** Certificates are read once, however often somebody asks: a hundred chains take ten milliseconds. */
+  readonly #shown = new WeakMap<HandshakeFailure, FailedHandshake>();
   #total = 0;
 
   /** Copies what it keeps; nothing is parsed. Microseconds, whatever the peer sent. */
@@ -70,7 +72,16 @@ export class FlightRecorder {
   }
 
   list(): FlightLog {
-    return { failures: this.#ring.newestFirst().map(shown), total: this.#total };
+    return { failures: this.#ring.newestFirst().map((one) => this.#show(one)), total: this.#total };
+  }
+
+  #show(failure: HandshakeFailure): FailedHandshake {
+    let view = this.#shown.get(failure);
+    if (view === undefined) {
+      view = shown(failure);
+      this.#shown.set(failure, view);
+    }
+    return view;
   }
 }
 

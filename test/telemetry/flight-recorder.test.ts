@@ -78,6 +78,28 @@ t.test('a chain is shown by its subjects, names, validity', (t) => {
   t.end();
 });
 
+t.test('whatever the bytes, they are shown', (t) => {
+  const der = certificate(t.testdir(), 'URI:spiffe://td/ns/shop/sa/orders,DNS:orders.shop');
+  let seed = 7;
+  const random = (below: number): number => {
+    seed = (seed * 48_271) % 2_147_483_647;
+    return seed % below;
+  };
+  let readable = 0;
+  for (let round = 0; round < 2_000; round++) {
+    const bytes = Buffer.from(der);
+    for (let i = 0; i <= random(4); i++) bytes[random(bytes.length)] = random(256);
+    const [one] = present([random(10) === 0 ? bytes.subarray(0, random(bytes.length)) : bytes]);
+    if (one === undefined) return t.fail('nothing');
+    if (!one.subject.startsWith('unreadable')) readable++;
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they must not be there
+    if (/[\u0000-\u001f\u007f-\u009f]/.test(Object.values(one).join()))
+      t.fail(`round ${round}: ${one.subject}`);
+  }
+  t.ok(readable > 100 && readable < 1_900, `${readable} could be read`);
+  t.end();
+});
+
 t.test('names that try to look like others stay one name each', (t) => {
   const dir = t.testdir({
     'ext.cnf':
