@@ -84,13 +84,13 @@ t.test('hangs of every kind end at the deadline, and leave no connection behind'
       { message: /DEADLINE_EXCEEDED.*within 0.5 s/ },
       title,
     );
-    t.ok(performance.now() - started < 3_000, title);
+    t.ok(performance.now() - started < 8_000, title);
   }
   const abort = new AbortController();
   const stopped = clientOf(world).obtain(abort.signal);
   setTimeout(() => abort.abort(), 200);
   await t.rejects(stopped, { message: /CANCELLED/ }, 'stop ends it at once');
-  const end = performance.now() + 5_000;
+  const end = performance.now() + 15_000;
   while (open.size > 0 && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 50));
   t.equal(open.size, 0);
 });
