@@ -5,7 +5,7 @@ import { httpDate } from './clock-skew.ts';
 import { readFields } from './protobuf.ts';
 
 /** A mistake, or malice, on the other side must not keep us from asking until our certificate is over. */
-export const MAX_RETRY_AFTER_MS = 300_000;
+const MAX_RETRY_AFTER_MS = 300_000;
 
 /**
  * Looks for `grpc-retry-pushback-ms` (gRPC proposal A6), `google.rpc.RetryInfo` in `grpc-status-details-bin`
