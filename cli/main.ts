@@ -8,6 +8,7 @@ import { certsCommand } from './certs.ts';
 import { demoCommand } from './demo.ts';
 import { describeCommand } from './describe.ts';
 import { handshakesCommand } from './handshakes.ts';
+import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
 import { routeCommand } from './route.ts';
 
@@ -16,6 +17,7 @@ const BAD_USAGE = 2;
 
 // Before any command has a key; `run` tells where it could not be done.
 keepMemoryPrivate();
+guardPeerCertificates();
 
 const program = new Command('oarlock')
   .description('A sidecar proxy daemon: mutual TLS with SPIFFE identities, steered by Istio resources.')

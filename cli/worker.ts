@@ -4,8 +4,10 @@ import { compileSnapshot } from '../config/snapshot.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { LocalPlane } from './data-plane.ts';
+import { guardPeerCertificates } from './peer-certificates.ts';
 import type { WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
+guardPeerCertificates();
 const options = workerData as WorkerOptions;
 const metrics = new MeshMetrics({
   ...defaultSeriesBounds,
