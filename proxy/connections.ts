@@ -146,19 +146,12 @@ export function unmapped(address: string): string {
 /**
  * Closes a stream so that its peer sees an abort, never a clean end: RST under plaintext and TLS alike, RST_STREAM in a
  * tunnel. Where its end was said already, and is on its way, that is left to arrive.
- * @param error what whoever listens to the stream is told
  */
-export function abortStream(stream: Duplex, socket: ConnectionSocket, error?: Error): void {
-  if (stream === socket && error === undefined) {
-    reset(socket);
-    return;
-  }
+export function abortStream(stream: Duplex, socket: ConnectionSocket): void {
   // The socket first: a stream that is destroyed closes it in order.
-  if (stream !== socket) {
-    if (beingShutDown(stream)) socket.destroy();
-    else reset(socket);
-  }
-  if (!stream.destroyed) stream.destroy(error);
+  if (stream !== socket && beingShutDown(stream)) socket.destroy();
+  else reset(socket);
+  if (stream !== socket && !stream.destroyed) stream.destroy();
 }
 
 /** Resets a socket where it can be: a Unix socket has no reset (Node throws), there closing is all there is. */

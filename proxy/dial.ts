@@ -116,8 +116,8 @@ export class Upstream implements Reached {
     const { stream } = this;
     hear(stream, (piece) => this.#user?.upstreamData(this, piece));
     stream.on('end', () => this.#user?.upstreamEnd(this));
-    stream.on('error', (error: Error) => this.#user?.upstreamClosed(this, error));
-    stream.on('close', () => this.#user?.upstreamClosed(this, null));
+    stream.on('error', (error: Error) => this.#user?.upstreamClosed(this, this.broken ?? error));
+    stream.on('close', () => this.#user?.upstreamClosed(this, this.broken));
     stream.on('drain', () => this.#user?.upstreamDrain(this));
     // It may have ended before anyone listened: right behind its TLS handshake.
     if (stream.readableEnded) queueMicrotask(() => this.#user?.upstreamEnd(this));
@@ -132,12 +132,11 @@ export class Upstream implements Reached {
     abortStream(this.stream, this.socket);
   }
 
-  /** Aborts it, and whoever uses it is told why. */
+  /** Aborts it; why is `broken` from then on, for whoever hears of its end. */
   break(broken: UpstreamBroken): void {
-    const { stream, socket } = this;
-    if (stream.destroyed) return;
+    if (this.stream.destroyed) return;
     this.broken = broken;
-    abortStream(stream, socket, broken);
+    this.abort();
   }
 }
 

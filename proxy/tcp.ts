@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath, RefusalFacts } from './data-path.ts';
-import { type Upstream, UpstreamBroken } from './dial.ts';
+import type { Upstream } from './dial.ts';
 import { Pipe, type PipeObserver } from './pipe.ts';
 import { reportConnection } from './report.ts';
 
@@ -82,13 +82,15 @@ export function pipeConnection(
     finished(error, fromDownstream) {
       path.addLoad(upstream.address, -1);
       if (series !== null) series.tcpClosed++;
-      const detail = error?.message ?? '';
+      const { broken } = upstream;
+      const detail = broken?.message ?? error?.message ?? '';
       const { refusal } = connection;
       if (refusal !== null) {
         reportConnection(path, connection, upstream, refusal.reason, refusal);
         return;
       }
-      const reason = error === null ? null : reasonOf(error, fromDownstream);
+      const side = fromDownstream ? 'downstream_closed' : 'upstream_closed';
+      const reason = error === null ? null : (broken?.reason ?? side);
       if (reason !== null) path.refused(connection, reason, { detail: `${upstream.address}: ${detail}` });
       reportConnection(path, connection, upstream, reason, { detail });
     },
@@ -97,11 +99,6 @@ export function pipeConnection(
     downstream: connection.early,
     upstream: said,
   });
-}
-
-function reasonOf(error: Error, fromDownstream: boolean): ReasonCode {
-  if (error instanceof UpstreamBroken) return error.reason;
-  return fromDownstream ? 'downstream_closed' : 'upstream_closed';
 }
 
 function ignore(): void {}

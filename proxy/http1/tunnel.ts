@@ -1,6 +1,6 @@
 /** A tunnel behind a 101 (WebSocket): bytes both ways until both ends are through, judged again and reported as its request. */
 import type { Connection } from '../connections.ts';
-import { type Upstream, UpstreamBroken } from '../dial.ts';
+import type { Upstream } from '../dial.ts';
 import type { Exchange } from '../http/exchange.ts';
 import type { HttpSide } from '../http/side.ts';
 import { Pipe, type PipeObserver } from '../pipe.ts';
@@ -30,9 +30,9 @@ export function openTunnel({ connection, side, exchange, upstream, ahead, rest }
     },
     finished(error, fromDownstream) {
       if (error !== null && exchange.reason === null && connection.refusal === null) {
-        exchange.reason = fromDownstream ? 'downstream_closed' : 'upstream_closed';
-        if (error instanceof UpstreamBroken) exchange.reason = error.reason;
-        exchange.detail = error.message;
+        const side = fromDownstream ? 'downstream_closed' : 'upstream_closed';
+        exchange.reason = upstream.broken?.reason ?? side;
+        exchange.detail = upstream.broken?.message ?? error.message;
       }
       side.dropped(upstream);
       side.finished(exchange);
