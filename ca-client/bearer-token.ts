@@ -29,8 +29,16 @@ export async function readToken(file: string): Promise<string> {
 /**
  * What to do about a token that a CA did not take, as far as the token itself tells (RFC 7519 §4.1: `exp`, `nbf`,
  * `aud`); its signature is the CA's care. Only times and audiences are quoted.
+ * @param clusterId the name of a cluster that was sent with it; null: none was. @param now milliseconds since the epoch
  */
-export function tokenAdvice(token: string, file: string, now: number): string {
+export function tokenAdvice(
+  token: string,
+  {
+    file,
+    clusterId,
+    now,
+  }: { readonly file: string; readonly clusterId: string | null; readonly now: number },
+): string {
   const { exp, nbf, aud } = claimsOf(token);
   if (typeof exp === 'number' && exp * 1000 <= now) {
     return `the token in ${file} expired at ${iso(exp)} and it is ${iso(now / 1000)}: have it renewed`;
@@ -43,7 +51,9 @@ export function tokenAdvice(token: string, file: string, now: number): string {
     const shown = JSON.stringify(audiences.slice(0, 5).join(', ').slice(0, 200));
     return `the token in ${file} is for the audience ${shown}; Istio's CA takes ${ISTIO_AUDIENCE}`;
   }
-  return `check that ${file} holds a fresh token with the CA's audience`;
+  // istiod tells a cluster it does not know from a token it does not take in its own log only
+  const cluster = clusterId === null ? '' : `, and that the CA knows a cluster ${JSON.stringify(clusterId)}`;
+  return `check that ${file} holds a fresh token with the CA's audience${cluster}`;
 }
 
 function claimsOf(token: string): Record<string, unknown> {

@@ -14,6 +14,7 @@ export interface Refusal {
   readonly tokenFile: string;
   /** What that file held; never quoted. */
   readonly token: string;
+  readonly clusterId: string | null;
   readonly deadlineMs: number;
   /** Metadata of headers and trailers, as far as there were any. */
   readonly answers: readonly Metadata[];
@@ -65,10 +66,10 @@ function plain(details: string): string {
 function hintOf(
   status: Grpc['status'],
   code: number,
-  { token, tokenFile, deadlineMs, now }: Refusal,
+  { token, tokenFile, clusterId, deadlineMs, now }: Refusal,
 ): string | null {
   const hints: Partial<Record<number, string>> = {
-    [status.UNAUTHENTICATED]: tokenAdvice(token, tokenFile, now),
+    [status.UNAUTHENTICATED]: tokenAdvice(token, { file: tokenFile, clusterId, now }),
     [status.PERMISSION_DENIED]: `check whose token ${tokenFile} holds, and that the CA issues for it`,
     [status.INVALID_ARGUMENT]:
       'it does not like the request: ask for a shorter validity (Istio grants MAX_WORKLOAD_CERT_TTL) ' +

@@ -169,8 +169,8 @@ async function createCertificate(call: Call, request: IstioCertificateRequest): 
           const date = answers.flatMap((one) => one.get('date'))[0]?.toString() ?? null;
           if (error === null) resolve({ certChain: response?.certChain ?? [], date, ourTime });
           else {
-            const { address, caRootFile, tokenFile } = options;
-            const asked = { address, caRootFile, tokenFile, token: call.token, deadlineMs };
+            const { address, caRootFile, tokenFile, clusterId = null } = options;
+            const asked = { address, caRootFile, tokenFile, clusterId, token: call.token, deadlineMs };
             reject(explainRefusal(grpc.status, error, { ...asked, answers, date, ourTime, now: now() }));
           }
         },

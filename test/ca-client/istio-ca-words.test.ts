@@ -134,12 +134,20 @@ t.test('what a refused token says of itself', (t) => {
     ['broken', 'a.%%%.c', /^check that F/],
   ];
   for (const [title, token, words] of rows) {
-    const advice = tokenAdvice(token, 'F', NOON);
+    const advice = tokenAdvice(token, { file: 'F', clusterId: null, now: NOON });
     t.match(advice, words, title);
     t.notMatch(advice, 'c2lnbmF0dXJl');
   }
+  t.match(
+    tokenAdvice('opaque', { file: 'F', clusterId: 'east', now: NOON }),
+    /^check that F holds .*, and that the CA knows a cluster "east"$/,
+  );
   t.ok(
-    tokenAdvice(jwt({ aud: new Array(1_000).fill('x'.repeat(1_000)) }), 'F', NOON).length < 400,
+    tokenAdvice(jwt({ aud: new Array(1_000).fill('x'.repeat(1_000)) }), {
+      file: 'F',
+      clusterId: null,
+      now: NOON,
+    }).length < 400,
     'shortened',
   );
   t.end();
