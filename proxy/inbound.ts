@@ -15,7 +15,7 @@ import { FirstBytes } from './first-bytes.ts';
 import { PeersCert } from './http/forwarded-cert.ts';
 import { InboundHttp } from './http/inbound-http.ts';
 import { peerLabels } from './labels.ts';
-import { seenBytes } from './mesh-tls.ts';
+import { seenBytes } from './seen-handshake.ts';
 import { serveHttp } from './serve-http.ts';
 import { inboundRace, ServerFirst } from './server-first.ts';
 import { refuseConnection } from './tcp.ts';

@@ -8,7 +8,7 @@ import type { DataPath } from '../data-path.ts';
 import { detect, firstByteClass } from '../detect.ts';
 import { FirstBytes } from '../first-bytes.ts';
 import { type InboundListener, serveTunnelled } from '../inbound.ts';
-import { seenBytes } from '../mesh-tls.ts';
+import { seenBytes } from '../seen-handshake.ts';
 import { refuseConnection } from '../tcp.ts';
 import type { VerifiedPeer } from '../verify-peer.ts';
 import { type ConnectHead, readAddress } from './connect.ts';
