@@ -1,5 +1,5 @@
 /** Chain verification on its own: what it answers, that names prove nothing, and that crafted chains cost little. */
-import { createHash } from 'node:crypto';
+import { createHash, generateKeyPairSync } from 'node:crypto';
 import t from 'tap';
 import { CertificateError } from '../../mesh/certificates.ts';
 import { TrustAnchors } from '../../mesh/chain.ts';
@@ -204,6 +204,15 @@ t.test('keys and signatures of every kind in use', (t) => {
   ] as const) {
     const root = caLink('root', keys, { algorithm });
     t.equal(ask(presented([root, leafLink(keysAt(1), { algorithm })])).ok, true, title);
+  }
+  for (const [title, keys, detail] of [
+    ['brainpool', ecKeys('brainpoolP256r1'), /of the curve brainpoolP256r1/],
+    ['Ed448', generateKeyPairSync('ed448'), /of the kind ed448/],
+    ['X25519', generateKeyPairSync('x25519'), /of the kind x25519/],
+    ['ML-DSA', generateKeyPairSync('ml-dsa-65'), /of the kind ml-dsa-65/],
+  ] as const) {
+    const verdict = ask(presented([caLink('root', keysAt(0)), leafLink(keys)]));
+    t.match(verdict, { ok: false, reason: 'bad_certificate', detail }, title);
   }
   const rsa = caLink('root', rsaKeys());
   for (const algorithm of ['rsa md5', 'rsa sha1'] as const) {
