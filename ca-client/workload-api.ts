@@ -59,7 +59,7 @@ class WorkloadApiSource implements CredentialSource {
   readonly #clock: Clock;
   #onChange: (() => void) | null = null;
   #session: WorkloadApiSession | null = null;
-  /** The newest message of SVIDs of this session; null before the first, and while that is one nobody can read. */
+  /** The newest message of SVIDs of this session; null before the first. */
   #svids: X509SvidResponse | null = null;
   /** Bundles that came on their own after it; null where its own count. */
   #bundles: Bundles | null = null;
@@ -191,10 +191,8 @@ class WorkloadApiSource implements CredentialSource {
     for (const waiter of this.#waiters) waiter.settle(svids);
   }
 
-  /** It counts, and nobody can tell what it says: it is reported, and the `obtain` after that asks anew. */
+  /** §4.5: the message is reported and discarded. The `obtain` after that has no news, and asks anew. */
   #unreadable(error: CredentialsError): void {
-    this.#svids = null;
-    this.#news = false;
     if (this.#waiters.size === 0) this.#report(error);
     for (const waiter of this.#waiters) waiter.settle(error);
   }
