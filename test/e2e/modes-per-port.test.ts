@@ -91,7 +91,8 @@ const mesh = await Mesh.create(
   ].join('---\n'),
 );
 mesh.write('modes.yaml', modes('PERMISSIVE'));
-const orders = await mesh.sidecar('orders');
+// What a switch refuses is refused at once here; that nobody notices it otherwise: mode-flips.test.ts.
+const orders = await mesh.sidecar('orders', '--mode-grace', '1ms');
 const leaf = await mesh.ca.leaf(spiffe('shop', 'web'));
 const istio = { leaf, ALPNProtocols: ISTIO_HTTP };
 
