@@ -1,9 +1,10 @@
 /** TLS of the inbound side: one terminator a set of credentials, replaced whole when they or the trust change. */
 import { randomBytes, type X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { createSecureContext, createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
+import { createSecureContext, createServer, type SecureContext, type Server, type TLSSocket } from 'node:tls';
 import { spiffeIdentity } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
+import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import { reset, socketUnder } from './connections.ts';
 import type { Handshakes, PendingHandshake } from './handshakes.ts';
@@ -115,22 +116,17 @@ export class InboundTls {
     this.#counts = parts.counts.inbound;
     this.#trust = trust;
     this.#verified = new PeerCache(limits.resumableSessions);
-    const options = {
+    // Made here, not at the first handshake, so that a key that does not fit the certificate is refused.
+    const context = createSecureContext({
       ...contextOptions(parts),
       // New ticket keys with each terminator: no session outlives the credentials and trust it was made under.
       ticketKeys: randomBytes(48),
       sessionIdContext: 'oarlock',
-      requestCert: true,
-      // We judge the peer ourselves, so that a refusal can name it; nothing is read from it before that.
-      rejectUnauthorized: false,
-      handshakeTimeout: limits.handshakeTimeout,
-    } satisfies TlsOptions;
-    // Fails now, not at the first handshake, where the key does not fit the certificate.
-    createSecureContext(options);
-    this.#meshAlpn = createServer({ ...options, ALPNProtocols: MESH_ALPN });
-    this.#httpAlpn = createServer({ ...options, ALPNProtocols: HTTP_ALPN });
-    this.#hboneAlpn = createServer({ ...options, ALPNProtocols: ['h2'] });
-    this.#withoutAlpn = createServer(options);
+    });
+    this.#meshAlpn = serverWith(context, limits, MESH_ALPN);
+    this.#httpAlpn = serverWith(context, limits, HTTP_ALPN);
+    this.#hboneAlpn = serverWith(context, limits, ['h2']);
+    this.#withoutAlpn = serverWith(context, limits, null);
     for (const server of [this.#meshAlpn, this.#httpAlpn, this.#hboneAlpn, this.#withoutAlpn]) {
       server.on('secureConnection', (stream) => this.#secured(stream));
       server.on('tlsClientError', (error: NodeJS.ErrnoException, stream) => this.#failed(error, stream));
@@ -218,6 +214,26 @@ export class InboundTls {
     return readPeer(leaf, this.#trust, 'client', this.#verified, now);
   }
 }
+
+/**
+ * A TLS server that listens nowhere: sockets are given to it. Node's servers make their context themselves, and of some
+ * of its options only (none of `allowPartialTrustChain`): the one that is shared is put in the place of its own.
+ * @throws where this Node keeps it under another name
+ */
+function serverWith(context: SecureContext, limits: Limits, alpn: readonly string[] | null): Server {
+  const server = createServer({
+    requestCert: true,
+    // We judge the peer ourselves, so that a refusal can name it; nothing is read from it before that.
+    rejectUnauthorized: false,
+    handshakeTimeout: limits.handshakeTimeout,
+    ...(alpn === null ? {} : { ALPNProtocols: [...alpn] }),
+  });
+  if (!Reflect.has(server, SHARED_CONTEXT)) throw new Error(`node:tls has no ${SHARED_CONTEXT} any more`);
+  Reflect.set(server, SHARED_CONTEXT, context);
+  return server;
+}
+
+const SHARED_CONTEXT = '_sharedCreds';
 
 function refusedFacts(stream: TLSSocket, leaf: X509Certificate | undefined): Omit<HandshakeFacts, 'alpn'> {
   return {

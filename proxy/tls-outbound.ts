@@ -4,6 +4,7 @@ import {
   checkServerIdentity,
   connect,
   createSecureContext,
+  type DetailedPeerCertificate,
   type PeerCertificate,
   type SecureContext,
   type SecureContextOptions,
@@ -168,6 +169,8 @@ export class OutboundTls {
       rejectUnauthorized: false,
       ...(handshake.resumed === null ? {} : { session: handshake.resumed.session }),
     });
+    // Node would take the peer's chain apart for that check, and throw it away.
+    stream.getPeerCertificate = noCertificate;
     stream.on('session', (session) => handshake.ticket(session));
     stream.once('secureConnect', () => handshake.secured(stream));
     stream.on('error', (error) => handshake.failed(error));
@@ -202,6 +205,10 @@ export class OutboundTls {
     }
     return verifyServerIdentity(peer.identity, handshake.tls.expectedIdentities) ?? { ok: true, peer };
   }
+}
+
+function noCertificate(): PeerCertificate & DetailedPeerCertificate {
+  return {} as PeerCertificate & DetailedPeerCertificate;
 }
 
 /** Files of a DestinationRule's SIMPLE or MUTUAL TLS, read when dialled; the caller caches. */

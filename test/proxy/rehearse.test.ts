@@ -23,6 +23,8 @@ t.test('a sound set passes', async (t) => {
   const intermediate = await authority('intermediate', { issuer: root });
   const set = await credentialsFor(uri, intermediate, { roots: [root], above: [intermediate] });
   t.equal(await tried(set), null, 'under an intermediate');
+  const partial = await credentialsFor(uri, intermediate, { roots: [intermediate] });
+  t.equal(await tried(partial), null, 'under a bundle that ends in an intermediate (X509-SVID §6.1)');
   const other = await authority('other');
   t.equal(await tried(await credentialsFor(uri, root, { roots: [other, root] })), null, 'with two roots');
 });
