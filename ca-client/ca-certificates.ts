@@ -38,6 +38,12 @@ export function keyPrint(spki: ArrayBuffer | Uint8Array<ArrayBuffer>): string {
   return createHash('sha256').update(new Uint8Array(spki)).digest('hex');
 }
 
+/** The same of a certificate's key. */
+export function keyPrintOf(pem: string): string {
+  const spki = new X509Certificate(pem).publicKey.export({ type: 'spki', format: 'der' });
+  return keyPrint(new Uint8Array(spki));
+}
+
 /** A self-signed root that names its trust domain (SPIFFE X509-SVID §2: a SPIFFE ID without a path). */
 export async function makeRoot(
   keys: webcrypto.CryptoKeyPair,
@@ -71,20 +77,16 @@ export async function makeIntermediate(
 ): Promise<string> {
   const library = await loadX509();
   const keyId = await library.SubjectKeyIdentifierExtension.create(publicKey);
-  const above = new library.X509Certificate(issuer.pem);
+  const above = await issuerParts(issuer);
   const certificate = await library.X509CertificateGenerator.create({
     serialNumber: newSerial(),
     subject: `O=${wish.trustDomain}, CN=Oarlock embedded CA intermediate ${keyId.keyId.slice(0, 8)}`,
-    issuer: above.subjectName,
+    issuer: above.name,
     ...validity(issuer, wish),
     publicKey,
     signingKey: issuer.key,
     signingAlgorithm: EC_P256,
-    extensions: [
-      ...authorityExtensions(library, wish.trustDomain, 0),
-      keyId,
-      await library.AuthorityKeyIdentifierExtension.create(above.publicKey),
-    ],
+    extensions: [...authorityExtensions(library, wish.trustDomain, 0), keyId, above.keyId],
   });
   return `${certificate.toString('pem')}\n`;
 }
@@ -96,13 +98,13 @@ export async function makeIntermediate(
  */
 export async function makeLeaf(issuer: Authority, wish: LeafWish, now: number): Promise<string> {
   const library = await loadX509();
-  const above = new library.X509Certificate(issuer.pem);
+  const above = await issuerParts(issuer);
   const publicKey = new library.PublicKey(wish.spki);
   const usages = library.KeyUsageFlags.digitalSignature | library.KeyUsageFlags.keyEncipherment;
   const certificate = await library.X509CertificateGenerator.create({
     serialNumber: newSerial(),
     subject: 'uri' in wish.names ? '' : 'CN=Oarlock embedded CA server',
-    issuer: above.subjectName,
+    issuer: above.name,
     ...validity(issuer, { now, ttlMs: wish.ttlMs }),
     publicKey,
     signingKey: issuer.key,
@@ -116,7 +118,7 @@ export async function makeLeaf(issuer: Authority, wish: LeafWish, now: number): 
       new library.BasicConstraintsExtension(false, undefined, true),
       namesExtension(library, wish.names),
       await library.SubjectKeyIdentifierExtension.create(publicKey),
-      await library.AuthorityKeyIdentifierExtension.create(above.publicKey),
+      above.keyId,
     ],
   });
   return `${certificate.toString('pem')}\n`;
@@ -130,6 +132,30 @@ export function trustDomainOf(pem: string): string | null {
   const { uris, ca } = readCertificate(new X509Certificate(pem).raw);
   const own = /^spiffe:\/\/([^/]+)$/.exec(uris[0] ?? '')?.[1];
   return ca && uris.length === 1 && own !== undefined ? own : null;
+}
+
+/** What each certificate of an issuer repeats. */
+interface IssuerParts {
+  readonly name: InstanceType<X509Library['Name']>;
+  readonly keyId: InstanceType<X509Library['AuthorityKeyIdentifierExtension']>;
+}
+
+/** Read once an issuer: taking its certificate apart costs about as much as signing does. */
+const partsOf = new WeakMap<Authority, Promise<IssuerParts>>();
+
+function issuerParts(issuer: Authority): Promise<IssuerParts> {
+  const parts = partsOf.get(issuer) ?? readIssuerParts(issuer.pem);
+  partsOf.set(issuer, parts);
+  return parts;
+}
+
+async function readIssuerParts(pem: string): Promise<IssuerParts> {
+  const library = await loadX509();
+  const certificate = new library.X509Certificate(pem);
+  return {
+    name: certificate.subjectName,
+    keyId: await library.AuthorityKeyIdentifierExtension.create(certificate.publicKey),
+  };
 }
 
 function authorityExtensions(library: X509Library, trustDomain: string, pathLength?: number) {

@@ -3,7 +3,7 @@ import { createPrivateKey, type webcrypto, X509Certificate } from 'node:crypto';
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readCertificate } from '../mesh/certificates.ts';
-import { type Authority, fingerprintOf, makeRoot, trustDomainOf } from './ca-certificates.ts';
+import { type Authority, fingerprintOf, keyPrintOf, makeRoot, trustDomainOf } from './ca-certificates.ts';
 import { createOnce, PUBLIC, readIfThere, SECRET } from './file-store.ts';
 import { newKeys, privateKeyPem, readKeys } from './keys.ts';
 import { splitCertificates } from './pem.ts';
@@ -52,6 +52,8 @@ export interface CaState {
   /** Between leaf and root, PEM; empty where the root itself signs. */
   readonly intermediates: readonly string[];
   readonly bundlePem: string;
+  /** SHA-256 of the public keys of all these CAs: nobody else may have one of them certified. */
+  readonly caKeys: ReadonlySet<string>;
 }
 
 export interface NewRoot {
@@ -105,11 +107,11 @@ export async function readCaFolder(dir: string): Promise<CaState | null> {
     intermediatePem === null
       ? await readRootSigner(dir, bundlePem)
       : await readIntermediateSigner(dir, bundlePem, intermediatePem);
-  const trustDomain = oneTrustDomain([...found.intermediates, ...found.roots.map(({ pem }) => pem)], dir);
-  return { ...found, trustDomain, bundlePem };
+  const all = [...found.intermediates, ...found.roots.map(({ pem }) => pem)];
+  return { ...found, trustDomain: oneTrustDomain(all, dir), bundlePem, caKeys: new Set(all.map(keyPrintOf)) };
 }
 
-type SignerState = Omit<CaState, 'trustDomain' | 'bundlePem'>;
+type SignerState = Omit<CaState, 'trustDomain' | 'bundlePem' | 'caKeys'>;
 
 async function readRootSigner(dir: string, bundlePem: string): Promise<SignerState> {
   const keyFile = join(dir, CA_FILES.rootKey);

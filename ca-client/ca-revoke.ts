@@ -3,7 +3,7 @@ import { X509Certificate } from 'node:crypto';
 import { readCertificate } from '../mesh/certificates.ts';
 import type { CaView } from './ca-access.ts';
 import type { RevokedRecord } from './ca-audit.ts';
-import { keyPrint } from './ca-certificates.ts';
+import { keyPrintOf } from './ca-certificates.ts';
 import { type CrlFile, writeCrl } from './ca-crl.ts';
 import { signedBy } from './ca-folder.ts';
 import { crlSigners } from './ca-former.ts';
@@ -71,12 +71,11 @@ async function foundOf({ dir, state, now }: CaView, pem: string): Promise<Found>
     throw new CredentialsError('the certificate has expired; nobody takes it any more');
   const issuer = (await crlSigners(dir, state)).find(({ authority }) => signedBy(leaf, authority.pem));
   if (issuer === undefined) throw new CredentialsError(`the certificate was not issued by the CA of ${dir}`);
-  const spki = new X509Certificate(leaf).publicKey.export({ type: 'spki', format: 'der' });
   return {
     identity: facts.uris[0] ?? null,
     serial: facts.serial,
     notAfter: new Date(facts.notAfter).toISOString(),
-    publicKey: keyPrint(new Uint8Array(spki)),
+    publicKey: keyPrintOf(leaf),
     issuer: issuer.fingerprint,
   };
 }
