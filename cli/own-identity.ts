@@ -14,7 +14,7 @@ import { rehearse } from '../proxy/rehearse.ts';
 import { type CertsView, type CrlView, certsView } from '../telemetry/certs-view.ts';
 import { alarmKinds } from '../telemetry/daemon-metrics.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
-import type { DataPlane } from './data-plane.ts';
+import type { DataPlane, TrustUpdate } from './data-plane.ts';
 
 export interface OwnIdentityParts {
   readonly options: RunOptions;
@@ -38,6 +38,8 @@ export class OwnIdentity {
   readonly #onChange: () => void;
   readonly #bundles: BundleStore;
   #mesh: MeshSettings | null = null;
+  /** What the data plane was told last. */
+  #trust: TrustUpdate = { crl: null, fetched: new Map() };
   #crl: CrlFile | null = null;
   #keeper: CredentialKeeper | null = null;
   /** URI of the identity the keeper was started for. */
@@ -246,7 +248,13 @@ export class OwnIdentity {
       const roots = this.#bundles.bundles(url);
       if (roots !== null) fetched.set(url, roots);
     }
-    this.#plane.useTrust({ crl: this.#crl?.current.bytes ?? null, fetched });
+    const crl = this.#crl?.current.bytes ?? null;
+    // A fetch that failed, or brought the same roots, must not make TLS anew: sessions, tunnels and pools would go.
+    const same =
+      crl === this.#trust.crl && JSON.stringify([...fetched]) === JSON.stringify([...this.#trust.fetched]);
+    if (same) return;
+    this.#trust = { crl, fetched };
+    this.#plane.useTrust(this.#trust);
   }
 }
 
