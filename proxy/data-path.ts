@@ -265,7 +265,9 @@ export class DataPath implements TunnelContext {
     this.metrics.refused(reason, connection.direction);
     // The caller gave up: the access log has it, there is nothing to mend.
     if (reason === 'downstream_closed') return;
-    if (connection.direction === 'inbound' && HANDSHAKE_REASONS.has(reason))
+    // With a peer its handshake is long over: what is live may be closed for the same reasons.
+    const { direction, peer } = connection;
+    if (direction === 'inbound' && peer === null && HANDSHAKE_REASONS.has(reason))
       this.#recordInbound(connection, reason, facts.detail ?? '');
     if (!this.refusalLines.admits(reason, connection.peer?.uri ?? connection.remoteAddress)) return;
     this.log.info(

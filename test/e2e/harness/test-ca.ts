@@ -100,6 +100,21 @@ export class TestCa {
     const key = `-----BEGIN PRIVATE KEY-----\n${Buffer.from(der).toString('base64')}\n-----END PRIVATE KEY-----\n`;
     return { cert: `${certificate.toString('pem')}\n`, key, ca: this.rootPem, serial: serialNumber };
   }
+
+  /** A revocation list with these leaves on it, PEM. */
+  async crl(revoked: readonly Leaf[]): Promise<string> {
+    const now = Date.now();
+    const list = await x509.X509CrlGenerator.create({
+      issuer: this.#root.subject,
+      thisUpdate: new Date(now - 60_000),
+      nextUpdate: new Date(now + HOUR),
+      entries: revoked.map((leaf) => ({ serialNumber: leaf.serial, revocationDate: new Date(now) })),
+      signingKey: this.#keys.privateKey as CryptoKey,
+      signingAlgorithm: ALGORITHM,
+    });
+    // RFC 7468 §8 has another label than the library.
+    return `${list.toString('pem').replaceAll(' CRL-', ' X509 CRL-')}\n`;
+  }
 }
 
 /** Writes the three files that `--cert-dir` reads, each by rename. */
