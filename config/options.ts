@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../mesh/duration.ts';
-import { type LimitName, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
+import { type LimitName, type LimitRow, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
 import { ports } from '../mesh/ports.ts';
 import { addCredentialOptions, type CredentialOptions, readCredentialOptions } from './credential-options.ts';
 import { UsageError } from './usage-error.ts';
@@ -67,8 +67,14 @@ function port(value: string): number | 'off' {
 }
 
 function duration(value: string): number {
+  const ms = durationOrZero(value);
+  if (ms === 0) throw new InvalidArgumentError('must be a duration above 0.');
+  return ms;
+}
+
+function durationOrZero(value: string): number {
   const ms = parseDuration(value);
-  if (ms === null || ms <= 0) throw new InvalidArgumentError('must be a duration such as 10s, 500ms or 1h.');
+  if (ms === null || ms < 0) throw new InvalidArgumentError('must be a duration such as 10s, 500ms or 1h.');
   return ms;
 }
 
@@ -217,14 +223,16 @@ export function runCommandOptions(): Command {
       ).default('Kubernetes'),
     );
   for (const name of Object.keys(limitTable) as LimitName[]) {
-    const { flag, unit, value, why } = limitTable[name];
+    const row: LimitRow = limitTable[name];
+    const { flag, unit, value, why } = row;
     const shown = unit === 'ms' ? durationText(value) : String(value);
     const limit = option(
       `--${flag} <${unit === 'ms' ? 'duration' : 'n'}>`,
       `${why} (default ${shown})`,
       envOf(flag),
     );
-    command.addOption(limit.argParser(unit === 'ms' ? duration : count));
+    const read = unit !== 'ms' ? count : row.mayBeZero ? durationOrZero : duration;
+    command.addOption(limit.argParser(read));
   }
   return command;
 }

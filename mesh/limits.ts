@@ -6,6 +6,8 @@ export interface LimitRow {
   /** Flag of `oarlock run`, without dashes; its environment name is OARLOCK_ and the flag in capitals. */
   readonly flag: string;
   readonly why: string;
+  /** 0 may be asked for, and means at once. */
+  readonly mayBeZero?: true;
 }
 
 export const limitTable = {
@@ -31,6 +33,7 @@ export const limitTable = {
     unit: 'ms',
     value: 3_000,
     flag: 'mode-grace',
+    mayBeZero: true,
     why: "after a switch of a port's mode, what the old mode or the new one accepts is accepted so long: peers learn of it at other moments",
   },
   connectTimeout: {

@@ -65,7 +65,7 @@ function namesOf(list: string | undefined): readonly string[] {
       names.push('…');
       break;
     }
-    names.push(printable(name, MAX_TEXT));
+    names.push(printable(name.replace(/^IP Address:/, 'IP:'), MAX_TEXT));
   }
   return names;
 }

@@ -1,4 +1,4 @@
-/** The flags of credentials: exactly one source, whole, and which of flag and environment counts. */
+/** Flags of `run`: exactly one source of credentials, whole; what beats what; limits and their bounds. */
 import t from 'tap';
 import { type CredentialOptions, readCredentialOptions } from '../../config/credential-options.ts';
 import { readRunOptions, runCommandOptions } from '../../config/options.ts';
@@ -116,6 +116,14 @@ t.test('values that are none', async (t) => {
   ]) {
     await t.rejects(parse(words), { code: 'commander.invalidArgument' }, words.join(' '));
   }
+});
+
+t.test('limits are above 0, but for the one where 0 means at once', async (t) => {
+  const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
+  t.equal(readRunOptions(await parse([...base, '--mode-grace', '0s'])).limits.modeGrace, 0);
+  t.equal(readRunOptions(await parse([...base, '--mode-grace', '1s'])).limits.modeGrace, 1_000);
+  await t.rejects(parse([...base, '--drain', '0s']), { code: 'commander.invalidArgument' });
+  await t.rejects(parse([...base, '--mode-grace', '-1s']), { code: 'commander.invalidArgument' });
 });
 
 t.test('--crl goes with every source', async (t) => {
