@@ -100,6 +100,8 @@ export function connectionsBy(open: () => Promise<Duplex>): Connections {
       },
     });
     client.on('disconnect', () => ended(client));
+    // It is cut soon: a check under way finishes, and the next one takes another connection.
+    stream.once('leaving', () => ended(client));
     all.add(client);
     return client;
   }

@@ -76,6 +76,8 @@ export function grpcAsker(open: () => Promise<Duplex>): Asker {
       stream.destroy();
     });
     session.setTimeout(IDLE_MS, () => session.close());
+    // It is cut soon: calls under way finish, and the next one takes another connection.
+    stream.once('leaving', () => session.close());
     line.at = { session, stream };
     // Before them we would not know how many calls it takes, and the rest would wait for one another.
     await settingsOf(line.at);

@@ -5,7 +5,8 @@ import { reachEndpoint } from './choose-route.ts';
 import type { DataPath } from './data-path.ts';
 
 /**
- * Opens a stream of plaintext to a service.
+ * Opens a stream of plaintext to a service. It emits `leaving` when it is to be given up soon, for its peer's
+ * certificate is near its end: what is begun on it then may be cut.
  * @param service `HOST` or `NS/HOST`
  * @throws Error saying why it could not be reached
  */

@@ -132,6 +132,12 @@ export class Upstream implements Reached {
     abortStream(this.stream, this.socket);
   }
 
+  /** Takes nothing new. Who keeps it looks at `leaving`; who knows but its stream hears `leaving` of that. */
+  retire(): void {
+    this.retired = true;
+    this.stream.emit('leaving');
+  }
+
   /** Aborts it; why is `broken` from then on, for whoever hears of its end. */
   break(broken: UpstreamBroken): void {
     if (this.stream.destroyed) return;
@@ -156,9 +162,8 @@ class UpstreamLink implements Link {
     return this.#upstream.tunnel !== null;
   }
 
-  /** Who keeps it, be it between exchanges or for many of them, looks at it. */
   retire(): void {
-    this.#upstream.retired = true;
+    this.#upstream.retire();
   }
 
   drain(): void {}

@@ -31,7 +31,7 @@ export interface HttpProvider {
   /** Connections accepted so far. */
   readonly connections: Set<Socket>;
   /** Null: never answer. */
-  answer: (request: SeenRequest) => HttpReply | null;
+  answer: (request: SeenRequest) => HttpReply | null | Promise<HttpReply>;
   /** Closes the port and its connections. */
   stop(): Promise<void>;
 }
@@ -54,7 +54,7 @@ export async function httpProvider(t: Test, port = 0): Promise<HttpProvider> {
       body: Buffer.concat(chunks).toString('latin1'),
     };
     seen.push(one);
-    const reply = provider.answer(one);
+    const reply = await provider.answer(one);
     if (reply === null) return;
     response.sendDate = false;
     response.writeHead(reply.status, [...(reply.fields ?? [])]);
