@@ -8,10 +8,13 @@ import { type CaServerOptions, startCaServer } from '../../ca-client/ca-server.t
 import { openTokenKey, signToken } from '../../ca-client/ca-token.ts';
 import { openEmbeddedCa } from '../../ca-client/embedded-ca.ts';
 import { loadGrpc } from '../../ca-client/grpc.ts';
+import { istioCaSource } from '../../ca-client/istio-ca.ts';
 import { CREATE_CERTIFICATE, decodeResponse, encodeRequest } from '../../ca-client/istio-ca-proto.ts';
 import { makeRequest } from '../../ca-client/request.ts';
 import { HOUR } from './ca-world.ts';
 import { openssl, orders, temporaryFolder } from './helper.ts';
+
+const shopOrders = { namespace: 'shop', serviceAccount: 'orders' };
 
 type Tap = Parameters<typeof temporaryFolder>[0];
 
@@ -25,7 +28,7 @@ interface Reply {
 async function world(
   t: Tap,
   more: Partial<CaServerOptions> & { readonly rootDir?: string } = {},
-): Promise<{ dir: string; call: (account?: string, csr?: string) => Promise<Reply> }> {
+): Promise<{ dir: string; address: string; call: (account?: string, csr?: string) => Promise<Reply> }> {
   const dir = temporaryFolder(t);
   const { rootDir = null, ...options } = more;
   const ca = await openEmbeddedCa({ dir, rootDir, trustDomain: null });
@@ -71,7 +74,7 @@ async function world(
         );
     });
   }
-  return { dir, call };
+  return { dir, address: `127.0.0.1:${server.address.port}`, call };
 }
 
 t.test('leaf, intermediate, root: one certificate each, in Istio’s order', async (t) => {
@@ -114,6 +117,28 @@ t.test('who asks too often is told when to ask again', async (t) => {
   t.equal((await call('web')).status, 'OK', 'another account is not concerned');
   const log = readFileSync(join(dir, 'issued.jsonl'), 'utf8');
   t.match(log, /"event":"refused".*"status":"RESOURCE_EXHAUSTED".*"account":"shop\/orders"/);
+});
+
+t.test('our own client hears both: the clock, and when to ask again', async (t) => {
+  const ahead = 90_000;
+  const { dir, address } = await world(t, {
+    now: () => Date.now() + ahead,
+    maxRate: { count: 1, periodMs: 60_000 },
+  });
+  const tokenFile = join(dir, 'token');
+  const token = await signToken(await openTokenKey(dir), shopOrders, HOUR, Date.now() + ahead);
+  writeFileSync(tokenFile, token);
+  const caRootFile = join(dir, 'root-cert.pem');
+  const source = istioCaSource({ address, caRootFile, tokenFile, identity: orders });
+  const { signal } = new AbortController();
+  const { clockSkewMs } = await source.obtain(signal);
+  t.ok(Math.abs((clockSkewMs ?? 0) + ahead) < 5_000, `we are behind: ${clockSkewMs} ms`);
+  const refused = await source.obtain(signal).then(
+    () => null,
+    (error) => error,
+  );
+  t.match(refused, { name: 'CredentialsError', message: /RESOURCE_EXHAUSTED/ });
+  t.ok(refused.retryAfterMs > 50_000 && refused.retryAfterMs <= 121_000, `${refused.retryAfterMs} ms`);
 });
 
 t.test('all together have a bound', async (t) => {

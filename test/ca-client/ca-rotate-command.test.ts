@@ -133,7 +133,7 @@ t.test('a running CA renews its intermediate, and no workload notices', async (t
   const at = ['--root-dir', join(temporaryFolder(t), 'root')];
   const tokenFile = join(dir, 'token');
   await run('token', '--dir', dir, ...account, '--out', tokenFile);
-  await run('intermediate', '--dir', dir, ...at, '--ttl', '6s');
+  await run('intermediate', '--dir', dir, ...at, '--ttl', '9s');
   const serve = spawned(['serve', '--dir', dir, ...at, '--listen', '127.0.0.1:0', '--ttl', '2s']);
   t.teardown(() => serve.child.kill('SIGKILL'));
   const { address, root } = JSON.parse(await serve.firstLine);
