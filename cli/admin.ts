@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseHostPort } from '../ca-client/address.ts';
 import { UsageError } from '../config/usage-error.ts';
 import { ports } from '../mesh/ports.ts';
+import { isObject } from '../mesh/schema.ts';
 import { hostPort } from '../mesh/text.ts';
 import { isLoopback } from '../telemetry/servers.ts';
 
@@ -46,18 +47,19 @@ function address(text: string): AdminAddress {
 }
 
 /** What `addAdminOptions` parsed. */
-export function adminAddress(parsed: Readonly<Record<string, unknown>>): AdminAddress {
+export function adminAddress(options: Readonly<Record<string, unknown>>): AdminAddress {
   return (
-    (parsed.admin as AdminAddress | undefined) ?? { host: '127.0.0.1', port: parsed.adminPort as number }
+    (options.admin as AdminAddress | undefined) ?? { host: '127.0.0.1', port: options.adminPort as number }
   );
 }
 
 /**
  * The JSON that the sidecar answers.
  * @param path as `/certs`
- * @throws UsageError of one line where nobody answers, or something else than a sidecar does
+ * @param list a member of the answer that a sidecar of this version has, as a list
+ * @throws UsageError of one line where nobody answers, or something else than such a sidecar does
  */
-export async function askAdmin(at: AdminAddress, path: string): Promise<unknown> {
+export async function askAdmin(at: AdminAddress, path: string, list: string): Promise<unknown> {
   const place = hostPort(at.host, at.port);
   let answer: Answer;
   try {
@@ -69,12 +71,18 @@ export async function askAdmin(at: AdminAddress, path: string): Promise<unknown>
   }
   if (answer.status !== 200)
     throw new UsageError(`${place} answers ${path} with ${answer.status}: is it a sidecar's admin port?`);
+  const value = parsed(answer.text);
+  if (isObject(value) && Array.isArray(value[list])) return value;
+  throw new UsageError(
+    `${place} answers ${path}, but not as a sidecar of this version does: is it a sidecar's admin port?`,
+  );
+}
+
+function parsed(text: string): unknown {
   try {
-    return JSON.parse(answer.text) as unknown;
+    return JSON.parse(text) as unknown;
   } catch {
-    throw new UsageError(
-      `${place} answers ${path} with something else than JSON: is it a sidecar's admin port?`,
-    );
+    return null;
   }
 }
 

@@ -28,7 +28,7 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   const now = Date.now();
   let answer: { readonly value: unknown; readonly lines: readonly string[]; readonly good: boolean };
   if (dir === undefined && file === undefined) {
-    const view = (await askAdmin(adminAddress(parsed), '/certs')) as CertsView;
+    const view = (await askAdmin(adminAddress(parsed), '/certs', 'peers')) as CertsView;
     answer = { value: view, lines: page(view, now), good: isGood(view) };
   } else {
     // A look at files needs what reads and checks them; a look at a sidecar does not.

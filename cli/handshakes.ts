@@ -30,7 +30,7 @@ function count(text: string): number {
 }
 
 async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
-  const view = (await askAdmin(adminAddress(parsed), '/handshakes')) as HandshakesView;
+  const view = (await askAdmin(adminAddress(parsed), '/handshakes', 'failures')) as HandshakesView;
   const { reason, limit } = parsed as { reason?: ReasonCode; limit?: number };
   const chosen = view.failures.filter((one) => reason === undefined || one.reason === reason).slice(0, limit);
   if (parsed.output === 'json') printJson({ total: view.total, failures: chosen });

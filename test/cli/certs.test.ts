@@ -276,7 +276,9 @@ t.test('handshakes that failed', async (t) => {
 });
 
 t.test('bad usage, and nobody there: exit 2 and one line', async (t) => {
-  const web = createServer((_, answer) => answer.end('<html>'));
+  const web = createServer((request, answer) =>
+    answer.end(request.url === '/handshakes' ? '{"failures":5}' : '<html>'),
+  );
   await new Promise<void>((resolve) => web.listen(0, '127.0.0.1', resolve));
   t.teardown(() => web.close());
   const other = String((web.address() as AddressInfo).port);
@@ -289,7 +291,11 @@ t.test('bad usage, and nobody there: exit 2 and one line', async (t) => {
       /^oarlock: no sidecar answers on 127\.0\.0\.1:1 .*ECONNREFUSED.*--admin-port\?$/,
     ],
     [['handshakes', '--admin', '[::1]:1'], /^oarlock: no sidecar answers on \[::1\]:1 /],
-    [['certs', '--admin-port', other], /something else than JSON: is it a sidecar's admin port\?$/],
+    [
+      ['certs', '--admin-port', other],
+      /not as a sidecar of this version does: is it a sidecar's admin port\?$/,
+    ],
+    [['handshakes', '--admin-port', other], /not as a sidecar of this version does/],
     [['certs', '--admin', '10.0.0.1:15000'], /must be an address of this machine/],
     [['certs', '--admin-port', '0'], /must be a port number/],
     [['handshakes', '--reason', 'nonsense'], /must be a reason/],
