@@ -3,7 +3,7 @@ import { basename, join } from 'node:path';
 import type { Credentials } from '../mesh/credentials.ts';
 import { checkCredentials } from './check.ts';
 import { MAX_PEM_BYTES, splitCertificates } from './pem.ts';
-import { type CredentialSource, CredentialsError } from './source.ts';
+import { type CredentialSource, CredentialsError, RefusedSet } from './source.ts';
 import { type FileContent, watchedFiles } from './watch-files.ts';
 
 export interface FileOptions {
@@ -43,6 +43,12 @@ const SCHEMES: readonly Scheme[] = [
   { chain: 'svid.pem', key: 'svid_key.pem', roots: 'svid_bundle.pem' },
 ];
 
+/**
+ * A whole set that cannot be used may be half-way to another: each file is replaced by itself. One that stays so for
+ * longer is refused, which raises an alarm.
+ */
+const HALFWAY_MS = 5_000;
+
 /** The three files of one scheme as they were read. */
 interface FileSet {
   readonly chain: FileContent;
@@ -59,6 +65,9 @@ export function fileSource(options: FileOptions): CredentialSource {
   const { dir, pollMs, now = Date.now } = options;
   const origin = `files ${dir}`;
   const warned = new Set<string>();
+  /** What is wrong with a whole set, and since when. */
+  let fault = '';
+  let faultSince = 0;
   const paths = SCHEMES.flatMap(({ chain, key, roots }) =>
     [chain, key, roots].map((name) => join(dir, name)),
   );
@@ -72,11 +81,13 @@ export function fileSource(options: FileOptions): CredentialSource {
 
   async function obtain(): Promise<Credentials> {
     const sets = setsOf(await files.read());
+    let whole = false;
     try {
       const { chain, key, roots } = choose(sets);
+      whole = true;
       warnOfSeveral(sets, dir, warnOnce);
       if ((key.mode & 0o007) !== 0) warnOnce(readableByOthers(key));
-      return checkCredentials({
+      const credentials = checkCredentials({
         chain: splitCertificates(textOf(chain), chain.path),
         keyPem: unencrypted(textOf(key), key.path),
         roots: splitCertificates(textOf(roots), roots.path),
@@ -84,9 +95,17 @@ export function fileSource(options: FileOptions): CredentialSource {
         expected: null,
         now: now(),
       });
+      fault = '';
+      return credentials;
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
-      throw new CredentialsError(`files ${dir}: ${error.message}`);
+      const message = `files ${dir}: ${error.message}`;
+      if (!whole || message !== fault) {
+        fault = whole ? message : '';
+        faultSince = now();
+      }
+      const settled = whole && now() - faultSince >= HALFWAY_MS;
+      throw settled ? new RefusedSet(message) : new CredentialsError(message);
     }
   }
   return { origin, obtain, watch: files.watch };

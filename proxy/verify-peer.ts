@@ -167,10 +167,11 @@ export function chainRefused(
 ): RefusedVerdict {
   const read = readIdentity(leaf.raw);
   const claimed = 'reason' in read ? read.detail : read.identity.uri;
-  // What Node has no word for, such as a key too weak for OpenSSL's security level, our own verdict has one for.
-  if (code === UNNAMED && !('reason' in read)) {
+  // What Node has no word for, such as a key too weak for OpenSSL's security level, our own verdict has one for; and it
+  // tells which certificate of the chain has expired.
+  if ((code === UNNAMED || reasonOfTlsError(code) === 'expired') && !('reason' in read)) {
     const verdict = trust.verify(presentedChain(leaf), read.identity.trustDomain, role, now);
-    if (verdict !== null && !verdict.ok)
+    if (verdict !== null && !verdict.ok && (code === UNNAMED || verdict.reason === 'expired'))
       return { ...verdict, detail: `${code} (presented ${claimed}): ${verdict.detail}` };
   }
   const reason = reasonOfTlsError(code);

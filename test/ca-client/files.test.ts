@@ -321,3 +321,32 @@ t.test('one attempt, without a keeper', async (t) => {
     message: /^files \/nowhere/,
   });
 });
+
+t.test(
+  'a whole set that stays wrong is refused, for an alarm; one that may be half-way is not',
+  async (t) => {
+    const dir = join(temporaryFolder(t), 'certs');
+    const issue = await issuer(t);
+    const [one, other] = [await issue(), await issue()];
+    let at = Date.now();
+    const source = fileSource({ dir, now: () => at });
+    const kind = async (): Promise<string> =>
+      source.obtain(never).then(
+        () => 'taken',
+        (error: Error) => error.constructor.name,
+      );
+    write(dir, { ...one, key: other.key });
+    t.equal(await kind(), 'CredentialsError', 'at first');
+    at += 6_000;
+    t.equal(await kind(), 'RefusedSet', 'six seconds later');
+    write(dir, { ...other, key: one.key, roots: '' });
+    t.equal(await kind(), 'CredentialsError', 'another fault begins anew');
+    write(dir, one);
+    t.equal(await kind(), 'taken');
+    write(dir, { ...one, key: other.key });
+    t.equal(await kind(), 'CredentialsError', 'as after a good one');
+    unlinkSync(join(dir, 'key.pem'));
+    at += 6_000;
+    t.equal(await kind(), 'CredentialsError', 'and half a set never is');
+  },
+);
