@@ -9,7 +9,7 @@ import { hostPort } from '../mesh/text.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
-import type { Link, Links } from './links.ts';
+import type { Links } from './links.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
 import {
   type MeshTls,
@@ -20,6 +20,7 @@ import {
   type UpstreamProtocol,
 } from './tls-outbound.ts';
 import { Told } from './told.ts';
+import { type LinkedUpstream, register } from './upstream-link.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
 /** Who serves an exchange, for log and metrics: a connection of its own, or an HTTP/2 session that many share. */
@@ -59,7 +60,7 @@ export interface UpstreamUser {
 }
 
 /** A live upstream connection. */
-export class Upstream implements Reached {
+export class Upstream implements Reached, LinkedUpstream {
   readonly stream: Duplex;
   /** What is under it: the TCP connection, or the tunnel's stream that stands for one. */
   readonly socket: ConnectionSocket;
@@ -139,47 +140,11 @@ export class Upstream implements Reached {
   }
 
   /** Aborts it; why is `broken` from then on, for whoever hears of its end. */
-  break(broken: UpstreamBroken): void {
+  break(reason: ReasonCode, detail: string): void {
     if (this.stream.destroyed) return;
-    this.broken = broken;
+    this.broken = new UpstreamBroken(reason, detail, false);
     this.abort();
   }
-}
-
-/** An upstream as the register of links has it. */
-class UpstreamLink implements Link {
-  readonly direction = 'outbound';
-  readonly peer: VerifiedPeer;
-  readonly since = Date.now();
-  readonly #upstream: Upstream;
-
-  constructor(upstream: Upstream, peer: VerifiedPeer) {
-    this.#upstream = upstream;
-    this.peer = peer;
-  }
-
-  get tunnelled(): boolean {
-    return this.#upstream.tunnel !== null;
-  }
-
-  retire(): void {
-    this.#upstream.retire();
-  }
-
-  drain(): void {}
-
-  close(reason: ReasonCode, detail: string): void {
-    this.#upstream.break(new UpstreamBroken(reason, detail, false));
-  }
-}
-
-/** Registers an upstream for as long as it lives; one without a verified peer has nothing to outlive. */
-export function register(links: Links, upstream: Upstream): void {
-  const { peer, socket } = upstream;
-  if (peer === null || socket.closed) return;
-  const link = new UpstreamLink(upstream, peer);
-  links.add(link);
-  socket.once('close', () => links.remove(link));
 }
 
 export interface DialDone {

@@ -13,12 +13,12 @@ import {
   endpointAddress,
   type PeerTarget,
   type Reaching,
-  register,
   type TunnelTarget,
   Upstream,
 } from '../dial.ts';
 import type { Links } from '../links.ts';
 import { MESH_ALPN } from '../tls-outbound.ts';
+import { register } from '../upstream-link.ts';
 import { baggageOf, forwardedFor } from './baggage.ts';
 import { alpnField } from './connect.ts';
 import { TICK_MS } from './liveness.ts';
