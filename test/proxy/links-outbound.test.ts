@@ -36,6 +36,7 @@ interface Scene {
   readonly port: number;
   readonly lines: readonly Line[];
   readonly notAfter: number;
+  readonly plane: LocalPlane;
   /** The peer shows a new certificate from now on. */
   renew(): void;
 }
@@ -45,8 +46,9 @@ async function scene(
   t: Test,
   protocol: 'HTTP' | 'HTTP2' | 'TCP',
   make: (tls: Leaf) => TlsServer,
+  life = LIFE,
 ): Promise<Scene> {
-  const leaf = await ca.leaf(spiffe('shop', 'orders'), { to: LIFE });
+  const leaf = await ca.leaf(spiffe('shop', 'orders'), { to: life });
   const server = make(leaf);
   const peer = await listen(t, server as Server);
   const [port = 0] = await freePorts(1);
@@ -101,6 +103,7 @@ spec:
   return {
     port,
     lines,
+    plane,
     notAfter: new X509Certificate(leaf.cert).validToDate.getTime(),
     renew: () => server.setSecureContext({ cert: long.cert, key: long.key, ca: long.ca }),
   };
@@ -179,13 +182,15 @@ t.test('HTTP/2: the session takes nothing new in time; a stream that runs is cut
   t.equal((await ask(session, { ':path': '/', ':authority': hostOf('orders') })).status, 200);
 });
 
+function echoes(leaf: Leaf): TlsServer {
+  return createTls({ ...tlsOf(leaf), ALPNProtocols: ['istio'] }, (socket) => {
+    socket.on('error', () => {});
+    socket.pipe(socket);
+  });
+}
+
 t.test('TCP: bytes intact until the end, and then a reset', async (t) => {
-  const { port, lines, notAfter } = await scene(t, 'TCP', (leaf) =>
-    createTls({ ...tlsOf(leaf), ALPNProtocols: ['istio'] }, (socket) => {
-      socket.on('error', () => {});
-      socket.pipe(socket);
-    }),
-  );
+  const { port, lines, notAfter } = await scene(t, 'TCP', echoes);
   const peer = await open(t, port);
   let sent = '';
   const writing = setInterval(() => {
@@ -200,4 +205,18 @@ t.test('TCP: bytes intact until the end, and then a reset', async (t) => {
   t.ok(sent.startsWith(peer.text) && peer.text.length > 200, `${peer.text.length} bytes, intact`);
   const line = await until('the log line', () => lines.find(({ reason }) => reason === 'peer_expired'));
   t.match(line, { direction: 'outbound', detail: /was valid until/ });
+});
+
+t.test('of a peer that is refused now our connections are closed at once', async (t) => {
+  const { port, lines, plane } = await scene(t, 'TCP', echoes, 3_600_000);
+  const peer = await open(t, port);
+  peer.write('here');
+  await peer.until('the echo', (text) => text === 'here');
+  const listed = async () => (await plane.report()).peers;
+  t.match(await listed(), [{ identity: spiffe('shop', 'orders'), direction: 'outbound', connections: 1 }]);
+  const others = await TestCa.create('O=another');
+  plane.useCredentials(credentialsOf(await others.leaf(spiffe('shop', 'web'))));
+  t.equal(await peer.ended(2_000), 'ECONNRESET');
+  await until('the log line', () => lines.find(({ reason }) => reason === 'untrusted_issuer'));
+  t.same(await listed(), []);
 });
