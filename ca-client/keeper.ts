@@ -281,6 +281,8 @@ export class CredentialKeeper {
     if (this.#clock.now() >= held.credentials.notBefore) {
       void this.#run(async (running) => {
         this.#held = null;
+        // what failed meanwhile may be a newer set, and its retries end with this success
+        this.#changed ||= this.#failures > 0;
         await this.#putInForce(held.credentials, running);
       });
       return true;

@@ -114,7 +114,13 @@ export function verifyChain(question: ChainQuestion): ChainVerdict {
   }
   const leaf = presented[0];
   if (leaf === undefined) return { ok: false, reason: 'untrusted_issuer', detail: 'no certificate' };
-  return new PathSearch(question, presented).from(leaf);
+  try {
+    return new PathSearch(question, presented).from(leaf);
+  } catch (error) {
+    // OpenSSL reads keys that it cannot write again or use, such as a point at infinity: whatever a stranger sends, it
+    // must not end the process.
+    return bad(`a certificate of the chain cannot be judged: ${(error as Error).message}`);
+  }
 }
 
 /** One search: depth first, anchors before what was presented, until a path holds. */

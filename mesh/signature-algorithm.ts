@@ -112,7 +112,7 @@ export function weakness(key: KeyObject): string | null {
         : null;
     case 'ec':
       if (!CURVES.has(namedCurve)) return `of the curve ${namedCurve || 'without a name'}`;
-      return namesItsCurve(key) ? null : 'of a curve that it spells out';
+      return namesItsCurve(key) ? null : 'of a curve that it spells out, or no point of it';
     case 'ed25519':
       return null;
     default:
@@ -125,7 +125,14 @@ export function weakness(key: KeyObject): string | null {
  * another generator, for which whoever chose it knows the key (CVE-2020-0601). OpenSSL calls such a key by its curve.
  */
 function namesItsCurve(key: KeyObject): boolean {
-  const algorithm = new Cursor(key.export({ type: 'spki', format: 'der' })).enter(SEQUENCE).enter(SEQUENCE);
+  let spki: Buffer;
+  try {
+    spki = key.export({ type: 'spki', format: 'der' });
+  } catch {
+    // A point that is none, such as the one at infinity, is read by OpenSSL and not written again.
+    return false;
+  }
+  const algorithm = new Cursor(spki).enter(SEQUENCE).enter(SEQUENCE);
   algorithm.oid();
   return algorithm.peek() === OID;
 }

@@ -14,6 +14,7 @@ import type { Trust } from './trust.ts';
 import {
   chainRefused,
   describeTlsError,
+  judged,
   PeerCache,
   type PeerVerdict,
   presentedChain,
@@ -183,7 +184,7 @@ export class InboundTls {
     stream.on('error', ignore);
     stream.allowHalfOpen = true;
     const leaf = stream.getPeerX509Certificate();
-    const verdict = this.#judge(stream, leaf);
+    const verdict = judged(() => this.#judge(stream, leaf));
     count(this.#counts, stream, verdict.ok);
     // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
     // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.

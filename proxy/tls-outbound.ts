@@ -20,6 +20,7 @@ import type { Trust } from './trust.ts';
 import {
   chainRefused,
   describeTlsError,
+  judged,
   PeerCache,
   type PeerVerdict,
   presentedChain,
@@ -84,7 +85,7 @@ class Handshake {
   secured(stream: TLSSocket): void {
     if (this.settled) return;
     this.settled = true;
-    const verdict = this.owner.judge(this, stream);
+    const verdict = judged(() => this.owner.judge(this, stream));
     count(this.owner.counts, stream, verdict.ok);
     if (verdict.ok) this.peer = verdict.peer;
     else this.owner.sessions.delete(this.key);

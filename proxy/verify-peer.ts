@@ -35,6 +35,19 @@ export interface VerifiedPeer {
   readonly chain: readonly Buffer[];
 }
 
+/**
+ * What a judge says, and a refusal where it throws: it is called from inside a handshake, on bytes of a stranger's
+ * choice, and an error there would end the process.
+ */
+export function judged(judge: () => PeerVerdict): PeerVerdict {
+  try {
+    return judge();
+  } catch (error) {
+    const detail = `the certificate cannot be judged: ${(error as Error).message}`;
+    return { ok: false, reason: 'bad_certificate', detail };
+  }
+}
+
 /** The leaf's facts by fingerprint: certificates repeat for hours, their DER needs reading once. */
 export class PeerCache {
   readonly #peers = new Map<string, VerifiedPeer>();
