@@ -1,5 +1,6 @@
 /** The revocation lists of one file (`--crl`), watched: the last good ones stay in force. */
-import { CrlError, MAX_CRL_BYTES, RevocationLists } from '../mesh/crl.ts';
+import { CrlError, type ListIssuer, MAX_CRL_BYTES, RevocationLists } from '../mesh/crl.ts';
+import { describeName } from '../mesh/distinguished-name.ts';
 import { CredentialsError } from './source.ts';
 import { type FileContent, watchedFiles } from './watch-files.ts';
 
@@ -12,6 +13,11 @@ export interface CrlFileOptions {
    * that changes. The last good lists stay.
    */
   readonly onProblem: (message: string) => void;
+  /**
+   * CAs we trust, as far as they are known by now: one whose list is in force must have one in the file that replaces
+   * it, with its signature, or the file is none. Else a list of anybody's would let in whom the real one shuts out.
+   */
+  readonly authorities?: () => readonly ListIssuer[];
   /** All is well again after a problem. */
   readonly onRecovered?: () => void;
   /** How often the file is looked at without a notice from the file system, in milliseconds, default 1 s. */
@@ -29,6 +35,8 @@ export interface CrlFile {
   readonly current: ReadLists;
   /** What is wrong with the file now; null: nothing. */
   readonly problem: string | null;
+  /** Looks for problems again: other authorities are known. */
+  look(): void;
   close(): void;
 }
 
@@ -55,6 +63,7 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
     if (closed) return;
     try {
       const read = readLists(contents, file);
+      checkSuccession(current.lists, read.lists, options.authorities?.() ?? [], file);
       const changed = !read.bytes.equals(current.bytes);
       current = read;
       fault = null;
@@ -68,7 +77,9 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
 
   function tell(): void {
     const now = Date.now();
-    const next = fault ?? staleness(current.lists, file, now);
+    const authorities = options.authorities?.() ?? [];
+    const next =
+      fault ?? strangeness(current.lists, authorities, file) ?? staleness(current.lists, file, now);
     if (next !== problem) {
       problem = next;
       if (next === null) options.onRecovered?.();
@@ -87,12 +98,46 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
     get problem() {
       return problem;
     },
+    look: tell,
     close() {
       closed = true;
       if (aging !== null) clearTimeout(aging);
       stop();
     },
   };
+}
+
+/** @throws CredentialsError where a CA's list would be gone */
+function checkSuccession(
+  before: RevocationLists,
+  after: RevocationLists,
+  authorities: readonly ListIssuer[],
+  file: string,
+): void {
+  const lost = authorities.find((ca) => isListed(before, ca) && !isListed(after, ca));
+  if (lost === undefined) return;
+  throw new CredentialsError(
+    `revocation lists: ${file} has no list any more that ${describeName(lost.facts.subject)} has signed: ` +
+      'write one, without entries if it has revoked nothing',
+  );
+}
+
+/** Lists that shut out nobody we would let in. */
+function strangeness(
+  lists: RevocationLists,
+  authorities: readonly ListIssuer[],
+  file: string,
+): string | null {
+  if (authorities.length === 0 || authorities.some((ca) => isListed(lists, ca))) return null;
+  return (
+    `revocation lists: ${file} has none that a CA we know has signed (${describeName(authorities[0]?.facts.subject ?? new Uint8Array())}): ` +
+    'it shuts out nobody; is it the file of another CA?'
+  );
+}
+
+/** No certificate has the serial number 0 (RFC 5280 §4.1.2.2): what is asked is whether there is a list. */
+function isListed(lists: RevocationLists, ca: ListIssuer): boolean {
+  return lists.check('00', ca) === 'good';
 }
 
 function staleness(lists: RevocationLists, file: string, now: number): string | null {

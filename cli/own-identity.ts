@@ -3,10 +3,13 @@ import { X509Certificate } from 'node:crypto';
 import type { Logger } from 'pino';
 import { type CrlFile, watchCrl } from '../ca-client/crl-file.ts';
 import { CredentialKeeper } from '../ca-client/keeper.ts';
+import { splitCertificates } from '../ca-client/pem.ts';
 import type { CredentialSource } from '../ca-client/source.ts';
 import type { RunOptions } from '../config/options.ts';
 import type { Credentials } from '../mesh/credentials.ts';
+import type { ListIssuer } from '../mesh/crl.ts';
 import type { Identity } from '../mesh/identity.ts';
+import { openCertificate } from '../mesh/path-rules.ts';
 import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
 import { type BundleStatus, type BundleStore, createBundleStore } from '../providers/spiffe-bundles.ts';
 import { defaultTlsPolicy } from '../proxy/mesh-tls.ts';
@@ -72,6 +75,7 @@ export class OwnIdentity {
     if (crlFile === null) return;
     this.#crl = await watchCrl({
       file: crlFile,
+      authorities: () => this.#authorities(),
       onLists: () => {
         this.#log.info({ file: crlFile }, 'revocation lists are in force');
         this.#useTrust();
@@ -80,6 +84,13 @@ export class OwnIdentity {
       onRecovered: () => this.#log.info({ file: crlFile }, 'revocation lists can be read again'),
     });
     this.#useTrust();
+  }
+
+  /** The CAs above our own certificate and the roots we trust with it; none before the first credentials. */
+  #authorities(): readonly ListIssuer[] {
+    const { chainPem = '', rootsPem = [] } = this.#credentials ?? {};
+    const above = chainPem === '' ? [] : splitCertificates(chainPem, 'our chain').slice(1);
+    return [...above, ...rootsPem].map((pem) => openCertificate(pem));
   }
 
   /** Goes by the resources now in force: who we are, whose roots are fetched. */
@@ -228,6 +239,8 @@ export class OwnIdentity {
         "the identity of the credentials is not the workload's",
       );
     }
+    // Only now it is known whose lists count.
+    this.#crl?.look();
     this.#onChange();
   }
 

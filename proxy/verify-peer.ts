@@ -119,7 +119,13 @@ function naming({ uri }: Identity, detail: string): string {
   return detail.startsWith(uri) ? detail : `${uri}: ${detail}`;
 }
 
-interface ReadIdentity {
+/** Milliseconds since the epoch. */
+interface Validity {
+  readonly notBefore: number;
+  readonly notAfter: number;
+}
+
+interface ReadIdentity extends Validity {
   readonly identity: Identity;
   readonly serial: string;
 }
@@ -137,7 +143,7 @@ function readIdentity(der: Uint8Array): ReadIdentity | RefusedVerdict {
   const [uri] = read.uris;
   if (uri === undefined || read.uris.length !== 1) return bad(`${read.uris.length} URI SANs`);
   const identity = parseIdentity(uri);
-  return identity === null ? bad(JSON.stringify(uri.slice(0, 256))) : { identity, serial: read.serial };
+  return identity === null ? bad(JSON.stringify(uri.slice(0, 256))) : { ...read, identity };
 }
 
 /** Longer chains are refused by OpenSSL's own default depth long after any real mesh's. */
@@ -155,7 +161,7 @@ export function presentedChain(leaf: X509Certificate): readonly Buffer[] {
 
 function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {
   if (now <= peer.notAfter && now >= peer.notBefore) return { ok: true, peer };
-  const detail = `${peer.identity.uri} valid ${new Date(peer.notBefore).toISOString()} to ${new Date(peer.notAfter).toISOString()}`;
+  const detail = `${peer.identity.uri} valid ${validityOf(peer)}`;
   return { ok: false, reason: 'expired', detail };
 }
 
@@ -188,7 +194,7 @@ export function chainRefused(
       return { ...verdict, detail: `${code} (presented ${claimed}): ${verdict.detail}` };
   }
   const reason = reasonOfTlsError(code);
-  const validity = reason === 'expired' ? ` valid ${validityOf(leaf)}` : '';
+  const validity = reason === 'expired' && !('reason' in read) ? ` valid ${validityOf(read)}` : '';
   return {
     ok: false,
     // A chain that fails for whatever cause is never called a mere handshake failure.
@@ -200,8 +206,8 @@ export function chainRefused(
 /** Node's code for OpenSSL's verdicts that it has no name for. */
 const UNNAMED = 'UNSPECIFIED';
 
-function validityOf({ validFromDate, validToDate }: X509Certificate): string {
-  return `${validFromDate.toISOString()} to ${validToDate.toISOString()}`;
+function validityOf({ notBefore, notAfter }: Validity): string {
+  return `${new Date(notBefore).toISOString()} to ${new Date(notAfter).toISOString()}`;
 }
 
 /** Node's code, and OpenSSL's own words where it has any; never Node's advice to users of Node. */

@@ -6,7 +6,7 @@ import { call, open } from './harness/clients.ts';
 import { Mesh, ready, type Sidecar } from './harness/mesh.ts';
 import { runToEnd, start } from './harness/processes.ts';
 import { shop, shopPorts } from './harness/shop.ts';
-import { type Leaf, replace, spiffe, writeCertDir } from './harness/test-ca.ts';
+import { type Leaf, replace, spiffe, TestCa, writeCertDir } from './harness/test-ca.ts';
 import { attempt, ISTIO_HTTP, openTls } from './harness/tls-client.ts';
 import { until } from './harness/wait.ts';
 
@@ -95,6 +95,24 @@ t.test('a list that cannot be read keeps the last one in force', async (t) => {
   const { crl } = (await orders.sidecar.admin('/certs')) as { crl: { error: string; lists: unknown[] } };
   t.match(crl.error, /revocation lists/);
   t.equal(crl.lists.length, 1);
+});
+
+t.test('nor do lists count that our CA has not signed', async (t) => {
+  const bad = await mesh.ca.leaf(spiffe('shop', 'bad'));
+  replace(crlFile, await mesh.ca.crl([bad]));
+  const served = async (): Promise<boolean> =>
+    (await attempt(t, ports.ordersHttp, { leaf: bad, ALPNProtocols: ISTIO_HTTP })) === 200;
+  await until('the list to be in force', async () => !(await served()));
+  for (const name of ['O=test root', 'O=another root']) {
+    const { mark } = orders.sidecar;
+    replace(crlFile, await (await TestCa.create(name)).crl([]));
+    const { msg } = await orders.sidecar.logged({ level: 'error', file: crlFile }, mark);
+    t.match(msg, /has no list any more that O=test root has signed/, `one of ${name}`);
+    t.notOk(await served(), 'the list before shuts out whom it did');
+    const mended = orders.sidecar.mark;
+    replace(crlFile, await mesh.ca.crl([bad]));
+    await orders.sidecar.logged({ msg: 'revocation lists can be read again' }, mended);
+  }
 });
 
 t.test('one that cannot be read at the start is an error', async (t) => {
