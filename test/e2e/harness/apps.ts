@@ -36,7 +36,7 @@ export async function httpApp(t: Test): Promise<App> {
       response.writeHead(200, { 'content-length': number }).end(Buffer.alloc(number, 'b'));
     else if (verb === 'chunks') writeChunks(response, number);
     else if (verb === 'echo') request.pipe(response);
-    else if (verb === 'slow') setTimeout(() => void tell(request, response), number);
+    else if (verb === 'slow') setTimeout(() => void tell(request, response), number).unref();
     else if (verb === 'cut') {
       response.writeHead(200, { 'content-length': 1000 }).write('half an answer');
       setTimeout(() => response.socket?.resetAndDestroy(), 50);
