@@ -266,8 +266,12 @@ export class OwnIdentity {
     const same =
       crl === this.#trust.crl && JSON.stringify([...fetched]) === JSON.stringify([...this.#trust.fetched]);
     if (same) return;
-    this.#trust = { crl, fetched };
-    this.#plane.useTrust(this.#trust);
+    try {
+      this.#plane.useTrust({ crl, fetched });
+      this.#trust = { crl, fetched };
+    } catch (error) {
+      this.#log.error({ error: (error as Error).message }, 'the trust before stays in force');
+    }
   }
 }
 

@@ -123,13 +123,17 @@ export function verifyChain(question: ChainQuestion): ChainVerdict {
   }
 }
 
-/** One search: depth first, anchors before what was presented, until a path holds. */
+/**
+ * One search, depth first, anchors before what was presented: of the paths that hold, the one that holds longest. A
+ * CA's certificate that was renewed stands beside the one before it, and the leaf is good as long as either is.
+ */
 class PathSearch {
   readonly #question: ChainQuestion;
   /** Presented CAs that are no anchors themselves, each once. */
   readonly #intermediates: readonly Certificate[];
   /** Why the first path, or the first step of one, was refused: told where none holds. */
   #refusal: RefusedChain | null = null;
+  #best: TrustedChain | null = null;
   #signatures = 0;
 
   constructor(question: ChainQuestion, presented: readonly Certificate[]) {
@@ -140,26 +144,29 @@ class PathSearch {
   }
 
   from(leaf: Certificate): ChainVerdict {
-    return this.#extend([leaf]) ?? this.#refusal ?? untrusted(leaf, this.#question.anchors);
+    this.#extend([leaf]);
+    return this.#best ?? this.#refusal ?? untrusted(leaf, this.#question.anchors);
   }
 
-  /** @returns the verdict on the first path that begins so and holds; null where there is none */
-  #extend(path: readonly Certificate[]): TrustedChain | null {
+  /** Goes on with all paths that begin so. */
+  #extend(path: readonly Certificate[]): void {
     const last = path.at(-1);
-    if (last === undefined || path.length >= MAX_LENGTH) return null;
+    if (last === undefined || path.length >= MAX_LENGTH) return;
     for (const anchor of this.#question.anchors.named(last.facts.issuer)) {
       if (!this.#issued(anchor, last)) continue;
       const whole = [...path, anchor];
       const refusal = judgePath(whole, this.#question);
-      if (refusal === null) return trusted(whole, anchor);
-      this.#refusal ??= refusal;
+      if (refusal === null) this.#found(trusted(whole, anchor));
+      else this.#refusal ??= refusal;
     }
     for (const issuer of this.#intermediates) {
       if (path.includes(issuer) || !this.#issued(issuer, last)) continue;
-      const found = this.#extend([...path, issuer]);
-      if (found !== null) return found;
+      this.#extend([...path, issuer]);
     }
-    return null;
+  }
+
+  #found(verdict: TrustedChain): void {
+    if (this.#best === null || verdict.notAfter > this.#best.notAfter) this.#best = verdict;
   }
 
   /** By name, by key identifiers where both tell one, and by signature. */

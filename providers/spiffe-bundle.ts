@@ -1,6 +1,7 @@
 /** Reads a SPIFFE bundle: a JWK set whose keys for X.509-SVIDs carry the roots of one trust domain. */
-import { X509Certificate } from 'node:crypto';
+import { type Certificate, openCertificate } from '../mesh/path-rules.ts';
 import { isObject } from '../mesh/schema.ts';
+import { weakness } from '../mesh/signature-algorithm.ts';
 import { parseObject } from './strict-json.ts';
 
 export interface SpiffeBundle {
@@ -50,14 +51,16 @@ function rootOf(key: unknown, i: number): string | null {
   if (!Array.isArray(x5c) || x5c.length !== 1 || typeof base64 !== 'string' || !BASE64.test(base64)) {
     throw new Error(`keys[${i}].x5c is not one certificate in base64`);
   }
-  let certificate: X509Certificate;
+  let root: Certificate;
   try {
-    certificate = new X509Certificate(Buffer.from(base64, 'base64'));
+    root = openCertificate(Buffer.from(base64, 'base64'));
   } catch (error) {
     throw new Error(`keys[${i}].x5c cannot be read: ${(error as Error).message}`);
   }
-  if (!certificate.ca) throw new Error(`keys[${i}].x5c is not a CA's certificate`);
-  return certificate.toString();
+  if (!root.facts.ca) throw new Error(`keys[${i}].x5c is not a CA's certificate`);
+  const weak = weakness(root.publicKey);
+  if (weak !== null) throw new Error(`keys[${i}].x5c has a key that is too weak: ${weak}`);
+  return root.x509.toString();
 }
 
 function countOf(value: unknown): number | null {

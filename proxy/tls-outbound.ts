@@ -256,9 +256,15 @@ export function originateExternal(
       checkServerIdentity: (_name, certificate) => {
         // Empty means any, as in Istio; the registry warned.
         if (tls.expectedIdentities.length === 0) return undefined;
-        if (tls.expectedIdentities.some((name) => bearsName(certificate, name))) return undefined;
+        let fault = '';
+        try {
+          if (tls.expectedIdentities.some((name) => bearsName(certificate, name))) return undefined;
+        } catch (error) {
+          // Called from inside the handshake, on bytes of a stranger's choice.
+          fault = `, which cannot be read: ${(error as Error).message}`;
+        }
         const error = new Error(
-          `expected ${tls.expectedIdentities.join(' or ')}, got ${certificate.subjectaltname ?? 'no names'}`,
+          `expected ${tls.expectedIdentities.join(' or ')}, got ${certificate.subjectaltname ?? 'no names'}${fault}`,
         );
         return Object.assign(error, { code: 'ERR_TLS_CERT_ALTNAME_INVALID' });
       },

@@ -2,6 +2,7 @@
 import { type ChainVerdict, TrustAnchors, verifyChain } from '../mesh/chain.ts';
 import type { Credentials, TrustBundle } from '../mesh/credentials.ts';
 import type { RevocationLists } from '../mesh/crl.ts';
+import { openCertificate } from '../mesh/path-rules.ts';
 import type { MeshSettings } from '../mesh/snapshot.ts';
 
 /** What comes to trust beside credentials and mesh config, and changes when it likes. */
@@ -30,7 +31,13 @@ export class Trust {
   readonly #revoked: RevocationLists;
 
   constructor(sources: TrustSources) {
-    this.bundles = bundlesOf(sources);
+    const [own, ...others] = bundlesOf(sources);
+    if (own === undefined) throw new Error('a bundle of our own is always there');
+    // One of our own roots that cannot be read is an error; somebody else's is left out, and costs that trust domain alone.
+    this.bundles = [
+      own,
+      ...others.map((bundle) => (bundle.rootsPem === own.rootsPem ? bundle : readable(bundle))),
+    ];
     this.rootsPem = [...new Set(this.bundles.flatMap(({ rootsPem }) => rootsPem))];
     this.#revoked = sources.revoked;
     const made = new Map<readonly string[], TrustAnchors>();
@@ -64,6 +71,17 @@ export class Trust {
     if (anchors === undefined) return null;
     return verifyChain({ chain, anchors, purpose: role, now, revoked: this.#revoked });
   }
+}
+
+function readable({ trustDomain, rootsPem }: TrustBundle): TrustBundle {
+  const good = rootsPem.filter((pem) => {
+    try {
+      return openCertificate(pem).facts.ca;
+    } catch {
+      return false;
+    }
+  });
+  return { trustDomain, rootsPem: good };
 }
 
 /**

@@ -87,10 +87,11 @@ export function readPeer(
 ): PeerVerdict {
   const fingerprint = leaf.fingerprint256;
   const known = judged.get(fingerprint);
-  if (known !== null) {
+  if (known !== null && now <= known.notAfter) {
     judged.set(fingerprint, known);
     return stillValid(known, now);
   }
+  // Over may be but the path it came by first: its issuer may have been renewed, and the leaf be good for long.
   const read = readIdentity(leaf.raw);
   if ('reason' in read) return read;
   const { identity, serial } = read;

@@ -1,7 +1,7 @@
 /** Whose certificates pass: a CA vouches for its own trust domain and for no other, in either direction. */
 import t from 'tap';
 import type { CaCertificates } from '../../mesh/snapshot.ts';
-import type { Authority } from '../ca-client/helper.ts';
+import { type Authority, makeCertificate } from '../ca-client/helper.ts';
 import {
   authority,
   credentialsFor,
@@ -191,4 +191,57 @@ t.test('a peer is known with its whole path', async (t) => {
   t.equal(peer?.chain.length, 2, 'the root is not sent beside intermediates');
   t.equal(peer?.issuer, 'CN=intermediate');
   t.equal(peer?.root.subject, 'CN=root');
+});
+
+t.test('a leaf outlives the path it came by first', async (t) => {
+  const root = await authority('root');
+  const old = await authority('intermediate', { issuer: root, until: 3 });
+  const renewed = await authority('intermediate', { issuer: root, keys: old.keys, until: 600 });
+  const first = await credentialsFor(home, old, { roots: [root], above: [old] });
+  const leaf = first.chainPem.slice(0, first.chainPem.indexOf(old.pem));
+  const second = { ...first, chainPem: leaf + renewed.pem };
+  const server = serverOf(partsOf(await credentialsFor(home, root)));
+  const before = await shakeHands(server, new OutboundTls(partsOf(first)));
+  t.ok(before.inbound.ok, 'by the one that ends soon');
+  const end = before.inbound.ok ? (before.inbound.peer?.notAfter ?? 0) : 0;
+  await new Promise((resolve) => {
+    setTimeout(resolve, end - Date.now() + 20);
+  });
+  const ended = await shakeHands(server, new OutboundTls(partsOf(first)));
+  t.equal(ended.inbound.ok ? null : ended.inbound.reason, 'expired', 'which has ended');
+  const after = await shakeHands(server, new OutboundTls(partsOf(second)));
+  t.ok(after.inbound.ok, 'the same leaf by the one that was renewed');
+});
+
+t.test('of two roots of one key the one counts that holds longer', async (t) => {
+  const old = await authority('root', { until: 60 });
+  const renewed = await authority('root', { keys: old.keys, until: 900 });
+  for (const roots of [
+    [old, renewed],
+    [renewed, old],
+  ]) {
+    const parts = partsOf(await credentialsFor(home, old, { roots, wish: { until: 1_200 } }));
+    const { inbound } = await shakeHands(serverOf(parts), new OutboundTls(parts));
+    const left = inbound.ok ? ((inbound.peer?.notAfter ?? 0) - Date.now()) / 1000 : 0;
+    t.ok(left > 800, `${left} s`);
+  }
+});
+
+t.test('a root of another trust domain that cannot be used costs that trust domain alone', async (t) => {
+  const roots = { home: await authority('home'), away: await authority('away') };
+  const noCa = await makeCertificate({ subject: 'CN=no CA' });
+  const oddName = await makeCertificate({ ca: true, dns: ['a name'] });
+  const own = await credentialsFor(home, roots.home);
+  for (const odd of [noCa, oddName]) {
+    const parts = partsOf(own, {
+      caCertificates: [bundle(odd, 'odd.example'), bundle(roots.away, 'away.example')],
+    });
+    const met = await shakeHands(serverOf(parts), new OutboundTls(parts));
+    t.ok(met.inbound.ok, 'our own peers pass');
+    const stranger = partsOf(await credentialsFor(away, roots.away, { roots: Object.values(roots) }), {
+      aliases: ['home.example'],
+    });
+    t.ok((await shakeHands(serverOf(parts), new OutboundTls(stranger))).inbound.ok, 'and so do third ones');
+    t.same(parts.trust.bundles.find(({ trustDomain }) => trustDomain === 'odd.example')?.rootsPem, []);
+  }
 });
