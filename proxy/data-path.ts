@@ -34,7 +34,7 @@ import { HeldRoom } from './http/held-body.ts';
 import { UpstreamSessions } from './http2/upstream-sessions.ts';
 import { Links } from './links.ts';
 import { maskNearest, maskParams } from './mask.ts';
-import { defaultTlsPolicy } from './mesh-tls.ts';
+import { defaultTlsPolicy, type MeshTlsParts, nobodyVerified } from './mesh-tls.ts';
 import { type ModeSwitch, PortModes } from './port-modes.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { type MeshTls, OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -141,6 +141,7 @@ export class DataPath implements TunnelContext {
   outboundTls: OutboundTls | null = null;
   /** What both were made with. */
   trust: Trust | null = null;
+  #verified: MeshTlsParts['verified'];
   #additions: TrustAdditions = { fetched: new Map(), revoked: RevocationLists.none };
   readonly handshakes: Handshakes;
   /** The handshakes that failed last. */
@@ -174,6 +175,7 @@ export class DataPath implements TunnelContext {
     this.pool = new UpstreamPool(options.limits);
     this.sessions = new UpstreamSessions(this);
     this.tunnels = new Tunnels(this);
+    this.#verified = nobodyVerified(options.limits);
     this.handshakes = new Handshakes(options.limits.maxHandshakes, options.limits.handshakeTimeout);
   }
 
@@ -200,10 +202,15 @@ export class DataPath implements TunnelContext {
    * the new trust refuses lose their connections.
    */
   #secure({ credentials, mesh }: { credentials: Credentials; mesh: MeshSettings | null }): void {
-    const trust = new Trust({ credentials, mesh, ...this.#additions });
+    const fresh = new Trust({ credentials, mesh, ...this.#additions });
+    const before = this.trust;
+    // Our own renewal changes nothing in whom we trust: what was verified by it stays verified.
+    const trust = before?.equals(fresh) ? before : fresh;
+    const verified = trust === before ? this.#verified : nobodyVerified(this.limits);
     const parts = {
       credentials,
       trust,
+      verified,
       policy: mesh?.meshTls ?? defaultTlsPolicy,
       limits: this.limits,
       counts: this.metrics.handshakes,
@@ -213,10 +220,11 @@ export class DataPath implements TunnelContext {
     this.outboundTls = outbound;
     this.inboundTls = inbound;
     this.trust = trust;
+    this.#verified = verified;
     // What was connected before was made under the old set: let new requests meet the new one.
     this.#retireUpstreams();
     this.tunnels.clear();
-    this.links.judge((peer) => judgeAgain(peer, trust, Date.now()));
+    if (trust !== before) this.links.judge((peer) => judgeAgain(peer, trust, Date.now()));
   }
 
   /** Puts a new snapshot in force and judges the live connections again by it. */

@@ -36,6 +36,9 @@ const SPREAD = 0.4;
 /** The wall clock may be set: it is looked at so often, ms, and whenever the next certificate ends. */
 const SWEEP_MS = 250;
 
+/** Of judging all peers, ms: what else waits meanwhile. */
+const SLICE_MS = 5;
+
 type Stage = 'live' | 'retired' | 'drained';
 
 /** A connection and what comes next for it. */
@@ -104,9 +107,23 @@ export class Links {
   judge(judge: Judge): void {
     this.#judge = judge;
     this.#verdicts = new WeakMap();
-    for (const link of this.#streamsFirst(this.#entries.keys())) {
-      const refused = this.refuses(link.peer);
+    this.#judgeFrom(this.#streamsFirst(this.#entries.keys()), 0);
+  }
+
+  /** In slices: a peer takes up to a millisecond, and there may be thousands. New ones are held to the judge anyway. */
+  #judgeFrom(links: readonly Link[], from: number): void {
+    const judge = this.#judge;
+    const until = performance.now() + SLICE_MS;
+    for (let at = from; at < links.length; at++) {
+      const link = links[at] as Link;
+      const refused = this.#entries.has(link) ? this.refuses(link.peer) : null;
       if (refused !== null) link.close(refused.reason, refused.detail);
+      if (performance.now() < until) continue;
+      setImmediate(() => {
+        // Another trust came meanwhile: its judge has them all.
+        if (this.#judge === judge) this.#judgeFrom(links, at + 1);
+      });
+      return;
     }
   }
 

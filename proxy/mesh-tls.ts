@@ -5,12 +5,15 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
 import type { Direction } from './connections.ts';
-import type { Trust } from './trust.ts';
+import type { PeerRole, Trust } from './trust.ts';
+import { PeerCache } from './verify-peer.ts';
 
 /** All that a change of makes TLS contexts anew, and with them the end of every session made before. */
 export interface MeshTlsParts {
   readonly credentials: Credentials;
   readonly trust: Trust;
+  /** Who was verified under this trust: kept while it stays, empty with another. */
+  readonly verified: Readonly<Record<PeerRole, PeerCache>>;
   readonly policy: MeshTlsPolicy;
   readonly limits: Limits;
   /** Counted up with each handshake. */
@@ -28,6 +31,11 @@ export function count(counts: HandshakeCounts, stream: TLSSocket, passed: boolea
   if (!passed) counts.failed++;
   else if (stream.isSessionReused()) counts.resumed++;
   else counts.full++;
+}
+
+/** For a trust that is new. */
+export function nobodyVerified({ resumableSessions }: Limits): Record<PeerRole, PeerCache> {
+  return { client: new PeerCache(resumableSessions), server: new PeerCache(resumableSessions) };
 }
 
 /** For handshakes that nobody counts. */

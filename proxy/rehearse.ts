@@ -7,7 +7,7 @@ import type { Limits } from '../mesh/limits.ts';
 import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
 import { reset } from './connections.ts';
 import { Handshakes } from './handshakes.ts';
-import { type MeshTlsParts, uncounted } from './mesh-tls.ts';
+import { type MeshTlsParts, nobodyVerified, uncounted } from './mesh-tls.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls } from './tls-outbound.ts';
 import { Trust } from './trust.ts';
@@ -49,7 +49,11 @@ export async function rehearse(
     sockets.push(theirs, ours);
     signal?.throwIfAborted();
     signal?.addEventListener('abort', () => theirs.destroy(), { once: true });
-    await meet({ credentials, trust, policy, limits, counts: uncounted() }, theirs, ours);
+    await meet(
+      { credentials, trust, verified: nobodyVerified(limits), policy, limits, counts: uncounted() },
+      theirs,
+      ours,
+    );
   } catch (error) {
     if (error instanceof RehearsalError) throw error;
     throw new RehearsalError(`it could not be tried: ${(error as Error).message}`);

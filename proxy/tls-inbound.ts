@@ -15,7 +15,7 @@ import {
   chainRefused,
   describeTlsError,
   judged,
-  PeerCache,
+  type PeerCache,
   type PeerVerdict,
   presentedChain,
   readPeer,
@@ -116,7 +116,7 @@ export class InboundTls {
     this.handshakes = handshakes;
     this.#counts = parts.counts.inbound;
     this.#trust = trust;
-    this.#verified = new PeerCache(limits.resumableSessions);
+    this.#verified = parts.verified.client;
     // Made here, not at the first handshake, so that a key that does not fit the certificate is refused.
     const context = createSecureContext({
       ...contextOptions(parts),

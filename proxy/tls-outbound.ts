@@ -21,7 +21,7 @@ import {
   chainRefused,
   describeTlsError,
   judged,
-  PeerCache,
+  type PeerCache,
   type PeerVerdict,
   presentedChain,
   readPeer,
@@ -141,7 +141,7 @@ export class OutboundTls {
     this.credentials = credentials;
     this.#trust = trust;
     this.counts = parts.counts.outbound;
-    this.#verified = new PeerCache(limits.resumableSessions);
+    this.#verified = parts.verified.server;
     this.#maxSessions = limits.resumableSessions;
     this.#context = createSecureContext(contextOptions(parts));
   }

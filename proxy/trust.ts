@@ -49,6 +49,11 @@ export class Trust {
     }
   }
 
+  /** True where the other says the same of everybody. */
+  equals(other: Trust): boolean {
+    return this.#revoked === other.#revoked && JSON.stringify(this.bundles) === JSON.stringify(other.bundles);
+  }
+
   /** True for our trust domain, its aliases, and those that a bundle was given for. */
   knows(trustDomain: string): boolean {
     return this.#anchors.has(trustDomain);

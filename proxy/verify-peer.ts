@@ -29,8 +29,9 @@ export interface VerifiedPeer {
   readonly issuer: string;
   /** The root that vouches for it. */
   readonly root: ChainRoot;
-  /** What its certificate was verified for. */
+  /** What its certificate was verified for, and by which trust. */
   readonly role: PeerRole;
+  readonly trust: Trust;
   /** What it presented, DER, leaf first; none of it is trusted for being here. */
   readonly chain: readonly Buffer[];
 }
@@ -102,14 +103,16 @@ export function readPeer(
   const { notBefore, notAfter, root } = verdict;
   const hash = fingerprint.replaceAll(':', '').toLowerCase();
   const issuer = leaf.issuer.replaceAll('\n', ', ');
-  const peer: VerifiedPeer = { identity, hash, serial, issuer, notBefore, notAfter, root, role, chain };
+  const about = { identity, hash, serial, issuer, notBefore, notAfter, root };
+  const peer: VerifiedPeer = { ...about, role, trust, chain };
   judged.set(fingerprint, peer);
   return stillValid(peer, now);
 }
 
-/** Judges anew, by the trust now in force, who was verified under another. Null: all is as it was. */
+/** Judges anew, by the trust now in force, who was verified under another. Null: it still passes. */
 export function judgeAgain(peer: VerifiedPeer, trust: Trust, now: number): RefusedVerdict | null {
   const { identity, chain, role } = peer;
+  if (peer.trust === trust) return null;
   const verdict = trust.verify(chain, identity.trustDomain, role, now);
   if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
   return verdict.ok ? null : { ...verdict, detail: naming(identity, verdict.detail) };

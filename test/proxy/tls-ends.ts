@@ -8,7 +8,7 @@ import { parseIdentity } from '../../mesh/identity.ts';
 import { limitsWith } from '../../mesh/limits.ts';
 import type { CaCertificates, MeshTlsPolicy } from '../../mesh/snapshot.ts';
 import { Handshakes } from '../../proxy/handshakes.ts';
-import { defaultTlsPolicy, type MeshTlsParts, uncounted } from '../../proxy/mesh-tls.ts';
+import { defaultTlsPolicy, type MeshTlsParts, nobodyVerified, uncounted } from '../../proxy/mesh-tls.ts';
 import type { HandshakeFacts } from '../../proxy/seen-handshake.ts';
 import { InboundTls } from '../../proxy/tls-inbound.ts';
 import { OutboundTls } from '../../proxy/tls-outbound.ts';
@@ -88,7 +88,14 @@ export function partsOf(credentials: Credentials, around: Surroundings = {}): Me
     fetched: around.fetched ?? new Map(),
     revoked: around.revoked ?? RevocationLists.none,
   });
-  return { credentials, trust, policy: around.policy ?? defaultTlsPolicy, limits, counts: uncounted() };
+  return {
+    credentials,
+    trust,
+    verified: nobodyVerified(limits),
+    policy: around.policy ?? defaultTlsPolicy,
+    limits,
+    counts: uncounted(),
+  };
 }
 
 export function serverOf(parts: MeshTlsParts): InboundTls {
