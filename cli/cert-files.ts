@@ -28,7 +28,8 @@ export async function viewFolder(dir: string, now: number): Promise<FilesView> {
     .filter(({ certificates }) => certificates.length > 0);
   let problem: string | null = null;
   try {
-    await fileSource({ dir, now: () => now }).obtain(new AbortController().signal);
+    const { notBefore } = await fileSource({ dir, now: () => now }).obtain(new AbortController().signal);
+    if (notBefore > now) problem = `valid from ${new Date(notBefore).toISOString()} on: run waits for that`;
   } catch (error) {
     problem = (error as Error).message;
   }

@@ -134,8 +134,8 @@ function namesFault(path: readonly Certificate[], at: number): string | null {
 /**
  * X509-SVID §3.2 of a signing certificate: "If present, the SPIFFE ID of a signing certificate MUST NOT have a path
  * component, and SHOULD reside in the trust domain of any leaf SVIDs it issues." Under a root that several trust
- * domains share this alone keeps the CA of one from vouching for another, so the second half is held to as well,
- * of the CA that issued the leaf: those above it may be of another trust domain. An anchor is in the bundle by
+ * domains share this alone keeps the CA of one from vouching for another, so the second half is held to as well, of
+ * every CA of the path: else one more CA in between, which it signs itself, would do. An anchor is in the bundle by
  * somebody's decision, whatever it is called.
  */
 function signingIdentityFault(path: readonly Certificate[], at: number): string | null {
@@ -144,7 +144,7 @@ function signingIdentityFault(path: readonly Certificate[], at: number): string 
     const [, trustDomain, rest] = /^spiffe:\/\/([^/]*)(.*)$/i.exec(uri) ?? [];
     if (trustDomain === undefined) continue;
     if (rest !== '') return `is a CA whose SPIFFE ID has a path: ${short(uri)}`;
-    if (at === 1 && trustDomain !== leafDomain) {
+    if (trustDomain !== leafDomain) {
       return `is the CA of ${short(trustDomain)} and may not vouch for ${leafDomain ?? 'a leaf without a SPIFFE ID'}`;
     }
   }

@@ -194,6 +194,22 @@ t.test('refusals say what is wrong', (t) => {
   t.end();
 });
 
+t.test('the CA of another trust domain vouches for nobody of ours by way of one more CA', (t) => {
+  for (const name of [null, [uriName('spiffe://cluster.local')]]) {
+    const links = goodLinks(4) as [Link, Link, Link, Link];
+    links[1].names = [uriName('spiffe://evil.example')];
+    links[2].names = name;
+    t.match(ask(presented(links)), {
+      ok: false,
+      reason: 'bad_certificate',
+      detail: /is the CA of evil\.example/,
+    });
+    links[1].names = [uriName('spiffe://cluster.local')];
+    t.match(ask(presented(links)), { ok: true }, 'one of ours does');
+  }
+  t.end();
+});
+
 t.test('keys and signatures of every kind in use', (t) => {
   for (const [title, keys, algorithm] of [
     ['RSA', rsaKeys(), 'rsa sha256'],
