@@ -31,6 +31,8 @@ export const DAY = 86_400_000;
 export interface Link {
   subject: string;
   keys: Keys;
+  /** Written in the place of the public key. */
+  spki?: Uint8Array;
   /** What it claims as its issuer and is signed by; undefined: the link before. */
   issuer?: string;
   issuerKey?: KeyObject;
@@ -102,6 +104,7 @@ export function make(link: Link, issuer: Link): Buffer {
   return certificate({
     subject,
     keys,
+    spki: link.spki,
     notBefore,
     notAfter,
     algorithm,

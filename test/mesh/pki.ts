@@ -150,6 +150,8 @@ export interface CertificateWish {
   readonly subject: string;
   readonly issuer: string;
   readonly keys: Keys;
+  /** SubjectPublicKeyInfo in the place of that of `keys`: what no library writes. */
+  readonly spki?: Uint8Array | undefined;
   readonly issuerKey: KeyObject;
   readonly serial?: string;
   /** Milliseconds since the epoch. */
@@ -175,7 +177,7 @@ export function certificate(wish: CertificateWish): Buffer {
         distinguishedName(wish.issuer),
         sequence(time(wish.notBefore), time(wish.notAfter)),
         distinguishedName(wish.subject),
-        wish.keys.publicKey.export({ type: 'spki', format: 'der' }),
+        wish.spki ?? wish.keys.publicKey.export({ type: 'spki', format: 'der' }),
         ...(extensions.length === 0 ? [] : [tlv(0xa3, sequence(...extensions))]),
       ),
     wish.issuerKey,
