@@ -1,7 +1,9 @@
 /** Lets one process at a time, and one task of it, change an embedded CA's folder. */
+import { chmodSync, closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { SECRET } from './file-store.ts';
 import { CredentialsError } from './source.ts';
 
 /** A batch of a hundred signatures takes a fifth of a second; who holds it for longer is stuck. */
@@ -37,6 +39,9 @@ export async function withLock<T>(dir: string, work: () => Promise<T>): Promise<
 
 function open(file: string): DatabaseSync {
   try {
+    // Made by us: whoever may read the file may lock it, and SQLite makes it readable for all.
+    closeSync(openSync(file, 'a', SECRET));
+    chmodSync(file, SECRET);
     return new DatabaseSync(file, { timeout: 0 });
   } catch (error) {
     throw new CredentialsError(`${file} cannot be opened: ${(error as Error).message}`);

@@ -181,12 +181,14 @@ function byTrustDomain(
 function federatedOf(bundles: Bundles, complain: (problem: string) => void): readonly TrustBundle[] {
   const federated: TrustBundle[] = [];
   for (const [trustDomain, der] of [...bundles].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
-    if (der.length === 0) continue; // emptied: whom it vouched for is no longer trusted
+    let rootsPem: readonly string[] = [];
     try {
-      federated.push({ trustDomain, rootsPem: certificatesOf(der, `the bundle of ${trustDomain}`) });
+      rootsPem = certificatesOf(der, `the bundle of ${trustDomain}`);
     } catch (error) {
       complain(`${(error as Error).message}; nobody of that trust domain is trusted`);
     }
+    // One that is empty stays named: left out, it might be an alias of ours, and our own roots stand for it.
+    federated.push({ trustDomain, rootsPem });
   }
   return federated;
 }

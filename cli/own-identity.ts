@@ -133,10 +133,12 @@ export class OwnIdentity {
     const alarms = (state?.alarms ?? []).map(({ message }) => message);
     const lastError = state?.lastError ?? null;
     const problem = this.#crl?.problem ?? null;
+    const unfetched = this.#bundles.status().filter(({ lastError: fault }) => fault !== null);
     return [
       ...alarms,
       ...(lastError === null || alarms.some((text) => text.includes(lastError)) ? [] : [lastError]),
       ...(problem === null ? [] : [problem]),
+      ...unfetched.map(({ url, lastError: fault }) => `no new roots from ${url}: ${fault}`),
     ];
   }
 

@@ -95,7 +95,13 @@ function readable({ trustDomain, rootsPem }: TrustBundle): TrustBundle {
  */
 function bundlesOf({ credentials, mesh, fetched }: TrustSources): readonly TrustBundle[] {
   const named = new Map<string, string[]>();
-  const own = [...credentials.rootsPem];
+  const { trustDomain: ours } = credentials.identity;
+  const trustDomain = mesh?.trustDomain ?? ours;
+  const aliases = mesh?.trustDomainAliases ?? [];
+  // Files and agents say who we are. Where that is none of the mesh's, our CA does not vouch for the mesh.
+  const inMesh = ours === trustDomain || aliases.includes(ours);
+  const own = inMesh ? [...credentials.rootsPem] : [];
+  if (!inMesh) add(named, ours, credentials.rootsPem);
   for (const { trustDomain, rootsPem } of credentials.federated) add(named, trustDomain, rootsPem);
   for (const { pem, spiffeBundleUrl, trustDomains } of mesh?.caCertificates ?? []) {
     const roots = [
@@ -105,11 +111,10 @@ function bundlesOf({ credentials, mesh, fetched }: TrustSources): readonly Trust
     if (trustDomains.length === 0) own.push(...roots);
     for (const trustDomain of trustDomains) add(named, trustDomain, roots);
   }
-  const trustDomain = mesh?.trustDomain ?? credentials.identity.trustDomain;
   own.push(...(named.get(trustDomain) ?? []));
   const ownRoots = [...new Set(own)];
   const bundles = new Map<string, readonly string[]>([[trustDomain, ownRoots]]);
-  for (const alias of mesh?.trustDomainAliases ?? []) bundles.set(alias, named.get(alias) ?? ownRoots);
+  for (const alias of aliases) bundles.set(alias, named.get(alias) ?? ownRoots);
   for (const [other, roots] of named)
     if (other !== trustDomain && roots.length > 0) bundles.set(other, [...new Set(roots)]);
   return [...bundles].map(([name, rootsPem]) => ({ trustDomain: name, rootsPem }));

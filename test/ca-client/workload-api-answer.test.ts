@@ -59,9 +59,10 @@ t.test('an SVID becomes credentials', async (t) => {
     credentials.federated.map(({ trustDomain, rootsPem }) => [trustDomain, rootsPem.map(trimmed)]),
     [
       ['a.test', [newRoot.pem, two.root.pem].map(trimmed)],
+      ['three.test', []],
       ['two.test', [trimmed(two.root.pem)]],
     ],
-    'an emptied bundle vouches for nobody',
+    'an emptied bundle is one of nobody, and stands for its trust domain all the same',
   );
 });
 

@@ -245,3 +245,26 @@ t.test('a root of another trust domain that cannot be used costs that trust doma
     t.same(parts.trust.bundles.find(({ trustDomain }) => trustDomain === 'odd.example')?.rootsPem, []);
   }
 });
+
+t.test('a federated bundle that was emptied does not make an alias ours', async (t) => {
+  const root = await authority('home');
+  const federated = [{ trustDomain: 'away.example', rootsPem: [] }];
+  const ours = partsOf(await credentialsFor(home, root, { federated }), { aliases: ['away.example'] });
+  const stranger = partsOf(await credentialsFor(away, root), { aliases: ['home.example'] });
+  const { inbound } = await shakeHands(serverOf(ours), new OutboundTls(stranger));
+  t.equal(inbound.ok ? null : inbound.reason, 'untrusted_issuer');
+});
+
+t.test("our CA vouches for our own trust domain, whatever the mesh's is called", async (t) => {
+  const root = await authority('home');
+  const ours = partsOf(await credentialsFor(home, root), { trustDomain: 'cluster.local' });
+  const cases = [
+    ['spiffe://cluster.local/ns/shop/sa/web', 'untrusted_issuer'],
+    ['spiffe://home.example/ns/shop/sa/web', null],
+  ] as const;
+  for (const [uri, refused] of cases) {
+    const theirs = partsOf(await credentialsFor(uri, root), { aliases: ['home.example'] });
+    const { inbound } = await shakeHands(serverOf(ours), new OutboundTls(theirs));
+    t.equal(inbound.ok ? null : inbound.reason, refused, uri);
+  }
+});
