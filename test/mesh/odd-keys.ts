@@ -76,7 +76,6 @@ export const oddKeys: Readonly<Record<string, () => Uint8Array>> = {
       modulusLength: 2_048,
       hashAlgorithm: 'sha256',
       mgf1HashAlgorithm: 'sha512',
-      saltLength: 99,
     }),
   ),
   'DSA: no parameters': () => info(DSA, [], int('05')),
@@ -92,7 +91,8 @@ export const oddKeys: Readonly<Record<string, () => Uint8Array>> = {
   'ML-DSA': ofKind(() => generateKeyPairSync('ml-dsa-44')),
   'ML-KEM': ofKind(() => generateKeyPairSync('ml-kem-768')),
   'SLH-DSA': ofKind(() => generateKeyPairSync('slh-dsa-sha2-128f')),
-  'Diffie-Hellman': ofKind(() => generateKeyPairSync('dh', { group: 'modp14' })),
+  'Diffie-Hellman': () =>
+    info('1.2.840.113549.1.3.1', [sequence(int(number(256)), int('02'))], int(number(255))),
   'Diffie-Hellman of X9.42': () =>
     info('1.2.840.10046.2.1', [sequence(int('0b'), int('02'), int('05'))], int('03')),
   GOST: () => info('1.2.643.7.1.1.1.1', [sequence(oid('1.2.643.2.2.35.1'))], Buffer.from(number(66), 'hex')),
