@@ -198,8 +198,8 @@ export class DataPath implements TunnelContext {
   }
 
   /**
-   * Makes TLS anew of what it is made of. Sessions made before are not resumed, upstreams not used again; peers whom
-   * the new trust refuses lose their connections.
+   * Makes TLS anew of what it is made of. Sessions made before are not resumed; peers whom the new trust refuses lose
+   * their connections.
    */
   #secure({ credentials, mesh }: { credentials: Credentials; mesh: MeshSettings | null }): void {
     const fresh = new Trust({ credentials, mesh, ...this.#additions });
@@ -218,12 +218,16 @@ export class DataPath implements TunnelContext {
     const outbound = new OutboundTls(parts);
     const inbound = new InboundTls(parts, this.handshakes);
     this.outboundTls = outbound;
+    const former = this.credentials;
     this.inboundTls = inbound;
     this.trust = trust;
     this.#verified = verified;
-    // What was connected before was made under the old set: let new requests meet the new one.
-    this.#retireUpstreams();
-    this.tunnels.clear();
+    // Let new requests be made with the new certificate. Other lists or roots are no reason to make all anew, of the
+    // whole mesh at the same moment: whom they refuse is closed by name.
+    if (credentials !== former || !sameTls(this.#mesh, mesh)) {
+      this.#retireUpstreams();
+      this.tunnels.clear();
+    }
     if (trust !== before) this.links.judge((peer) => judgeAgain(peer, trust, Date.now()));
   }
 
@@ -438,10 +442,11 @@ const SWITCHED: Readonly<Record<Mode, string>> = {
 };
 
 /** True where nothing has changed that TLS is made of. */
-function sameTls(one: MeshSettings | null, other: MeshSettings): boolean {
+function sameTls(one: MeshSettings | null, other: MeshSettings | null): boolean {
   const parts = ({ trustDomain, trustDomainAliases, caCertificates, meshTls }: MeshSettings): string =>
     JSON.stringify([trustDomain, trustDomainAliases, caCertificates, meshTls]);
-  return one !== null && parts(one) === parts(other);
+  if (one === null || other === null) return one === other;
+  return parts(one) === parts(other);
 }
 
 /** Worked out only for a line that is really written. */
