@@ -153,6 +153,11 @@ export class CredentialKeeper {
     this.#next = null;
   }
 
+  /** The wall clock was set, or the machine slept: whatever is due by it is not to wait for the next look. */
+  wake(): void {
+    if (!this.#stopped && this.#running === null) this.#look();
+  }
+
   #sourceChanged(): void {
     if (this.#running !== null) this.#changed = true;
     else if (!this.#stopped) this.#attempt();

@@ -1,5 +1,5 @@
 /** The certificates in files, as `oarlock certs` shows them without a sidecar. Keys are read to check them, never shown. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileSource } from '../ca-client/files.ts';
 import { UsageError } from '../config/usage-error.ts';
@@ -48,6 +48,8 @@ function namesIn(dir: string): readonly string[] {
 
 function certificatesIn(file: string): readonly CertificateView[] {
   try {
+    // To open a pipe may block for ever.
+    if (!statSync(file).isFile()) throw new Error('it is no regular file');
     return certificatesOf(readFileSync(file, 'utf8'));
   } catch (error) {
     throw new UsageError(`${file}: ${(error as Error).message}`);

@@ -28,6 +28,10 @@ export interface OwnIdentityParts {
   readonly onChange: () => void;
 }
 
+/** So often it is looked whether the wall clock was set, and by so much it must have been. */
+const CLOCK_LOOK_MS = 1_000;
+const CLOCK_JUMP_MS = 2_000;
+
 /** Not ready any more, so that load goes elsewhere, for this share of a certificate's life before its end. */
 const LAST_SHARE = 0.05;
 const LEAST_LAST_MS = 1_000;
@@ -44,6 +48,7 @@ export class OwnIdentity {
   /** What the data plane was told last. */
   #trust: TrustUpdate = { crl: null, fetched: new Map() };
   #crl: CrlFile | null = null;
+  readonly #clockWatch: NodeJS.Timeout;
   #keeper: CredentialKeeper | null = null;
   /** URI of the identity the keeper was started for. */
   #keptFor = '';
@@ -56,6 +61,7 @@ export class OwnIdentity {
     this.#log = log;
     this.#metrics = metrics;
     this.#onChange = onChange;
+    this.#clockWatch = this.#watchClock();
     this.#bundles = createBundleStore({ onChange: (status) => this.#bundleChanged(status) });
     metrics.watch({
       name: 'oarlock_trust_bundles',
@@ -63,6 +69,20 @@ export class OwnIdentity {
       type: 'gauge',
       read: () => countBundles(this.#bundles.status()),
     });
+  }
+
+  /** The keeper goes by a clock that is never set and stands still while the machine sleeps; certificates do not. */
+  #watchClock(): NodeJS.Timeout {
+    let before = Date.now() - performance.now();
+    const timer = setInterval(() => {
+      const now = Date.now() - performance.now();
+      const jumped = Math.abs(now - before) > CLOCK_JUMP_MS;
+      before = now;
+      // Not all of a machine's sidecars, nor all that were stopped with it, in the same moment.
+      if (jumped) setTimeout(() => this.#keeper?.wake(), CLOCK_JUMP_MS * Math.random()).unref();
+    }, CLOCK_LOOK_MS);
+    timer.unref();
+    return timer;
   }
 
   /**
@@ -102,6 +122,7 @@ export class OwnIdentity {
 
   stop(): void {
     this.#stopped = true;
+    clearInterval(this.#clockWatch);
     this.#keeper?.stop();
     this.#crl?.close();
     this.#bundles.close();

@@ -214,3 +214,26 @@ t.test('a set that is valid at once makes one that is held superfluous', async (
   t.match(run.keeper.state, { phase: 'valid', serial: '2' });
   run.keeper.stop();
 });
+
+t.test('told that the clock was set, it does not wait for its next look', async (t) => {
+  let attempts = 0;
+  const run = keeping((clock, attempt) => {
+    attempts = attempt;
+    return set(clock, `${attempt}`);
+  });
+  run.keeper.start();
+  await run.clock.advance(1_000);
+  run.clock.jump(2 * DAY);
+  t.ok(run.keeper.expired);
+  run.keeper.wake();
+  await run.clock.advance(1);
+  t.equal(attempts, 2, 'asked at once');
+  t.notOk(run.keeper.expired);
+  run.keeper.wake();
+  await run.clock.advance(1);
+  t.equal(attempts, 2, 'and not where nothing is due');
+  run.keeper.stop();
+  run.keeper.wake();
+  await run.clock.advance(DAY);
+  t.equal(attempts, 2, 'nor once it was stopped');
+});
