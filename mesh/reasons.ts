@@ -96,6 +96,12 @@ const table = {
     flag: '-',
     hint: 'look for a peer that begins handshakes and does not finish them; see --max-handshakes',
   },
+  shunned: {
+    sentence:
+      'TLS: no handshake is made with this address for a while, for what one of its certificates cost',
+    flag: 'UF',
+    hint: 'see GET /handshakes for who presented what: no honest peer does; it ends by itself, with a restart at once',
+  },
   bad_spiffe_id: {
     sentence: "TLS: the peer's certificate does not carry exactly one valid SPIFFE URI",
     flag: '-',

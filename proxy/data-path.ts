@@ -34,7 +34,7 @@ import { HeldRoom } from './http/held-body.ts';
 import { UpstreamSessions } from './http2/upstream-sessions.ts';
 import { Links } from './links.ts';
 import { maskNearest, maskParams } from './mask.ts';
-import { defaultTlsPolicy, type MeshTlsParts, nobodyVerified } from './mesh-tls.ts';
+import { defaultTlsPolicy, type MeshTlsParts, nobodyShunned, nobodyVerified } from './mesh-tls.ts';
 import { type ModeSwitch, PortModes } from './port-modes.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { type MeshTls, OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -67,6 +67,7 @@ const HANDSHAKE_REASONS: ReadonlySet<ReasonCode> = new Set([
   'tls_handshake_timeout',
   'tls_handshake_failed',
   'too_many_handshakes',
+  'shunned',
   'no_peer_certificate',
   'untrusted_issuer',
   'expired',
@@ -144,6 +145,7 @@ export class DataPath implements TunnelContext {
   #verified: MeshTlsParts['verified'];
   #additions: TrustAdditions = { fetched: new Map(), revoked: RevocationLists.none };
   readonly handshakes: Handshakes;
+  readonly #shunned = nobodyShunned();
   /** The handshakes that failed last. */
   readonly flights = new FlightRecorder();
   draining = false;
@@ -214,6 +216,7 @@ export class DataPath implements TunnelContext {
       policy: mesh?.meshTls ?? defaultTlsPolicy,
       limits: this.limits,
       counts: this.metrics.handshakes,
+      shunned: this.#shunned,
     };
     const outbound = new OutboundTls(parts);
     const inbound = new InboundTls(parts, this.handshakes);

@@ -5,6 +5,7 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
 import type { Direction } from './connections.ts';
+import { Shunned } from './shunned.ts';
 import type { PeerRole, Trust } from './trust.ts';
 import { PeerCache } from './verify-peer.ts';
 
@@ -18,6 +19,8 @@ export interface MeshTlsParts {
   readonly limits: Limits;
   /** Counted up with each handshake. */
   readonly counts: Record<Direction, HandshakeCounts>;
+  /** Inbound: by callers' networks. Outbound: by servers' `host:port`. Whatever we trust, they stay. */
+  readonly shunned: Readonly<Record<Direction, Shunned>>;
 }
 
 /** By what came of them; `resumed` are no part of `full`. */
@@ -36,6 +39,10 @@ export function count(counts: HandshakeCounts, stream: TLSSocket, passed: boolea
 /** For a trust that is new. */
 export function nobodyVerified({ resumableSessions }: Limits): Record<PeerRole, PeerCache> {
   return { client: new PeerCache(resumableSessions), server: new PeerCache(resumableSessions) };
+}
+
+export function nobodyShunned(): Record<Direction, Shunned> {
+  return { inbound: new Shunned(), outbound: new Shunned() };
 }
 
 /** For handshakes that nobody counts. */

@@ -7,7 +7,7 @@ import type { Limits } from '../mesh/limits.ts';
 import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
 import { reset } from './connections.ts';
 import { Handshakes } from './handshakes.ts';
-import { type MeshTlsParts, nobodyVerified, uncounted } from './mesh-tls.ts';
+import { type MeshTlsParts, nobodyShunned, nobodyVerified, uncounted } from './mesh-tls.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { OutboundTls } from './tls-outbound.ts';
 import { Trust } from './trust.ts';
@@ -50,7 +50,15 @@ export async function rehearse(
     signal?.throwIfAborted();
     signal?.addEventListener('abort', () => theirs.destroy(), { once: true });
     await meet(
-      { credentials, trust, verified: nobodyVerified(limits), policy, limits, counts: uncounted() },
+      {
+        credentials,
+        trust,
+        verified: nobodyVerified(limits),
+        policy,
+        limits,
+        counts: uncounted(),
+        shunned: nobodyShunned(),
+      },
       theirs,
       ours,
     );

@@ -50,6 +50,7 @@ export const TRANSPORT: ReadonlySet<ReasonCode> = new Set([
   'tls_handshake_failed',
   'tls_handshake_timeout',
   'resumption_refused',
+  'shunned',
   'bad_tls_files',
   'no_credentials',
 ]);

@@ -7,9 +7,12 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import { reset, socketUnder } from './connections.ts';
+import { dearness, MAX_FLIGHT } from './dear-chain.ts';
 import type { Handshakes, PendingHandshake } from './handshakes.ts';
 import { contextOptions, count, type HandshakeCounts, type MeshTlsParts } from './mesh-tls.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
+import { callerOf, type Ends, type Shunned, seconds } from './shunned.ts';
+import { Strangers, type StrangersHandshake } from './strangers.ts';
 import type { Trust } from './trust.ts';
 import {
   chainRefused,
@@ -38,12 +41,16 @@ export interface TerminateDone {
 }
 
 /** One inbound handshake from the moment it is asked for: also while it waits for its turn. */
-class Terminating implements PendingHandshake {
+class Terminating implements PendingHandshake, StrangersHandshake {
   readonly #owner: InboundTls;
   readonly #server: Server;
   readonly socket: Socket;
   readonly alpn: readonly string[];
   readonly done: TerminateDone;
+  /** By what it may be shunned. */
+  readonly caller: string | null;
+  /** Bytes that were read before: the ClientHello, mostly. */
+  readonly #readBefore: number;
   #settled = false;
 
   constructor(
@@ -58,6 +65,16 @@ class Terminating implements PendingHandshake {
     this.socket = socket;
     this.alpn = alpn;
     this.done = done;
+    this.caller = owner.callerOf(socket);
+    this.#readBefore = socket.bytesRead;
+  }
+
+  proceed(): void {
+    this.#owner.enter(this);
+  }
+
+  turnAway(ms: number): void {
+    this.refuse('shunned', `${this.caller} for another ${seconds(ms)}`, NO_FACTS);
   }
 
   begin(): void {
@@ -72,9 +89,14 @@ class Terminating implements PendingHandshake {
   }
 
   giveWay(stalledMs: number): void {
-    this.refuse('too_many_handshakes', `no end for ${stalledMs} ms`, NO_FACTS);
+    this.refuse('too_many_handshakes', this.#owner.blame(this, `no end for ${stalledMs} ms`, null), NO_FACTS);
     // TLS may be at work on what the socket read.
     setImmediate(() => reset(this.socket));
+  }
+
+  /** Bytes that came since; what follows a finished handshake is among them. */
+  get flight(): number {
+    return this.socket.bytesRead - this.#readBefore;
   }
 
   succeed(stream: TLSSocket, peer: VerifiedPeer): void {
@@ -90,6 +112,7 @@ class Terminating implements PendingHandshake {
     if (this.#settled) return false;
     this.#settled = true;
     this.#owner.handshakes.done(this);
+    this.#owner.strangers.done(this);
     return true;
   }
 }
@@ -99,6 +122,9 @@ const NO_FACTS = { openssl: null, sni: null, chain: [] } as const;
 export class InboundTls {
   readonly credentials: Credentials;
   readonly handshakes: Handshakes;
+  readonly callerOf: (socket: Ends) => string | null;
+  readonly #shunned: Shunned;
+  readonly strangers: Strangers;
   readonly #counts: HandshakeCounts;
   readonly #trust: Trust;
   readonly #meshAlpn: Server;
@@ -109,11 +135,17 @@ export class InboundTls {
   /** Leaves whose chain was verified under this trust: in a full handshake, which a resumed one may rely on. */
   readonly #verified: PeerCache;
 
-  /** @throws where OpenSSL cannot use the credentials or the policy */
-  constructor(parts: MeshTlsParts, handshakes: Handshakes) {
+  /**
+   * @param caller by what a caller is shunned; null: never
+   * @throws where OpenSSL cannot use the credentials or the policy
+   */
+  constructor(parts: MeshTlsParts, handshakes: Handshakes, caller = callerOf) {
     const { credentials, trust, limits } = parts;
     this.credentials = credentials;
     this.handshakes = handshakes;
+    this.callerOf = caller;
+    this.#shunned = parts.shunned.inbound;
+    this.strangers = new Strangers(this.#shunned, limits.handshakeTimeout);
     this.#counts = parts.counts.inbound;
     this.#trust = trust;
     this.#verified = parts.verified.client;
@@ -154,11 +186,22 @@ export class InboundTls {
   }
 
   #terminate(handshake: Terminating): void {
-    const { socket } = handshake;
+    const { socket, caller } = handshake;
+    const shunned = caller === null ? 0 : this.#shunned.left(caller);
+    if (shunned > 0) {
+      handshake.turnAway(shunned);
+      return;
+    }
     this.#waiting.set(socket, handshake);
     // Half-open is for what comes after: a peer that leaves inside the handshake must not be waited for.
     socket.allowHalfOpen = false;
-    if (!this.handshakes.enter(handshake)) socket.once('close', () => handshake.settle());
+    if (this.strangers.admits(handshake)) this.enter(handshake);
+    else socket.once('close', () => handshake.settle());
+  }
+
+  /** Begins a handshake now, or when there is room for it. */
+  enter(handshake: Terminating): void {
+    if (!this.handshakes.enter(handshake)) handshake.socket.once('close', () => handshake.settle());
   }
 
   #serverFor(alpn: readonly string[], http: boolean): Server {
@@ -189,8 +232,15 @@ export class InboundTls {
     // Node calls us from inside OpenSSL's SSL_read: destroying the stream here, as a refusal does, frees what
     // OpenSSL goes on to use and kills the process. A microtask would still run inside that call.
     setImmediate(() => {
-      if (verdict.ok) handshake.succeed(stream, verdict.peer);
-      else handshake.refuse(verdict.reason, verdict.detail, refusedFacts(stream, leaf));
+      if (verdict.ok) {
+        if (handshake.caller !== null) this.#shunned.trust(handshake.caller);
+        handshake.succeed(stream, verdict.peer);
+        return;
+      }
+      // What OpenSSL trusts was made by a CA of ours, and verified no further than that.
+      const dear = stream.authorized || leaf === undefined ? null : dearness(leaf);
+      const detail = dear === null ? verdict.detail : this.#shun(handshake, verdict.detail, dear);
+      handshake.refuse(verdict.reason, detail, refusedFacts(stream, leaf));
     });
   }
 
@@ -198,7 +248,25 @@ export class InboundTls {
     this.#counts.failed++;
     const openssl = describeTlsError(error);
     const sni = stream.servername || null;
-    this.#take(stream)?.refuse(reasonOfTlsError(error.code ?? ''), openssl, { openssl, sni, chain: [] });
+    const handshake = this.#take(stream);
+    if (handshake === null) return;
+    const detail = this.blame(handshake, openssl, stream.getPeerX509Certificate() ?? null);
+    handshake.refuse(reasonOfTlsError(error.code ?? ''), detail, { openssl, sni, chain: [] });
+  }
+
+  /**
+   * Shuns the caller of a handshake that was never finished, where more came of it than honest peers say till then.
+   * @param leaf where it came so far that OpenSSL verified it
+   * @returns the detail of its refusal, with that
+   */
+  blame(handshake: Terminating, detail: string, leaf: X509Certificate | null): string {
+    const dear = handshake.flight > MAX_FLIGHT ? `${handshake.flight} bytes` : leaf && dearness(leaf);
+    return dear === null ? detail : this.#shun(handshake, detail, dear);
+  }
+
+  #shun({ caller }: Terminating, detail: string, dear: string): string {
+    const ms = caller === null ? 0 : this.#shunned.shun(caller);
+    return ms === 0 ? `${detail}; ${dear}` : `${detail}; ${dear}: ${caller} is shunned for ${seconds(ms)}`;
   }
 
   /** Chain, validity, exactly one SPIFFE URI, trust domain; a resumed session is checked anew. */

@@ -1,4 +1,5 @@
 /** TLS of the outbound side: mesh mTLS with secure naming and resumption, and the TLS a DestinationRule asks for. */
+import type { X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import {
   checkServerIdentity,
@@ -14,8 +15,10 @@ import { readCertificate } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
+import { dearness, MAX_FLIGHT } from './dear-chain.ts';
 import { contextOptions, count, type HandshakeCounts, type MeshTlsParts } from './mesh-tls.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
+import { type Shunned, seconds } from './shunned.ts';
 import type { Trust } from './trust.ts';
 import {
   chainRefused,
@@ -62,23 +65,35 @@ interface Resumable {
   readonly peer: VerifiedPeer;
 }
 
+/** A server's list of the CAs it takes is as long as its bundle. */
+const MAX_SERVER_FLIGHT = 2 * MAX_FLIGHT;
+
 /** One outbound TLS connection: the record its listeners work on. */
 class Handshake {
   readonly owner: OutboundTls;
   readonly tls: MeshTls;
   readonly alpn: readonly string[];
+  /** `host:port` */
+  readonly address: string;
   readonly key: string;
   readonly resumed: Resumable | null;
   readonly done: OriginateDone;
   peer: VerifiedPeer | null = null;
   settled = false;
 
-  constructor(owner: OutboundTls, tls: MeshTls, alpn: readonly string[], key: string, done: OriginateDone) {
+  constructor(
+    owner: OutboundTls,
+    tls: MeshTls,
+    alpn: readonly string[],
+    address: string,
+    done: OriginateDone,
+  ) {
     this.owner = owner;
     this.tls = tls;
     this.alpn = alpn;
-    this.key = key;
-    this.resumed = owner.sessions.get(key) ?? null;
+    this.address = address;
+    this.key = `${address} ${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
+    this.resumed = owner.sessions.get(this.key) ?? null;
     this.done = done;
   }
 
@@ -91,9 +106,21 @@ class Handshake {
     else this.owner.sessions.delete(this.key);
     // Not from inside OpenSSL: see InboundTls.
     setImmediate(() => {
-      if (verdict.ok) this.done.originated(stream, verdict.peer);
-      else this.done.refused(verdict.reason, verdict.detail, this.#facts(stream));
+      if (verdict.ok) {
+        this.owner.shunned.trust(this.address);
+        this.done.originated(stream, verdict.peer);
+        return;
+      }
+      const leaf = stream.authorized ? null : (stream.getPeerX509Certificate() ?? null);
+      this.done.refused(verdict.reason, this.#blame(verdict.detail, leaf, 0), this.#facts(stream));
     });
+  }
+
+  /** Shuns a server that made us work for nothing. @returns the detail of its refusal, with that */
+  #blame(detail: string, leaf: X509Certificate | null, bytes: number): string {
+    const dear = bytes > MAX_SERVER_FLIGHT ? `${bytes} bytes` : leaf && dearness(leaf);
+    const ms = dear === null ? 0 : this.owner.shunned.shun(this.address);
+    return ms === 0 ? detail : `${detail}; ${dear}: shunned for ${seconds(ms)}`;
   }
 
   #facts(stream: TLSSocket): HandshakeFacts {
@@ -107,14 +134,22 @@ class Handshake {
     };
   }
 
-  failed(error: NodeJS.ErrnoException): void {
+  failed(error: NodeJS.ErrnoException, stream: TLSSocket, bytes: number): void {
     this.owner.sessions.delete(this.key);
     if (this.settled) return;
     this.settled = true;
     this.owner.counts.failed++;
     const openssl = describeTlsError(error);
     const facts = { openssl, sni: this.tls.sni, alpn: this.alpn, chain: [] };
-    this.done.refused(reasonOfTlsError(error.code ?? ''), openssl, facts);
+    const detail = this.#blame(openssl, stream.getPeerX509Certificate() ?? null, bytes);
+    this.done.refused(reasonOfTlsError(error.code ?? ''), detail, facts);
+  }
+
+  /** Before it began. */
+  refuse(detail: string): void {
+    this.settled = true;
+    const facts = { openssl: null, sni: this.tls.sni, alpn: this.alpn, chain: [] };
+    this.done.refused('shunned', detail, facts);
   }
 
   /** Tickets come after the handshake (RFC 8446 §4.6.1): only a verified peer's is kept. */
@@ -133,6 +168,7 @@ export class OutboundTls {
   readonly #verified: PeerCache;
   readonly #trust: Trust;
   readonly counts: HandshakeCounts;
+  readonly shunned: Shunned;
   readonly #maxSessions: number;
 
   /** @throws where OpenSSL cannot use the credentials or the policy */
@@ -141,6 +177,7 @@ export class OutboundTls {
     this.credentials = credentials;
     this.#trust = trust;
     this.counts = parts.counts.outbound;
+    this.shunned = parts.shunned.outbound;
     this.#verified = parts.verified.server;
     this.#maxSessions = limits.resumableSessions;
     this.#context = createSecureContext(contextOptions(parts));
@@ -156,9 +193,14 @@ export class OutboundTls {
     done: OriginateDone,
   ): void {
     const { tls, protocol, address } = target;
-    const key = `${address} ${tls.sni ?? ''} ${tls.expectedIdentities.join(' ')}`;
     const alpn = MESH_ALPN[protocol];
-    const handshake = new Handshake(this, tls, alpn, key, done);
+    const handshake = new Handshake(this, tls, alpn, address, done);
+    const shunned = this.shunned.left(address);
+    if (shunned > 0) {
+      handshake.refuse(`for another ${seconds(shunned)}`);
+      return;
+    }
+    const before = socket.bytesRead;
     const stream = connect({
       socket,
       secureContext: this.#context,
@@ -174,7 +216,7 @@ export class OutboundTls {
     stream.getPeerCertificate = noCertificate;
     stream.on('session', (session) => handshake.ticket(session));
     stream.once('secureConnect', () => handshake.secured(stream));
-    stream.on('error', (error) => handshake.failed(error));
+    stream.on('error', (error) => handshake.failed(error, stream, socket.bytesRead - before));
   }
 
   keep(key: string, resumable: Resumable): void {

@@ -151,7 +151,7 @@ function readIdentity(der: Uint8Array): ReadIdentity | RefusedVerdict {
 }
 
 /** Longer chains are refused by OpenSSL's own default depth long after any real mesh's. */
-const MAX_CHAIN = 10;
+export const MAX_CHAIN = 10;
 
 /** The certificates as they were presented, DER, leaf first. */
 export function presentedChain(leaf: X509Certificate): readonly Buffer[] {

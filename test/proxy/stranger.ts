@@ -4,7 +4,8 @@ import type { Socket } from 'node:net';
 import { connect, createSecureContext, TLSSocket } from 'node:tls';
 import type { InboundTls } from '../../proxy/tls-inbound.ts';
 import type { OutboundTls } from '../../proxy/tls-outbound.ts';
-import { pem } from '../mesh/pki.ts';
+import { dearInfo } from '../mesh/odd-keys.ts';
+import { basicConstraints, certificate, ecKeys, pem, rsaKeys } from '../mesh/pki.ts';
 import { type Outcome, originate, socketPair, terminate } from './tls-ends.ts';
 
 /** DER, the leaf first, with the leaf's key. */
@@ -13,7 +14,7 @@ export interface Presented {
   readonly key: KeyObject;
 }
 
-function contextOf({ chain, key }: Presented) {
+export function contextOf({ chain, key }: Presented) {
   return createSecureContext({
     cert: chain.map((der) => pem(der)).join(''),
     key: key.export({ type: 'pkcs8', format: 'pem' }),
@@ -21,6 +22,28 @@ function contextOf({ chain, key }: Presented) {
     ciphers: 'DEFAULT@SECLEVEL=0',
     minVersion: 'TLSv1.3',
   });
+}
+
+/**
+ * Certificates that lead nowhere, each with a key that takes milliseconds to verify the one before by. Nobody needs a
+ * key to make them up: the signatures are no one's.
+ */
+export function bomb(length: number): Presented {
+  const [leafKeys, keys, now] = [ecKeys(), rsaKeys(3_072), Date.now()];
+  const from = { issuerKey: keys.privateKey, notBefore: now - 3_600_000, notAfter: now + 3_600_000 };
+  const leaf = certificate({ ...from, subject: 'leaf', issuer: 'ca 0', keys: leafKeys, extensions: [] });
+  const spki = dearInfo();
+  const above = Array.from({ length }, (_, i) =>
+    certificate({
+      ...from,
+      subject: `ca ${i}`,
+      issuer: `ca ${i + 1}`,
+      keys,
+      spki,
+      extensions: [basicConstraints(true)],
+    }),
+  );
+  return { chain: [leaf, ...above], key: leafKeys.privateKey };
 }
 
 /** False where OpenSSL cannot even read it, be it as theirs or as ours: such bytes end a handshake of themselves. */

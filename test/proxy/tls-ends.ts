@@ -8,7 +8,13 @@ import { parseIdentity } from '../../mesh/identity.ts';
 import { limitsWith } from '../../mesh/limits.ts';
 import type { CaCertificates, MeshTlsPolicy } from '../../mesh/snapshot.ts';
 import { Handshakes } from '../../proxy/handshakes.ts';
-import { defaultTlsPolicy, type MeshTlsParts, nobodyVerified, uncounted } from '../../proxy/mesh-tls.ts';
+import {
+  defaultTlsPolicy,
+  type MeshTlsParts,
+  nobodyShunned,
+  nobodyVerified,
+  uncounted,
+} from '../../proxy/mesh-tls.ts';
 import type { HandshakeFacts } from '../../proxy/seen-handshake.ts';
 import { InboundTls } from '../../proxy/tls-inbound.ts';
 import { OutboundTls } from '../../proxy/tls-outbound.ts';
@@ -95,6 +101,7 @@ export function partsOf(credentials: Credentials, around: Surroundings = {}): Me
     policy: around.policy ?? defaultTlsPolicy,
     limits,
     counts: uncounted(),
+    shunned: nobodyShunned(),
   };
 }
 
