@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { hasTool } from './harness/clients.ts';
 import { tempDir } from './harness/mesh.ts';
 import { freePorts } from './harness/ports.ts';
@@ -11,9 +11,10 @@ import { freePorts } from './harness/ports.ts';
 t.setTimeout(150_000);
 
 const ROOT = join(import.meta.dirname, '../..');
-/** In the page's order, for they go on with what those before have made. The others need a cluster, or SPIRE. */
+const SETUP = 'The examples';
+/** In the page's order, for they go on with what those before have made. */
 const SECTIONS = [
-  'The examples',
+  SETUP,
   'Files',
   'The embedded CA',
   'Trust',
@@ -21,7 +22,7 @@ const SECTIONS = [
   "Exchanging the embedded CA's root",
 ];
 /** Ports that the page names, or that are defaults where it names none. */
-const PORTS = [8080, 15000, 15008, 15012, 15013, 15020, 15021, 19080];
+const PORTS = [8080, 8081, 8082, 15000, 15008, 15012, 15013, 15020, 15021, 19080];
 
 interface Example {
   readonly title: string;
@@ -31,8 +32,8 @@ interface Example {
 }
 
 /** Shell blocks, each with the text block that follows it, if one does. */
-function examplesOf(page: string): readonly Example[] {
-  return SECTIONS.flatMap((heading) => {
+function examplesOf(page: string, sections: readonly string[]): readonly Example[] {
+  return sections.flatMap((heading) => {
     const section = page.split(`\n## ${heading}\n`)[1]?.split(/\n##/, 1)[0];
     if (section === undefined) throw new Error(`docs/IDENTITY.md has no section ${heading}`);
     const blocks = [...section.matchAll(/^```(\w+)\n(.*?)^```$/gms)];
@@ -48,9 +49,11 @@ function examplesOf(page: string): readonly Example[] {
 function alike(output: string): string {
   return output
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, '<moment>')
+    .replaceAll(/serialNumber=\d+…?/g, 'serialNumber=<number>')
+    .replaceAll(/\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/g, '<id>')
     .replaceAll(/\b[0-9a-f]{8,64}\b…?/g, '<number>')
+    .replaceAll(/\d+(?:\.\d)? s (?:behind|ahead of)/g, '<time> off')
     .replaceAll(/\b\d+[dhms]( \d+[dhms])*\b/g, '<time>')
-    .replaceAll(/\d+\.\d s (?:behind|ahead of)/g, '<time> off')
     .replaceAll(/127\.0\.0\.1:\d+/g, '<address>')
     .replaceAll(/ {2}\d{4,5} {2}/g, '  <port>  ')
     .replaceAll(/\b\d valid certificates? /g, '<some> valid certificates ')
@@ -67,14 +70,11 @@ function end({ pid }: ChildProcess, signal: NodeJS.Signals): void {
   }
 }
 
-const tools = ['bash', 'curl', 'node'].filter((tool) => !hasTool(tool));
-const skip = tools.length > 0 ? `there is no ${tools.join(', no ')} here` : false;
-
-t.test('each example prints what the page shows', { skip }, async (t) => {
+async function printWhatIsShown(t: Test, sections: readonly string[], path = ''): Promise<void> {
   const free = await freePorts(PORTS.length);
   const port = (page: number): number => free[PORTS.indexOf(page)] ?? 0;
   const named = new RegExp(`\\b(${PORTS.join('|')})\\b`, 'g');
-  const examples = examplesOf(readFileSync(join(ROOT, 'docs/IDENTITY.md'), 'utf8'));
+  const examples = examplesOf(readFileSync(join(ROOT, 'docs/IDENTITY.md'), 'utf8'), sections);
   const script = examples.map(({ script }) => `${script}echo '<end>'`).join('\n');
   const here = script
     .replaceAll(named, (found) => `${port(Number(found))}`)
@@ -83,7 +83,7 @@ t.test('each example prints what the page shows', { skip }, async (t) => {
   const shell = spawn('bash', ['-c', here], {
     cwd: ROOT,
     env: {
-      PATH: `${dirname(process.execPath)}:${process.env.PATH}`,
+      PATH: `${dirname(process.execPath)}:${path}:${process.env.PATH}`,
       TMPDIR: tempDir(t),
       OARLOCK_ADMIN_PORT: `${port(15000)}`,
       OARLOCK_HBONE_PORT: `${port(15008)}`,
@@ -103,4 +103,16 @@ t.test('each example prints what the page shows', { skip }, async (t) => {
   for (const [index, { title, shown }] of examples.entries()) {
     t.equal(alike(printed[index] ?? ''), alike(shown ?? ''), title);
   }
-});
+}
+
+const tools = ['bash', 'curl', 'node'].filter((tool) => !hasTool(tool));
+const skip = tools.length > 0 ? `there is no ${tools.join(', no ')} here` : false;
+
+t.test('each example prints what the page shows', { skip }, (t) => printWhatIsShown(t, SECTIONS));
+
+const spire = process.env.OARLOCK_SPIRE ?? '';
+t.test(
+  "and SPIRE's, with a real one",
+  { skip: spire === '' ? 'it needs OARLOCK_SPIRE, a folder with spire-server and spire-agent' : skip },
+  (t) => printWhatIsShown(t, [SETUP, 'SPIFFE Workload API'], spire),
+);
