@@ -88,6 +88,13 @@ t.test('inbound: few certificates, with a key of an absurd size', async (t) => {
   t.match(await comeAsClient(server, bomb(2)), { ok: false, reason: 'shunned' });
 });
 
+t.test('inbound: honest peers that come at once from an address nobody knows are all let in', async (t) => {
+  const server = strictServer();
+  const client = new OutboundTls(partsOf(honest));
+  const met = await Promise.all(Array.from({ length: 40 }, () => shakeHands(server, client)));
+  t.equal(met.filter(({ inbound }) => inbound.ok).length, 40);
+});
+
 t.test('inbound: where a peer was verified, a bomb shuts out nobody', async (t) => {
   const server = strictServer();
   const client = new OutboundTls(partsOf(honest));
