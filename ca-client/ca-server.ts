@@ -129,6 +129,7 @@ type Handler = (
 
 function createCertificateHandler(options: CaServerOptions, { status, Metadata }: Grpc): Handler {
   const { ca, log, now = Date.now } = options;
+  const lines = new RefusedLines(now);
   const rates = new RateLimit(options.maxRate ?? MAX_RATE, options.maxTotalRate ?? MAX_TOTAL_RATE);
   return (call, callback) => {
     const peer = call.getPeer();
@@ -170,7 +171,11 @@ function createCertificateHandler(options: CaServerOptions, { status, Metadata }
         const name = status[code] ?? String(code);
         const record = { event: 'refused', status: name, reason: details, account, peer };
         // an error nobody foresaw: its sender gets no inside view, the log does
-        log.warn(code === status.INTERNAL ? { ...record, error: String(error) } : record, 'request refused');
+        if (lines.admits()) {
+          const more = lines.suppressed === 0 ? {} : { suppressed: lines.suppressed };
+          const inside = code === status.INTERNAL ? { error: String(error) } : {};
+          log.warn({ ...record, ...inside, ...more }, 'request refused');
+        }
         const whose = account === null ? null : `${account.namespace}/${account.serviceAccount}`;
         ca.noteRefusal({ status: name, reason: details, account: whose, peer, by: 'server' });
         sendDate();
@@ -230,4 +235,36 @@ function shutDown(server: Server): Promise<void> {
       resolve();
     });
   });
+}
+
+const LINES_A_MINUTE = 100;
+
+/** Strangers need no token to be refused: the log has so many lines of them a minute, and says how many it left out. */
+class RefusedLines {
+  readonly #now: () => number;
+  #minute = 0;
+  #written = 0;
+  #unwritten = 0;
+  /** Left out in the minutes before. */
+  suppressed = 0;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  admits(): boolean {
+    const minute = Math.floor(this.#now() / 60_000);
+    if (minute !== this.#minute) {
+      this.#minute = minute;
+      this.#written = 0;
+      this.suppressed = this.#unwritten;
+      this.#unwritten = 0;
+    } else this.suppressed = 0;
+    if (this.#written >= LINES_A_MINUTE) {
+      this.#unwritten++;
+      return false;
+    }
+    this.#written++;
+    return true;
+  }
 }

@@ -8,10 +8,12 @@ import { AggregatorRegistry, type Registry } from 'prom-client';
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import { RevocationLists } from '../mesh/crl.ts';
-import type { Snapshot } from '../mesh/snapshot.ts';
+import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
+import { contextOptions, defaultTlsPolicy } from '../proxy/mesh-tls.ts';
 import { ListenError, listenError, type OwnPorts, withoutHbone } from '../proxy/setup/listeners.ts';
+import { Trust, type TrustAdditions } from '../proxy/trust.ts';
 import { mergeFlightLogs } from '../telemetry/flight-recorder.ts';
-import type { DataPlane, IdentityReport, TrustUpdate } from './data-plane.ts';
+import type { DataPlane, IdentityReport, PlaneOptions, TrustUpdate } from './data-plane.ts';
 import type { Order, WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
 interface Waiting {
@@ -52,7 +54,10 @@ class Thread {
 export class WorkerPlane implements DataPlane {
   readonly #threads: readonly Thread[];
   readonly #onDeath: (error: Error) => void;
-  readonly #bind: string;
+  readonly #options: PlaneOptions;
+  #mesh: MeshSettings | null = null;
+  #credentials: Credentials | null = null;
+  #additions: TrustAdditions = { fetched: new Map(), revoked: RevocationLists.none };
   readonly #log: Logger;
   #ports: Record<string, number> = {};
   #hboneMissed = false;
@@ -60,7 +65,7 @@ export class WorkerPlane implements DataPlane {
   constructor(count: number, options: WorkerOptions, log: Logger, onDeath: (error: Error) => void) {
     this.#log = log;
     this.#onDeath = onDeath;
-    this.#bind = options.plane.bind;
+    this.#options = options.plane;
     this.#threads = Array.from({ length: count }, () => new Thread(options, onDeath));
   }
 
@@ -72,7 +77,9 @@ export class WorkerPlane implements DataPlane {
     const resources = input.resources.map(({ origin, ...rest }) => ({ ...rest, file: origin.file }));
     const hbone = await this.#hbonePort(own);
     // The kernel may give a port of its choice to somebody's outgoing connection as soon as nobody has it.
-    const keeper = own.hbone === 0 && hbone !== null ? await listening(this.#bind, hbone, true) : null;
+    if (this.#credentials !== null) this.#check(this.#credentials, snapshot.mesh, this.#additions);
+    const keeper =
+      own.hbone === 0 && hbone !== null ? await listening(this.#options.bind, hbone, true) : null;
     try {
       const answers = await this.#all({
         kind: 'apply',
@@ -80,6 +87,7 @@ export class WorkerPlane implements DataPlane {
         input: { ...input, resources, problems: [] },
       });
       this.#ports = answers[0] as Record<string, number>;
+      this.#mesh = snapshot.mesh;
     } finally {
       keeper?.close();
     }
@@ -90,7 +98,7 @@ export class WorkerPlane implements DataPlane {
     if (hbone === null || this.#ports.hbone !== undefined) return this.#ports.hbone ?? null;
     if (this.#hboneMissed && !hboneNeeded) return null;
     try {
-      return await probe(this.#bind, hbone, 'HBONE (--hbone-port, --bind)');
+      return await probe(this.#options.bind, hbone, 'HBONE (--hbone-port, --bind)');
     } catch (error) {
       // Each thread would find it free for itself, beside whoever has it.
       if (hboneNeeded || !(error instanceof ListenError)) throw error;
@@ -101,16 +109,28 @@ export class WorkerPlane implements DataPlane {
   }
 
   useCredentials(credentials: Credentials): void {
-    const { chainPem: cert, keyPem: key, rootsPem } = credentials;
-    // Here, so that a set that OpenSSL cannot use is refused before any thread has it.
-    createSecureContext({ cert, key, ca: [...rootsPem] });
+    this.#check(credentials, this.#mesh, this.#additions);
+    this.#credentials = credentials;
     this.#all({ kind: 'credentials', credentials }).catch(this.#onDeath);
   }
 
-  useTrust(additions: TrustUpdate): void {
-    // Here, so that lists nobody can read are refused before any thread has them.
-    if (additions.crl !== null) RevocationLists.read(additions.crl);
-    this.#all({ kind: 'trust', additions }).catch(this.#onDeath);
+  useTrust(update: TrustUpdate): void {
+    const { crl, fetched } = update;
+    const additions = { fetched, revoked: crl === null ? RevocationLists.none : RevocationLists.read(crl) };
+    if (this.#credentials !== null) this.#check(this.#credentials, this.#mesh, additions);
+    this.#additions = additions;
+    this.#all({ kind: 'trust', additions: update }).catch(this.#onDeath);
+  }
+
+  /**
+   * Makes here what each thread will make, so that what cannot be used is refused before any of them has it: one that
+   * failed alone would leave half a sidecar.
+   * @throws where OpenSSL or our own reading of certificates refuses it
+   */
+  #check(credentials: Credentials, mesh: MeshSettings | null, additions: TrustAdditions): void {
+    const trust = new Trust({ credentials, mesh, ...additions });
+    const policy = mesh?.meshTls ?? defaultTlsPolicy;
+    createSecureContext(contextOptions({ credentials, trust, policy }));
   }
 
   async report(): Promise<IdentityReport> {

@@ -66,7 +66,11 @@ const DEFAULT_SUITES = {
 export const defaultTlsPolicy: MeshTlsPolicy = { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] };
 
 /** Of either side. OpenSSL verifies by all roots; which of them may vouch for whom is `Trust`'s affair. */
-export function contextOptions({ credentials, trust, policy }: MeshTlsParts): SecureContextOptions {
+export function contextOptions({
+  credentials,
+  trust,
+  policy,
+}: Pick<MeshTlsParts, 'credentials' | 'trust' | 'policy'>): SecureContextOptions {
   const { minVersion, cipherSuites, ecdhCurves } = policy;
   return {
     cert: sentChain(credentials),

@@ -2,7 +2,7 @@
 import { type ChainVerdict, TrustAnchors, verifyChain } from '../mesh/chain.ts';
 import type { Credentials, TrustBundle } from '../mesh/credentials.ts';
 import type { RevocationLists } from '../mesh/crl.ts';
-import { openCertificate } from '../mesh/path-rules.ts';
+import { type Certificate, openCertificate } from '../mesh/path-rules.ts';
 import type { MeshSettings } from '../mesh/snapshot.ts';
 
 /** What comes to trust beside credentials and mesh config, and changes when it likes. */
@@ -27,17 +27,17 @@ export class Trust {
   readonly bundles: readonly TrustBundle[];
   /** All roots of all bundles, each once: what OpenSSL is given. That it builds a chain is not enough: see `verify`. */
   readonly rootsPem: readonly string[];
+  /** Tells what was verified by this trust; it does not keep it, nor its lists, alive. */
+  readonly epoch = Symbol('trust');
   readonly #anchors = new Map<string, TrustAnchors>();
   readonly #revoked: RevocationLists;
 
   constructor(sources: TrustSources) {
     const [own, ...others] = bundlesOf(sources);
     if (own === undefined) throw new Error('a bundle of our own is always there');
-    // One of our own roots that cannot be read is an error; somebody else's is left out, and costs that trust domain alone.
-    this.bundles = [
-      own,
-      ...others.map((bundle) => (bundle.rootsPem === own.rootsPem ? bundle : readable(bundle))),
-    ];
+    // A root of our own that cannot be read is an error; somebody else's is left out, and costs that trust domain alone.
+    const room = new NameRoom();
+    this.bundles = [own, ...others.map((bundle) => usable(bundle, new Set(own.rootsPem), room))];
     this.rootsPem = [...new Set(this.bundles.flatMap(({ rootsPem }) => rootsPem))];
     this.#revoked = sources.revoked;
     const made = new Map<readonly string[], TrustAnchors>();
@@ -78,10 +78,33 @@ export class Trust {
   }
 }
 
-function readable({ trustDomain, rootsPem }: TrustBundle): TrustBundle {
+/**
+ * OpenSSL names every root it was given in each request for a certificate (RFC 8446 §4.2.4), in 64 KiB at most: beyond
+ * that no handshake succeeds, whoever comes. So others' roots have so much room and no more.
+ */
+class NameRoom {
+  #left = 32_768;
+
+  takes({ facts }: Certificate): boolean {
+    const size = facts.subject.length;
+    if (size > MAX_NAME_BYTES || size > this.#left) return false;
+    this.#left -= size + 2;
+    return true;
+  }
+}
+
+const MAX_NAME_BYTES = 1_024;
+
+function usable(
+  { trustDomain, rootsPem }: TrustBundle,
+  own: ReadonlySet<string>,
+  room: NameRoom,
+): TrustBundle {
   const good = rootsPem.filter((pem) => {
+    if (own.has(pem)) return true;
     try {
-      return openCertificate(pem).facts.ca;
+      const root = openCertificate(pem);
+      return root.facts.ca && room.takes(root);
     } catch {
       return false;
     }
@@ -90,34 +113,41 @@ function readable({ trustDomain, rootsPem }: TrustBundle): TrustBundle {
 }
 
 /**
- * Our roots and those of `caCertificates` without trust domains stand for our trust domain and for each alias that has
- * no bundle of its own (MeshConfig `caCertificates.trustDomains`); a bundle that names a trust domain stands for it alone.
+ * Our roots and those of `caCertificates` without trust domains stand for our trust domain, the mesh's, and each alias
+ * that has no bundle of its own (MeshConfig `caCertificates.trustDomains`); a bundle that names a trust domain stands for
+ * it alone. Ours comes first.
  */
 function bundlesOf({ credentials, mesh, fetched }: TrustSources): readonly TrustBundle[] {
-  const named = new Map<string, string[]>();
   const { trustDomain: ours } = credentials.identity;
   const trustDomain = mesh?.trustDomain ?? ours;
   const aliases = mesh?.trustDomainAliases ?? [];
+  const named = new Map<string, string[]>([[ours, [...credentials.rootsPem]]]);
   // Files and agents say who we are. Where that is none of the mesh's, our CA does not vouch for the mesh.
   const inMesh = ours === trustDomain || aliases.includes(ours);
-  const own = inMesh ? [...credentials.rootsPem] : [];
-  if (!inMesh) add(named, ours, credentials.rootsPem);
-  for (const { trustDomain, rootsPem } of credentials.federated) add(named, trustDomain, rootsPem);
+  const shared = inMesh ? [...credentials.rootsPem] : [];
+  for (const { trustDomain: other, rootsPem } of credentials.federated) add(named, other, rootsPem);
   for (const { pem, spiffeBundleUrl, trustDomains } of mesh?.caCertificates ?? []) {
     const roots = [
       ...(pem === null ? [] : splitPem(pem)),
       ...(spiffeBundleUrl === null ? [] : (fetched.get(spiffeBundleUrl) ?? [])),
     ];
-    if (trustDomains.length === 0) own.push(...roots);
-    for (const trustDomain of trustDomains) add(named, trustDomain, roots);
+    if (trustDomains.length === 0) shared.push(...roots);
+    for (const other of trustDomains) add(named, other, roots);
   }
-  own.push(...(named.get(trustDomain) ?? []));
-  const ownRoots = [...new Set(own)];
-  const bundles = new Map<string, readonly string[]>([[trustDomain, ownRoots]]);
-  for (const alias of aliases) bundles.set(alias, named.get(alias) ?? ownRoots);
+  if (inMesh) add(named, ours, shared);
+  const bundles = new Map<string, readonly string[]>([[ours, distinct(named.get(ours) ?? [])]]);
+  const common = distinct(shared);
+  for (const one of [trustDomain, ...aliases]) {
+    const own = named.get(one);
+    if (one !== ours) bundles.set(one, own === undefined ? common : distinct(own));
+  }
   for (const [other, roots] of named)
-    if (other !== trustDomain && roots.length > 0) bundles.set(other, [...new Set(roots)]);
+    if (!bundles.has(other) && roots.length > 0) bundles.set(other, distinct(roots));
   return [...bundles].map(([name, rootsPem]) => ({ trustDomain: name, rootsPem }));
+}
+
+function distinct(roots: readonly string[]): readonly string[] {
+  return [...new Set(roots)];
 }
 
 function add(named: Map<string, string[]>, trustDomain: string, roots: readonly string[]): void {

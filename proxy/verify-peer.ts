@@ -29,9 +29,9 @@ export interface VerifiedPeer {
   readonly issuer: string;
   /** The root that vouches for it. */
   readonly root: ChainRoot;
-  /** What its certificate was verified for, and by which trust. */
+  /** What its certificate was verified for, and by which trust (`Trust.epoch`). */
   readonly role: PeerRole;
-  readonly trust: Trust;
+  readonly epoch: symbol;
   /** What it presented, DER, leaf first; none of it is trusted for being here. */
   readonly chain: readonly Buffer[];
 }
@@ -104,7 +104,7 @@ export function readPeer(
   const hash = fingerprint.replaceAll(':', '').toLowerCase();
   const issuer = leaf.issuer.replaceAll('\n', ', ');
   const about = { identity, hash, serial, issuer, notBefore, notAfter, root };
-  const peer: VerifiedPeer = { ...about, role, trust, chain };
+  const peer: VerifiedPeer = { ...about, role, epoch: trust.epoch, chain };
   judged.set(fingerprint, peer);
   return stillValid(peer, now);
 }
@@ -112,7 +112,7 @@ export function readPeer(
 /** Judges anew, by the trust now in force, who was verified under another. Null: it still passes. */
 export function judgeAgain(peer: VerifiedPeer, trust: Trust, now: number): RefusedVerdict | null {
   const { identity, chain, role } = peer;
-  if (peer.trust === trust) return null;
+  if (peer.epoch === trust.epoch) return null;
   const verdict = trust.verify(chain, identity.trustDomain, role, now);
   if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
   return verdict.ok ? null : { ...verdict, detail: naming(identity, verdict.detail) };

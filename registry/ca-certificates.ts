@@ -1,5 +1,6 @@
 /** MeshConfig's `caCertificates`: more roots, and whom they vouch for. */
-import { X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
+import { openCertificate } from '../mesh/path-rules.ts';
 import type { FieldPath } from '../mesh/resource.ts';
 import { type Decoder, listOf, notHonoured, object, type Reporter, string } from '../mesh/schema.ts';
 import type { CaCertificates } from '../mesh/snapshot.ts';
@@ -23,8 +24,8 @@ function faultOf(text: string): string | null {
     const place = blocks.length === 1 ? 'it' : `block ${i + 1}`;
     if (type !== 'CERTIFICATE') return `must be certificates in PEM: ${place} is a ${type}`;
     try {
-      const certificate = new X509Certificate(block);
-      if (!certificate.ca) return `must be certificates of CAs: ${place} is none (${oneLine(certificate)})`;
+      const { x509: certificate, facts } = openCertificate(block);
+      if (!facts.ca) return `must be certificates of CAs: ${place} is none (${oneLine(certificate)})`;
     } catch (error) {
       return `must be certificates in PEM: ${place} cannot be read: ${(error as Error).message}`;
     }

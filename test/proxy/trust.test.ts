@@ -268,3 +268,40 @@ t.test("our CA vouches for our own trust domain, whatever the mesh's is called",
     t.equal(inbound.ok ? null : inbound.reason, refused, uri);
   }
 });
+
+t.test('a trust domain that is renamed: each name keeps to its own roots', async (t) => {
+  const [ca, next] = [await authority('old'), await authority('new')];
+  const here = 'spiffe://old.example/ns/shop/sa/orders';
+  // Our certificates still have the old name, which is an alias; the new one has a bundle of its own.
+  const around = { trustDomain: 'new.example', aliases: ['old.example'] };
+  const federated = [{ trustDomain: 'new.example', rootsPem: [next.pem] }];
+  const more = await authority('more');
+  const cases: readonly (readonly [string, Authority, Surroundings, string | null])[] = [
+    ['spiffe://old.example/ns/shop/sa/web', ca, {}, null],
+    ['spiffe://new.example/ns/shop/sa/web', next, {}, null],
+    ['spiffe://old.example/ns/shop/sa/web', next, {}, 'untrusted_issuer'],
+    ['spiffe://new.example/ns/shop/sa/web', ca, {}, 'untrusted_issuer'],
+    ['spiffe://old.example/ns/shop/sa/web', ca, { caCertificates: [bundle(more, 'old.example')] }, null],
+    ['spiffe://old.example/ns/shop/sa/web', more, { caCertificates: [bundle(more, 'old.example')] }, null],
+  ];
+  for (const [uri, signer, besides, refused] of cases) {
+    const ours = partsOf(await credentialsFor(here, ca, { federated }), { ...around, ...besides });
+    const theirs = partsOf(await credentialsFor(uri, signer, { roots: [ca, next, more] }), {
+      aliases: ['old.example', 'new.example'],
+    });
+    const { inbound } = await shakeHands(serverOf(ours), new OutboundTls(theirs));
+    t.equal(inbound.ok ? null : inbound.reason, refused, `${uri} by ${signer.subject}`);
+  }
+});
+
+t.test("others' roots with long names, or many, do not stop our own handshakes", async (t) => {
+  const root = await authority('home');
+  const long = await authority('x'.repeat(25_000));
+  const many = await Promise.all(Array.from({ length: 60 }, (_, i) => authority(`${i} ${'y'.repeat(900)}`)));
+  for (const roots of [[long, long, long], many]) {
+    const federated = [{ trustDomain: 'away.example', rootsPem: roots.map(({ pem }) => pem) }];
+    const parts = partsOf(await credentialsFor(home, root, { federated }));
+    const { inbound, outbound } = await shakeHands(serverOf(parts), new OutboundTls(parts));
+    t.ok(inbound.ok && outbound.ok, inbound.ok ? '' : inbound.detail);
+  }
+});
