@@ -122,7 +122,7 @@ function crlText({ file, lists, error }: NonNullable<CertsView['crl']>): string 
   const entries = lists.reduce((sum, list) => sum + list.entries, 0);
   const stale = lists.filter((list) => list.stale).length;
   return [
-    `${file}: ${lists.length} lists, ${entries} revoked`,
+    `${file}: ${lists.length} ${lists.length === 1 ? 'list' : 'lists'}, ${entries} revoked`,
     ...(stale === 0 ? [] : [`${stale} stale`]),
     ...(error === null ? [] : [`the file now there is not in force: ${error}`]),
   ].join('; ');

@@ -109,7 +109,7 @@ t.test('a sidecar in good order', async (t) => {
     /^ {2}rotation +valid; 3 so far, next attempt in 1h$/m,
     /^ {2}clock +1\.5 s behind the issuer's$/m,
     /^ {2}bundle +https:\/\/trust\.example\/bundle: 1 roots, fetched 4m( \d+s)? ago$/m,
-    /^ {2}revocation +crl\.pem: 1 lists, 2 revoked$/m,
+    /^ {2}revocation +crl\.pem: 1 list, 2 revoked$/m,
     /^ {2}leaf +spiffe:\/\/cluster\.local\/ns\/shop\/sa\/web +2h +[0-9a-f]+ +O=cluster\.local$/m,
     /^ {2}root +O=cluster\.local +10d +[0-9a-f]+ +O=cluster\.local$/m,
     /^ {2}cluster\.local +O=cluster\.local +10d +[0-9a-f]+$/m,
