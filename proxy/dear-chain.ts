@@ -7,6 +7,8 @@ import { MAX_CHAIN } from './verify-peer.ts';
  * RSA keys of 4096 bits come to 8 KiB. Checking names by name constraints takes time by the square of it.
  */
 export const MAX_FLIGHT = 12_288;
+/** A handshake broken off after so much of it may have been verified, and shows its certificates no more. */
+export const MAX_BROKEN_OFF = 4_096;
 /** Go's limits: nobody has such a key, and what it signs takes milliseconds to verify. */
 const MAX_MODULUS_BITS = 8_192;
 const MAX_EXPONENT = 0x7fff_ffffn;

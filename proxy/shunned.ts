@@ -10,7 +10,10 @@ const LONGEST_MS = 600_000;
 /** So long after the last good handshake an address is not shunned: whoever is honest there must not suffer for others. */
 const TRUSTED_MS = 3_600_000;
 
-interface Shunning {
+/** Handshakes broken off within ten minutes for which an address is shunned. */
+const MAX_STRIKES = 3;
+
+interface Tally {
   readonly until: number;
   readonly times: number;
 }
@@ -22,8 +25,9 @@ interface Shunning {
  */
 export class Shunned {
   readonly #now: () => number;
-  /** Oldest first, both. */
-  readonly #shunned = new Map<string, Shunning>();
+  /** Oldest first, all of them. */
+  readonly #shunned = new Map<string, Tally>();
+  readonly #strikes = new Map<string, Tally>();
   /** Until when its last good handshake counts. */
   readonly #trusted = new Map<string, number>();
 
@@ -63,6 +67,24 @@ export class Shunned {
     const ms = Math.min(LONGEST_MS, FIRST_MS * 2 ** times);
     put(this.#shunned, address, { until: now + ms, times: times + 1 });
     return ms;
+  }
+
+  /**
+   * A handshake was broken off amid its certificates. Once a network does so; whoever means to be verified and not to be
+   * seen does it always.
+   * @returns as `shun`, the third time within ten minutes; else 0
+   */
+  strike(address: string): number {
+    const now = this.#now();
+    const before = this.#strikes.get(address);
+    const known = before !== undefined && now <= before.until;
+    const { until, times } = known ? before : { until: now + LONGEST_MS, times: 0 };
+    if (times + 1 < MAX_STRIKES) {
+      put(this.#strikes, address, { until, times: times + 1 });
+      return 0;
+    }
+    this.#strikes.delete(address);
+    return this.shun(address);
   }
 }
 

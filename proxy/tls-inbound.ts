@@ -7,7 +7,7 @@ import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import { reset, socketUnder } from './connections.ts';
-import { dearness, MAX_FLIGHT } from './dear-chain.ts';
+import { dearness, MAX_BROKEN_OFF, MAX_FLIGHT } from './dear-chain.ts';
 import type { Handshakes, PendingHandshake } from './handshakes.ts';
 import { contextOptions, count, type HandshakeCounts, type MeshTlsParts } from './mesh-tls.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
@@ -260,8 +260,14 @@ export class InboundTls {
    * @returns the detail of its refusal, with that
    */
   blame(handshake: Terminating, detail: string, leaf: X509Certificate | null): string {
-    const dear = handshake.flight > MAX_FLIGHT ? `${handshake.flight} bytes` : leaf && dearness(leaf);
-    return dear === null ? detail : this.#shun(handshake, detail, dear);
+    const { flight, caller } = handshake;
+    const dear = flight > MAX_FLIGHT ? `${flight} bytes` : leaf && dearness(leaf);
+    if (dear !== null) return this.#shun(handshake, detail, dear);
+    if (caller === null || leaf !== null || flight <= MAX_BROKEN_OFF) return detail;
+    const ms = this.#shunned.strike(caller);
+    return ms === 0
+      ? detail
+      : `${detail}; broken off again and again: ${caller} is shunned for ${seconds(ms)}`;
   }
 
   #shun({ caller }: Terminating, detail: string, dear: string): string {

@@ -72,6 +72,17 @@ t.test('inbound: one that leaves once its certificates are sent', async (t) => {
   t.match(await comeAsClient(server, bomb(1)), { ok: false, reason: 'shunned' });
 });
 
+t.test('inbound: those that are broken off before what they cost can be seen', async (t) => {
+  const server = strictServer();
+  for (let i = 0; i < 2; i++)
+    t.match(await cutOff(server, bomb(8), 8_000), { ok: false, detail: 'ECONNRESET' });
+  t.match(await cutOff(server, bomb(8), 8_000), {
+    ok: false,
+    detail: 'ECONNRESET; broken off again and again: 192.0.2.7 is shunned for 30 s',
+  });
+  t.match(await comeAsClient(server, bomb(1)), { ok: false, reason: 'shunned' });
+});
+
 t.test('inbound: those that come at once go with the first', async (t) => {
   const server = strictServer();
   const outcomes = await Promise.all(Array.from({ length: 12 }, () => comeAsClient(server, sixty)));

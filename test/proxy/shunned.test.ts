@@ -35,6 +35,27 @@ t.test('where a peer was verified within the hour, others may be honest too', (t
   t.end();
 });
 
+t.test('broken off three times within ten minutes', (t) => {
+  let now = 0;
+  const shunned = new Shunned(() => now);
+  const strike = (): number => shunned.strike('192.0.2.7');
+  t.same([strike(), strike()], [0, 0]);
+  now += 10 * MINUTE + 1;
+  t.same([strike(), strike()], [0, 0], 'the first two are long ago');
+  now += 10 * MINUTE;
+  t.equal(strike(), 30 * SECOND);
+  t.equal(shunned.left('192.0.2.7'), 30 * SECOND);
+  now += 30 * SECOND;
+  t.same([strike(), strike(), strike()], [0, 0, MINUTE], 'and it begins anew');
+  shunned.trust('192.0.2.8');
+  t.same(
+    [1, 2, 3].map(() => shunned.strike('192.0.2.8')),
+    [0, 0, 0],
+    'where a peer was verified: never',
+  );
+  t.end();
+});
+
 t.test('1,024 addresses, the oldest goes', (t) => {
   const shunned = new Shunned(() => 0);
   for (let i = 0; i <= 1_024; i++) shunned.shun(`2001:db8:0:${i.toString(16)}::/64`);

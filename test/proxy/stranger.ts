@@ -24,13 +24,16 @@ export function contextOf({ chain, key }: Presented) {
   });
 }
 
+/** Only for signatures of the right length. */
+const bombKeys = rsaKeys(3_072);
+
 /**
  * Certificates that lead nowhere, each with a key that takes milliseconds to verify the one before by. Nobody needs a
  * key to make them up: the signatures are no one's.
  */
 export function bomb(length: number): Presented {
-  const [leafKeys, keys, now] = [ecKeys(), rsaKeys(3_072), Date.now()];
-  const from = { issuerKey: keys.privateKey, notBefore: now - 3_600_000, notAfter: now + 3_600_000 };
+  const [leafKeys, now] = [ecKeys(), Date.now()];
+  const from = { issuerKey: bombKeys.privateKey, notBefore: now - 3_600_000, notAfter: now + 3_600_000 };
   const leaf = certificate({ ...from, subject: 'leaf', issuer: 'ca 0', keys: leafKeys, extensions: [] });
   const spki = dearInfo();
   const above = Array.from({ length }, (_, i) =>
@@ -38,7 +41,7 @@ export function bomb(length: number): Presented {
       ...from,
       subject: `ca ${i}`,
       issuer: `ca ${i + 1}`,
-      keys,
+      keys: bombKeys,
       spki,
       extensions: [basicConstraints(true)],
     }),
