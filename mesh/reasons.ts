@@ -100,7 +100,7 @@ const table = {
     sentence:
       'TLS: no handshake is made with this address for a while, for what one of its certificates cost',
     flag: 'UF',
-    hint: 'see GET /handshakes for who presented what: no honest peer does; it ends by itself, with a restart at once',
+    hint: 'see GET /handshakes for what was presented: no honest peer does that; it ends by itself within 10 minutes',
   },
   bad_spiffe_id: {
     sentence: "TLS: the peer's certificate does not carry exactly one valid SPIFFE URI",
