@@ -223,7 +223,9 @@ class EndpointReaching implements Reaching {
 
   #failed(endpoint: Endpoint, reason: ReasonCode, detail: string): void {
     this.#tried.push(endpoint);
-    if (reason === 'connect_failed' && this.#tried.length < Math.min(this.#endpoints.length, MAX_ATTEMPTS)) {
+    const more = this.#tried.length < Math.min(this.#endpoints.length, MAX_ATTEMPTS);
+    // Nothing was said to it yet, in both cases.
+    if (more && (reason === 'connect_failed' || reason === 'shunned')) {
       this.#path.endpointFailed(reason, detail);
       this.#attempt();
     } else this.#done.failed(reason, detail);

@@ -2,7 +2,7 @@
 import t from 'tap';
 import type { Endpoint, Route } from '../../mesh/route.ts';
 import type { EgressListener, Snapshot } from '../../mesh/snapshot.ts';
-import { chooseRoute, clusterName, pickEndpoint } from '../../proxy/choose-route.ts';
+import { chooseRoute, clusterName, pickEndpoint, reachEndpoint } from '../../proxy/choose-route.ts';
 import type { DataPath } from '../../proxy/data-path.ts';
 
 const ORDERS = 'orders.shop.svc.cluster.local';
@@ -145,4 +145,53 @@ t.test('endpoints', async (t) => {
   loads.set('10.0.0.1:2', 1);
   t.same(picks([endpoint(1, 6), b], []).size, 1, 'load counts by weight');
   t.equal([...picks([endpoint(1, 6), b], [])][0]?.port, 1);
+});
+
+t.test('the next endpoint is asked where nothing was said to the one before', (t) => {
+  const endpoints = [1, 2].map(
+    (port): Endpoint => ({
+      address: '10.0.0.1',
+      port,
+      tls: 'ISTIO_MUTUAL',
+      weight: 1,
+      workload: null,
+      tunnel: null,
+    }),
+  );
+  const route = routeTo(ORDERS, 9080, { endpoints });
+  for (const [reason, asked] of [
+    ['connect_failed', 2],
+    ['shunned', 2],
+    ['untrusted_issuer', 1],
+    ['tls_handshake_failed', 1],
+  ] as const) {
+    let enters = 0;
+    let outcome = '';
+    const path = {
+      names: {},
+      loadOf: () => 0,
+      endpointFailed: () => {},
+      sessions: {
+        enter: (_target: unknown, _told: unknown, done: { failed(reason: string, detail: string): void }) => {
+          enters++;
+          done.failed(reason, '');
+        },
+      },
+    } as unknown as DataPath;
+    reachEndpoint(
+      path,
+      { route, protocol: 'http2', fresh: false, lost: null } as unknown as Parameters<
+        typeof reachEndpoint
+      >[1],
+      {
+        connected: t.fail,
+        failed: (why: string) => {
+          outcome = why;
+        },
+      } as unknown as Parameters<typeof reachEndpoint>[2],
+    );
+    t.equal(enters, asked, reason);
+    t.equal(outcome, reason);
+  }
+  t.end();
 });
