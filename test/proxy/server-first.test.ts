@@ -262,7 +262,7 @@ t.test('a set that comes within the hold counts', async (t) => {
   ];
   for (const { title, yaml, reason } of rows) {
     const app = await mailApp(t);
-    const sidecar = await sidecarFor(t, app, { limits: { serverFirstHold: 2_000 } });
+    const sidecar = await sidecarFor(t, app, { limits: { serverFirstHold: 2_000, modeGrace: 0 } });
     const peer = await open(t, sidecar.port);
     await reached(app);
     sidecar.apply({ resources: yaml });
