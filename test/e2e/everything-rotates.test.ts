@@ -195,6 +195,11 @@ t.test('nothing fails while everything rotates', async (t) => {
       `${revocations} revocations, ${flips} modes; requests ${requests.map(({ served }) => served)}, ` +
       `TCP ${loads.map(({ done }) => done)}; long lives ${lives} ms`,
   );
+  for (const { process } of [web, orders]) {
+    const reasons = process.stderr.text.match(/"reason":"[a-z_]+"/g) ?? [];
+    // What a failure below is to be explained by.
+    t.comment([...new Set(reasons)].join(' '));
+  }
   for (const { failures, served } of requests) {
     t.same(failures, [], 'HTTP/1');
     t.ok(served > 100, `${served} requests`);

@@ -33,7 +33,7 @@ export interface Chance {
 }
 
 /** Of each of the four fuzzers: a minute in all, unless told otherwise. */
-const seconds = Number(process.env.OARLOCK_FUZZ_SECONDS ?? 15);
+const seconds = Number(process.env.OARLOCK_FUZZ_SECONDS ?? 8);
 
 /** Milliseconds within which a fuzzer's file is over, whatever hangs; told to the runner, who ends it sooner otherwise. */
 export const OVER = (seconds + 90) * 1_000;
