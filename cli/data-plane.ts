@@ -117,7 +117,7 @@ export class LocalPlane implements DataPlane {
       name: 'oarlock_key_sets',
       help: 'Places that keys of tokens are fetched from: fresh, stale (the last fetch failed) or missing.',
       type: 'gauge',
-      read: () => countKeySets(this.#keys.status()),
+      read: () => countStates(this.#keys.status().map(({ keys, failures }) => ({ has: keys, failures }))),
     });
     metrics.watch({
       name: 'oarlock_tunnels',
@@ -215,10 +215,11 @@ export class LocalPlane implements DataPlane {
   }
 }
 
-/** One count for each state there is, so that an alarm can be written before the first failure. */
-function countKeySets(places: readonly KeySourceStatus[]): { labels: { state: string }; value: number }[] {
+/** One count for each state there is of what is fetched, so that an alarm can be written before the first failure. */
+export function countStates(
+  places: readonly { readonly has: number; readonly failures: number }[],
+): { labels: { state: string }; value: number }[] {
   const counts = { fresh: 0, stale: 0, missing: 0 };
-  for (const { keys, failures } of places)
-    counts[keys === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
+  for (const { has, failures } of places) counts[has === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
   return Object.entries(counts).map(([state, value]) => ({ labels: { state }, value }));
 }

@@ -12,12 +12,12 @@ import type { Identity } from '../mesh/identity.ts';
 import { openCertificate } from '../mesh/path-rules.ts';
 import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
 import { type BundleStatus, type BundleStore, createBundleStore } from '../providers/spiffe-bundles.ts';
-import { defaultTlsPolicy } from '../proxy/mesh-tls.ts';
+import { tlsPolicyOf } from '../proxy/mesh-tls.ts';
 import { rehearse } from '../proxy/rehearse.ts';
 import { type CertsView, type CrlView, certsView } from '../telemetry/certs-view.ts';
 import { alarmKinds } from '../telemetry/daemon-metrics.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
-import type { DataPlane, TrustUpdate } from './data-plane.ts';
+import { countStates, type DataPlane, type TrustUpdate } from './data-plane.ts';
 
 export interface OwnIdentityParts {
   readonly options: RunOptions;
@@ -67,7 +67,8 @@ export class OwnIdentity {
       name: 'oarlock_trust_bundles',
       help: 'SPIFFE bundles that mesh config names by URL: fresh, stale (the last fetch failed) or missing.',
       type: 'gauge',
-      read: () => countBundles(this.#bundles.status()),
+      read: () =>
+        countStates(this.#bundles.status().map(({ roots, failures }) => ({ has: roots, failures }))),
     });
   }
 
@@ -202,7 +203,7 @@ export class OwnIdentity {
     const { limits } = this.#options;
     return new CredentialKeeper({
       source,
-      rehearse: (fresh, signal) => rehearse(fresh, this.#mesh?.meshTls ?? defaultTlsPolicy, limits, signal),
+      rehearse: (fresh, signal) => rehearse(fresh, tlsPolicyOf(this.#mesh), limits, signal),
       onCredentials: (fresh) => this.#renewed(fresh, identity),
       onFailure: (error, { attempt, nextRetryMs, kind }) => {
         this.#metrics.credentialRenewals.failure++;
@@ -313,12 +314,4 @@ function crlView({ current: { lists }, problem }: CrlFile, file: string, now: nu
     })),
     error: problem,
   };
-}
-
-/** One count for each state there is, so that an alert can be written before the first failure. */
-function countBundles(bundles: readonly BundleStatus[]): { labels: { state: string }; value: number }[] {
-  const counts = { fresh: 0, stale: 0, missing: 0 };
-  for (const { roots, failures } of bundles)
-    counts[roots === 0 ? 'missing' : failures > 0 ? 'stale' : 'fresh']++;
-  return Object.entries(counts).map(([state, value]) => ({ labels: { state }, value }));
 }

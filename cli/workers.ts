@@ -9,7 +9,7 @@ import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import { RevocationLists } from '../mesh/crl.ts';
 import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
-import { contextOptions, defaultTlsPolicy } from '../proxy/mesh-tls.ts';
+import { contextOptions, tlsPolicyOf } from '../proxy/mesh-tls.ts';
 import { ListenError, listenError, type OwnPorts, withoutHbone } from '../proxy/setup/listeners.ts';
 import { Trust, type TrustAdditions } from '../proxy/trust.ts';
 import { mergeFlightLogs } from '../telemetry/flight-recorder.ts';
@@ -76,8 +76,8 @@ export class WorkerPlane implements DataPlane {
     }
     const resources = input.resources.map(({ origin, ...rest }) => ({ ...rest, file: origin.file }));
     const hbone = await this.#hbonePort(own);
-    // The kernel may give a port of its choice to somebody's outgoing connection as soon as nobody has it.
     if (this.#credentials !== null) this.#check(this.#credentials, snapshot.mesh, this.#additions);
+    // The kernel may give a port of its choice to somebody's outgoing connection as soon as nobody has it.
     const keeper =
       own.hbone === 0 && hbone !== null ? await listening(this.#options.bind, hbone, true) : null;
     try {
@@ -129,7 +129,7 @@ export class WorkerPlane implements DataPlane {
    */
   #check(credentials: Credentials, mesh: MeshSettings | null, additions: TrustAdditions): void {
     const trust = new Trust({ credentials, mesh, ...additions });
-    const policy = mesh?.meshTls ?? defaultTlsPolicy;
+    const policy = tlsPolicyOf(mesh);
     createSecureContext(contextOptions({ credentials, trust, policy }));
   }
 

@@ -34,7 +34,7 @@ import { HeldRoom } from './http/held-body.ts';
 import { UpstreamSessions } from './http2/upstream-sessions.ts';
 import { Links } from './links.ts';
 import { maskNearest, maskParams } from './mask.ts';
-import { defaultTlsPolicy, type MeshTlsParts, nobodyShunned, nobodyVerified } from './mesh-tls.ts';
+import { type MeshTlsParts, nobodyShunned, nobodyVerified, tlsPolicyOf } from './mesh-tls.ts';
 import { type ModeSwitch, PortModes } from './port-modes.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { type MeshTls, OutboundTls, type TlsFiles } from './tls-outbound.ts';
@@ -213,7 +213,7 @@ export class DataPath implements TunnelContext {
       credentials,
       trust,
       verified,
-      policy: mesh?.meshTls ?? defaultTlsPolicy,
+      policy: tlsPolicyOf(mesh),
       limits: this.limits,
       counts: this.metrics.handshakes,
       shunned: this.#shunned,

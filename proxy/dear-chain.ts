@@ -1,6 +1,6 @@
 /** Tells a chain made to keep its verifier busy from one that is merely wrong. */
 import type { X509Certificate } from 'node:crypto';
-import { MAX_CHAIN } from './verify-peer.ts';
+import { MAX_CHAIN, presented } from './verify-peer.ts';
 
 /**
  * Bytes of a chain, and of all that a client sends after its ClientHello to end its handshake. Four certificates with
@@ -22,18 +22,13 @@ const DEAR_CURVES = /^(sect|c2|wap-wsg-idm-ecid-wtls[1345]|Oakley)/;
  */
 export function dearness(leaf: X509Certificate): string | null {
   let [length, bytes] = [0, 0];
-  for (let at: X509Certificate | undefined = leaf; at !== undefined; at = next(at)) {
+  for (const at of presented(leaf)) {
     length++;
     bytes += at.raw.length;
     if (length > MAX_CHAIN) return `more than ${MAX_CHAIN} certificates`;
     if (hasDearKey(at)) return 'a key that takes long to verify by';
   }
   return bytes > MAX_FLIGHT ? `certificates of ${bytes} bytes` : null;
-}
-
-function next(certificate: X509Certificate): X509Certificate | undefined {
-  const { issuerCertificate } = certificate;
-  return issuerCertificate === certificate ? undefined : issuerCertificate;
 }
 
 function hasDearKey(certificate: X509Certificate): boolean {

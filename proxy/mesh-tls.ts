@@ -3,7 +3,7 @@ import { constants, X509Certificate } from 'node:crypto';
 import { DEFAULT_CIPHERS, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
-import type { MeshTlsPolicy } from '../mesh/snapshot.ts';
+import type { MeshSettings, MeshTlsPolicy } from '../mesh/snapshot.ts';
 import type { Direction } from './connections.ts';
 import { Shunned } from './shunned.ts';
 import type { PeerRole, Trust } from './trust.ts';
@@ -63,7 +63,12 @@ const DEFAULT_SUITES = {
   'TLSv1.2': [...TLS13_SUITES, ...DEFAULT_CIPHERS.split(':').filter((name) => !name.startsWith('TLS_'))],
 };
 
-export const defaultTlsPolicy: MeshTlsPolicy = { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] };
+const defaultTlsPolicy: MeshTlsPolicy = { minVersion: 'TLSv1.3', cipherSuites: [], ecdhCurves: [] };
+
+/** What mesh config asks for; null: there is none yet. */
+export function tlsPolicyOf(mesh: Pick<MeshSettings, 'meshTls'> | null): MeshTlsPolicy {
+  return mesh?.meshTls ?? defaultTlsPolicy;
+}
 
 /** Of either side. OpenSSL verifies by all roots; which of them may vouch for whom is `Trust`'s affair. */
 export function contextOptions({

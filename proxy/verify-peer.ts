@@ -1,7 +1,7 @@
 /** Who is at the other end of a TLS connection: identity read from the certificate itself, and checked, on every handshake. */
 import type { X509Certificate } from 'node:crypto';
 import { readCertificate } from '../mesh/certificates.ts';
-import type { ChainRoot } from '../mesh/chain.ts';
+import type { ChainRoot, TrustedChain } from '../mesh/chain.ts';
 import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { PeerRole, Trust } from './trust.ts';
@@ -97,9 +97,8 @@ export function readPeer(
   if ('reason' in read) return read;
   const { identity, serial } = read;
   const chain = presentedChain(leaf);
-  const verdict = trust.verify(chain, identity.trustDomain, role, now);
-  if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
-  if (!verdict.ok) return { ...verdict, detail: naming(identity, verdict.detail) };
+  const verdict = verdictBy(trust, { identity, chain, role }, now);
+  if (!verdict.ok) return verdict;
   const { notBefore, notAfter, root } = verdict;
   const hash = fingerprint.replaceAll(':', '').toLowerCase();
   const issuer = leaf.issuer.replaceAll('\n', ', ');
@@ -111,11 +110,19 @@ export function readPeer(
 
 /** Judges anew, by the trust now in force, who was verified under another. Null: it still passes. */
 export function judgeAgain(peer: VerifiedPeer, trust: Trust, now: number): RefusedVerdict | null {
-  const { identity, chain, role } = peer;
   if (peer.epoch === trust.epoch) return null;
+  const verdict = verdictBy(trust, peer, now);
+  return verdict.ok ? null : verdict;
+}
+
+function verdictBy(
+  trust: Trust,
+  { identity, chain, role }: Pick<VerifiedPeer, 'identity' | 'chain' | 'role'>,
+  now: number,
+): TrustedChain | RefusedVerdict {
   const verdict = trust.verify(chain, identity.trustDomain, role, now);
   if (verdict === null) return { ok: false, reason: 'untrusted_trust_domain', detail: identity.uri };
-  return verdict.ok ? null : { ...verdict, detail: naming(identity, verdict.detail) };
+  return verdict.ok ? verdict : { ...verdict, detail: naming(identity, verdict.detail) };
 }
 
 /** A fault of the chain names the certificate it is of, which may not be the leaf. */
@@ -156,11 +163,16 @@ export const MAX_CHAIN = 10;
 /** The certificates as they were presented, DER, leaf first. */
 export function presentedChain(leaf: X509Certificate): readonly Buffer[] {
   const chain: Buffer[] = [];
-  for (let at: X509Certificate | undefined = leaf; at !== undefined && chain.length < MAX_CHAIN; ) {
-    chain.push(at.raw);
+  for (const { raw } of presented(leaf)) if (chain.push(raw) === MAX_CHAIN) break;
+  return chain;
+}
+
+/** The leaf and all that was presented behind it, as Node has it of a connection. */
+export function* presented(leaf: X509Certificate): Generator<X509Certificate, void> {
+  for (let at: X509Certificate | undefined = leaf; at !== undefined; ) {
+    yield at;
     at = at.issuerCertificate === at ? undefined : at.issuerCertificate;
   }
-  return chain;
 }
 
 function stillValid(peer: VerifiedPeer, now: number): PeerVerdict {

@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto';
 import t from 'tap';
 import { limitsWith } from '../../mesh/limits.ts';
-import { defaultTlsPolicy } from '../../proxy/mesh-tls.ts';
+import { tlsPolicyOf } from '../../proxy/mesh-tls.ts';
 import { rehearse } from '../../proxy/rehearse.ts';
 import { Kept, type KeptOptions, trust } from '../ca-client/workload-api-kept.ts';
 import { until } from '../e2e/harness/wait.ts';
@@ -21,7 +21,7 @@ function issuedBy(rootPem: string, chainPem: string): boolean {
 function keep(t: ConstructorParameters<typeof Kept>[0], options: KeptOptions): Kept {
   return new Kept(t, {
     ...options,
-    rehearse: (credentials) => rehearse(credentials, defaultTlsPolicy, limitsWith({})),
+    rehearse: (credentials) => rehearse(credentials, tlsPolicyOf(null), limitsWith({})),
   });
 }
 

@@ -9,10 +9,10 @@ import { limitsWith } from '../../mesh/limits.ts';
 import type { CaCertificates, MeshTlsPolicy } from '../../mesh/snapshot.ts';
 import { Handshakes } from '../../proxy/handshakes.ts';
 import {
-  defaultTlsPolicy,
   type MeshTlsParts,
   nobodyShunned,
   nobodyVerified,
+  tlsPolicyOf,
   uncounted,
 } from '../../proxy/mesh-tls.ts';
 import type { HandshakeFacts } from '../../proxy/seen-handshake.ts';
@@ -98,7 +98,7 @@ export function partsOf(credentials: Credentials, around: Surroundings = {}): Me
     credentials,
     trust,
     verified: nobodyVerified(limits),
-    policy: around.policy ?? defaultTlsPolicy,
+    policy: around.policy ?? tlsPolicyOf(null),
     limits,
     counts: uncounted(),
     shunned: nobodyShunned(),

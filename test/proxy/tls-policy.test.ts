@@ -7,7 +7,7 @@ import {
 } from 'node:tls';
 import t from 'tap';
 import type { MeshTlsPolicy } from '../../mesh/snapshot.ts';
-import { defaultTlsPolicy } from '../../proxy/mesh-tls.ts';
+import { tlsPolicyOf } from '../../proxy/mesh-tls.ts';
 import {
   authority,
   credentialsFor,
@@ -92,7 +92,7 @@ const told = (version: string | null, { name }: CipherNameAndProtocol): string =
 t.test('as the server', async (t) => {
   const credentials = await credentialsFor(uri, await authority('root'));
   for (const { title, policy, peer, expected } of cases) {
-    const server = serverOf(partsOf(credentials, { policy: { ...defaultTlsPolicy, ...policy } }));
+    const server = serverOf(partsOf(credentials, { policy: { ...tlsPolicyOf(null), ...policy } }));
     const { theirs, ours, close } = await socketPair();
     const client = connect({
       socket: ours,
@@ -114,7 +114,7 @@ t.test('as the server', async (t) => {
 t.test('as the client', async (t) => {
   const credentials = await credentialsFor(uri, await authority('root'));
   for (const { title, policy, peer, expected } of cases) {
-    const client = new OutboundTls(partsOf(credentials, { policy: { ...defaultTlsPolicy, ...policy } }));
+    const client = new OutboundTls(partsOf(credentials, { policy: { ...tlsPolicyOf(null), ...policy } }));
     const { theirs, ours, close } = await socketPair();
     const server = createTlsServer({
       cert: credentials.chainPem,
@@ -134,7 +134,9 @@ t.test('as the client', async (t) => {
 t.test('a policy that OpenSSL does not know is refused, not ignored', async (t) => {
   const credentials = await credentialsFor(uri, await authority('root'));
   for (const policy of [{ ecdhCurves: ['P-999'] }, { cipherSuites: ['NO-SUCH-SUITE'] }]) {
-    const parts = partsOf(credentials, { policy: { ...defaultTlsPolicy, minVersion: 'TLSv1.2', ...policy } });
+    const parts = partsOf(credentials, {
+      policy: { ...tlsPolicyOf(null), minVersion: 'TLSv1.2', ...policy },
+    });
     t.throws(() => serverOf(parts), JSON.stringify(policy));
     t.throws(() => new OutboundTls(parts), JSON.stringify(policy));
   }
