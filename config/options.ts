@@ -31,6 +31,13 @@ export interface RunOptions {
   /** Revocation lists in PEM; null: none. */
   readonly crlFile: string | null;
   readonly intercept: 'none' | 'redirect';
+  /** Ports of capture; null: off, as they are without it. */
+  readonly outboundPort: number | null;
+  readonly inboundPort: number | null;
+  /** Run as uid 0 though the rules of capture exempt another. */
+  readonly allowRoot: boolean;
+  /** Stop once the app's processes are gone: those of a process group, or all that can be seen beside ours; null: not asked for. */
+  readonly exitWithApp: number | 'all' | null;
   /** `''`: all addresses of both families. */
   readonly bind: string;
   /** Null: off. */
@@ -120,8 +127,6 @@ function option(flags: string, text: string, env: string): Option {
 
 const DEFAULT_INTERCEPT = process.platform === 'linux' ? 'redirect' : 'none';
 
-const LATER = 'not served yet; read so that manifests that name it still start';
-
 /** Adds the flags every command that reads resources shares. */
 export function addConfigOptions(command: Command): Command {
   return command
@@ -165,18 +170,26 @@ export function runCommandOptions(): Command {
     .addOption(option('--address <ip>', 'in a pod: its address', 'INSTANCE_IP'));
   addCredentialOptions(command, spiffeEnv())
     .addOption(
-      option('--intercept <how>', 'none: Sidecar listeners only', 'OARLOCK_INTERCEPT')
+      option(
+        '--intercept <how>',
+        'redirect: what oarlock iptables redirects here; none: Sidecar listeners only',
+        'OARLOCK_INTERCEPT',
+      )
         .choices(['redirect', 'none'])
         .default(DEFAULT_INTERCEPT),
     )
     .addOption(
-      option('--bind <address>', 'address of ingress listeners that name none', 'OARLOCK_BIND').default(''),
+      option(
+        '--bind <address>',
+        'address of capture, HBONE and ingress listeners that name none',
+        'OARLOCK_BIND',
+      ).default(''),
     )
     .addOption(portOption('admin', ports.admin))
     .addOption(portOption('metrics', ports.metrics))
     .addOption(portOption('health', ports.health))
-    .addOption(portOption('outbound', ports.outbound, LATER))
-    .addOption(portOption('inbound', ports.inbound, LATER))
+    .addOption(portOption('outbound', ports.outbound))
+    .addOption(portOption('inbound', ports.inbound))
     .addOption(
       option(
         '--hbone-port <port>',
@@ -192,9 +205,16 @@ export function runCommandOptions(): Command {
     .addOption(
       option(
         '--allow-root',
-        'accept uid 0 with --intercept redirect, once that is served; without effect until then',
+        'accept uid 0 with --intercept redirect: the rules of capture must exempt it then',
         'OARLOCK_ALLOW_ROOT',
       ),
+    )
+    .addOption(
+      option(
+        '--exit-with-app [pgid]',
+        "stop once the app's processes are gone: a process group's, or without one all that can be seen beside ours",
+        'OARLOCK_EXIT_WITH_APP',
+      ).argParser(processGroup),
     )
     .addOption(
       option('--log-level <level>', 'of the daemon log on stderr', 'OARLOCK_LOG_LEVEL')
@@ -250,7 +270,7 @@ function portOption(name: string, number: number, text = 'port, 0 for any, or of
 
 /** 3600000 → `1h`: as one would give it. */
 function durationText(ms: number): string {
-  if (ms % 3_600_000 === 0) return `${ms / 3_600_000}h`;
+  if (ms > 0 && ms % 3_600_000 === 0) return `${ms / 3_600_000}h`;
   return ms % 1_000 === 0 ? `${ms / 1_000}s` : `${ms}ms`;
 }
 
@@ -273,11 +293,9 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
   };
   const config = list('config');
   if (config === null) throw new UsageError('--config is needed: a folder or file of resources');
-  if (parsed.intercept === 'redirect') {
-    throw new UsageError(
-      '--intercept redirect is not in this build yet: give --intercept none and Sidecar listeners',
-    );
-  }
+  const intercept = parsed.intercept === 'redirect' ? 'redirect' : 'none';
+  const allowRoot = isSet(parsed.allowRoot);
+  if (intercept === 'redirect') checkRedirect(allowRoot);
   const overrides: Partial<Record<LimitName, number>> = {};
   for (const name of Object.keys(limitTable) as LimitName[]) {
     const value = parsed[camel(limitTable[name].flag)];
@@ -291,7 +309,11 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     trustDomainAliases: list('trustDomainAlias'),
     credentials: readCredentialOptions(parsed),
     crlFile: text('crl'),
-    intercept: 'none',
+    intercept,
+    outboundPort: intercept === 'redirect' ? portOf(parsed.outboundPort) : null,
+    inboundPort: intercept === 'redirect' ? portOf(parsed.inboundPort) : null,
+    allowRoot,
+    exitWithApp: exitWithApp(parsed.exitWithApp),
     bind: text('bind') ?? '',
     adminPort: portOf(parsed.adminPort),
     metricsPort: portOf(parsed.metricsPort),
@@ -305,6 +327,35 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     clusterId: text('clusterId') ?? 'Kubernetes',
     concurrency: threads(parsed.concurrency as number),
   });
+}
+
+/** Capture is Linux's, and its rules exempt the sidecar's own uid: root's traffic must not be that. */
+function checkRedirect(allowRoot: boolean): void {
+  if (process.platform !== 'linux') throw new UsageError('--intercept redirect needs Linux');
+  if (process.getuid?.() === 0 && !allowRoot) {
+    throw new UsageError(
+      'as uid 0 with --intercept redirect every process of root would go past the sidecar: run it as uid 1337 ' +
+        '(which oarlock iptables exempts), or give --allow-root, or --intercept none for Sidecar listeners alone',
+    );
+  }
+}
+
+/** A flag without a value; its environment name may say false. */
+function isSet(parsed: unknown): boolean {
+  return parsed === true || (typeof parsed === 'string' && !/^(?:|0|false|no)$/i.test(parsed));
+}
+
+function processGroup(value: string): number | 'all' | 'off' {
+  if (/^(?:true|all)$/i.test(value)) return 'all';
+  if (/^(?:|0|false|no)$/i.test(value)) return 'off';
+  const id = Number(value);
+  if (/^[0-9]{1,9}$/.test(value) && id > 1) return id;
+  throw new InvalidArgumentError('must be the id of a process group, or nothing.');
+}
+
+function exitWithApp(parsed: unknown): number | 'all' | null {
+  if (parsed === true) return 'all';
+  return typeof parsed === 'number' || parsed === 'all' ? parsed : null;
 }
 
 function portOf(parsed: unknown): number | null {

@@ -14,6 +14,7 @@ import { compileModes, decodePeerAuthentication } from '../policy/peer-authentic
 import type { RequestAuthentication } from '../policy/request-authentication.ts';
 import { compileTokenRules, decodeRequestAuthentication } from '../policy/request-authentication.ts';
 import { checkAnnotations } from '../policy/webhook.ts';
+import { nothingCaptured } from '../registry/captured.ts';
 import type { DestinationRule } from '../registry/destination-rule.ts';
 import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import type { EndpointSlice } from '../registry/endpoint-slice.ts';
@@ -260,6 +261,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     route: (host, port, subset) =>
       subset === undefined ? routes(host, port) : chooseRoute(context, host, port, subset),
     portsOf: (host) => knownPorts(context, host),
+    captured: nothingCaptured,
     workloadByIdentity({ trustDomain, namespace, serviceAccount }) {
       if (namespace === null || serviceAccount === null || !trusted.has(trustDomain)) return null;
       return registry.workloadByAccount(namespace, serviceAccount);

@@ -15,7 +15,20 @@ export const limitTable = {
     unit: 'ms',
     value: 5_000,
     flag: 'drain',
-    why: 'how long running requests may finish after SIGTERM',
+    why: 'how long running requests, and the app itself with its outbound connections, may take to end after SIGTERM and --drain-delay',
+  },
+  drainDelay: {
+    unit: 'ms',
+    value: 0,
+    flag: 'drain-delay',
+    mayBeZero: true,
+    why: 'after SIGTERM we are not ready but serve as before so long: callers learn of it at other moments',
+  },
+  canaryInterval: {
+    unit: 'ms',
+    value: 10_000,
+    flag: 'canary-interval',
+    why: 'how often a connection to ourselves proves that the rules of capture stand',
   },
   handshakeTimeout: {
     unit: 'ms',

@@ -132,6 +132,11 @@ const table = {
     flag: '-',
     hint: 'retry on another endpoint',
   },
+  not_redirected: {
+    sentence: 'a connection came to a port of capture by itself, not redirected there',
+    flag: '-',
+    hint: 'nothing should dial this port; if the app did, its rules of capture are missing: see oarlock iptables --check',
+  },
   no_credentials: {
     sentence: 'we have no valid certificate of our own',
     flag: 'UF',

@@ -58,7 +58,14 @@ export interface MeshSettings {
 }
 
 /** A socket address of an app; `path` for a Unix socket. */
-export type AppAddress = { readonly host: string; readonly port: number } | { readonly path: string };
+export type AppAddress =
+  | {
+      readonly host: string;
+      readonly port: number;
+      /** The address the app sees us come from: what captured connections need, lest they be captured again. */
+      readonly from?: string;
+    }
+  | { readonly path: string };
 
 /** `Sidecar` `ingress` entry: a local port of ours in front of the app. */
 export interface IngressListener {
@@ -76,6 +83,24 @@ export interface EgressListener {
   readonly protocol: Protocol;
   /** Fully qualified service hosts this listener reaches, in the Sidecar's order. */
   readonly hosts: readonly string[];
+}
+
+/** What original destinations mean. Addresses are IPv4 or IPv6 texts in their canonical form, never mapped ones. */
+export interface Captured {
+  /** Outbound: the hosts of services that claim an address and port for themselves (a VIP), oldest first; empty: none does. */
+  hostsAt(address: string, port: number): readonly string[];
+  /**
+   * Outbound: the way to whoever is at an address, itself: a pod or endpoint called by its own address. Its only endpoint
+   * is that address and port; where the workload there is in the mesh, TLS and expected identities are its own.
+   * Null: the registry knows nobody there.
+   */
+  routeAt(address: string, port: number): Route | null;
+  /** Outbound: the host that a Host header or SNI means at a port, short forms of our namespace too; null: no service. */
+  hostNamed(name: string, port: number): string | null;
+  /** Outbound: the TCP service without an address of its own that has a port whatever the address; null: none. */
+  hostAnywhere(port: number): string | null;
+  /** Inbound: the Sidecar ingress entry of a captured port; null: it goes to the app at that port. */
+  ingressAt(port: number): IngressListener | null;
 }
 
 export interface Snapshot {
@@ -109,6 +134,8 @@ export interface Snapshot {
   route(host: string, port: number, subset?: string): Route | null;
   /** The ports of the service that a host means, in its own order; empty where it is unknown. */
   portsOf(host: string): readonly number[];
+  /** What a captured connection's original destination means to this workload. */
+  readonly captured: Captured;
   /** The workload behind a verified identity where exactly one has it; else null. For metrics only. */
   workloadByIdentity(identity: Identity): Workload | null;
   /** The workload at an address where exactly one has it; else null. For metrics of plaintext peers only. */
