@@ -8,7 +8,7 @@ const root = join(import.meta.dirname, '..');
 /** Floors of the house, ground first. A file imports from its own folder or from a lower floor. */
 const floors: readonly (readonly string[])[] = [
   ['mesh'],
-  ['policy', 'registry', 'providers', 'ca-client', 'telemetry'],
+  ['policy', 'registry', 'providers', 'ca-client', 'telemetry', 'intercept', 'inject', 'probes'],
   ['proxy', 'config', 'dashboard'],
   ['demo'],
   ['cli'],
