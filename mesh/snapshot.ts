@@ -97,6 +97,8 @@ export interface Captured {
   routeAt(address: string, port: number): Route | null;
   /** Outbound: the host that a Host header or SNI means at a port, short forms of our namespace too; null: no service. */
   hostNamed(name: string, port: number): string | null;
+  /** Outbound: true where some service is meant by name at a port: what is spoken there must be looked at. */
+  namesAt(port: number): boolean;
   /** Outbound: the TCP service without an address of its own that has a port whatever the address; null: none. */
   hostAnywhere(port: number): string | null;
   /** Inbound: the Sidecar ingress entry of a captured port; null: it goes to the app at that port. */

@@ -6,6 +6,7 @@ export const nothingCaptured: Captured = {
   hostsAt: () => [],
   routeAt: () => null,
   hostNamed: () => null,
+  namesAt: () => false,
   hostAnywhere: () => null,
   ingressAt: () => null,
 };
