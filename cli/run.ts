@@ -8,6 +8,7 @@ import { UsageError } from '../config/usage-error.ts';
 import { type FolderWatcher, watchFolders } from '../config/watcher.ts';
 import { problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
+import { ProbeServer } from '../probes/serve.ts';
 import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import { takesHbone } from '../registry/hbone.ts';
 import { snapshotView } from '../telemetry/admin-views.ts';
@@ -49,6 +50,8 @@ class Daemon {
   #retry: NodeJS.Timeout | undefined;
   #announced = false;
   #stopping = false;
+  /** The stop has come to its end: nothing is put in force any more. */
+  #left = false;
   /** Snapshots are put in force one after the other. */
   #applying: Promise<void> = Promise.resolve();
 
@@ -140,7 +143,7 @@ class Daemon {
   #changed(set: ResourceSet): void {
     clearTimeout(this.#retry);
     this.#applying = this.#applying.then(async () => {
-      if (this.#stopping) return;
+      if (this.#left) return;
       const input = this.#inputOf(set);
       const snapshot = this.#compile(input);
       if (snapshot !== null) {
@@ -167,7 +170,7 @@ class Daemon {
   /** @throws ListenError; the set in force has not changed then */
   async #putInForce(snapshot: Snapshot, input: SnapshotInput): Promise<void> {
     await this.#plane.apply(snapshot, this.#ownPorts(snapshot), input);
-    this.#warnOfHbone(snapshot);
+    if (!this.#stopping) this.#warnOfHbone(snapshot);
     this.#snapshot = snapshot;
     this.#waitingFor = null;
     this.#metrics.snapshotGeneration = snapshot.generation;
@@ -236,11 +239,28 @@ class Daemon {
         certs: () => this.#identity.view(),
         handshakes: async () => (await this.#plane.report()).flights,
         snapshot: () => snapshotView(this.#snapshot, this.#problems),
+        probes: this.#probes(),
         quit: () => this.#signalled('/quitquitquit'),
         failed: (error, path) =>
           this.#log.error({ path, error: String(error) }, 'the answer could not be made'),
       },
     );
+  }
+
+  #probes(): ProbeServer | null {
+    const { appProbes, workload, intercept } = this.#options;
+    if (appProbes.size === 0) return null;
+    const captured = intercept === 'redirect';
+    return new ProbeServer({
+      probes: appProbes,
+      // Without capture our own listeners are at the pod's address.
+      address: captured && workload.kind === 'pod' ? workload.address : null,
+      captured,
+      turned: (path, failure) => {
+        if (failure === null) this.#log.info({ path }, "the app's probe succeeds again");
+        else this.#log.warn({ path, failure }, "the app's probe fails");
+      },
+    });
   }
 
   // ---- the end
@@ -254,13 +274,24 @@ class Daemon {
     void this.#stop(cause).finally(() => process.exit(0));
   }
 
-  /** In order: nothing new is learned, what runs may finish, the servers that tell of it go last. */
+  /**
+   * In order: what runs may finish, by resources and credentials that are kept up to the end; then nothing new is
+   * learned; the servers that tell of it go last.
+   */
   async #stop(cause: string): Promise<void> {
-    this.#log.info({ cause, drainMs: this.#options.limits.drain }, 'stopping');
+    const { drain, drainDelay } = this.#options.limits;
+    this.#log.info({ cause, drainDelayMs: drainDelay, drainMs: drain }, 'stopping');
+    const why = await leave({
+      plane: this.#plane,
+      limits: this.#options.limits,
+      log: this.#log,
+      app: this.#app,
+    });
+    this.#left = true;
     clearTimeout(this.#retry);
     this.#watcher?.close();
     this.#identity.stop();
-    await this.#plane.drain();
+    await this.#plane.stop(why);
     await this.#servers?.close();
     this.#log.info('stopped');
     this.#log.flush();

@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../mesh/duration.ts';
 import { type LimitName, type LimitRow, type Limits, limitsWith, limitTable } from '../mesh/limits.ts';
 import { ports } from '../mesh/ports.ts';
+import { type AppProbes, readAppProbes } from '../probes/table.ts';
 import { addCredentialOptions, type CredentialOptions, readCredentialOptions } from './credential-options.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -40,6 +41,8 @@ export interface RunOptions {
   readonly exitWithApp: number | 'all' | null;
   /** `''`: all addresses of both families. */
   readonly bind: string;
+  /** What the kubelet asks the app through us. */
+  readonly appProbes: AppProbes;
   /** Null: off. */
   readonly adminPort: number | null;
   readonly metricsPort: number | null;
@@ -217,6 +220,13 @@ export function runCommandOptions(): Command {
       ).argParser(processGroup),
     )
     .addOption(
+      option(
+        '--app-probers <json>',
+        "in a pod: the app's probes, asked for at the metrics port, as injection writes them",
+        'ISTIO_KUBE_APP_PROBERS',
+      ).argParser(appProbes),
+    )
+    .addOption(
       option('--log-level <level>', 'of the daemon log on stderr', 'OARLOCK_LOG_LEVEL')
         .choices(['trace', 'debug', 'info', 'warn', 'error'])
         .default('info'),
@@ -315,6 +325,7 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
     allowRoot,
     exitWithApp: exitWithApp(parsed.exitWithApp),
     bind: text('bind') ?? '',
+    appProbes: (parsed.appProbers as AppProbes | undefined) ?? new Map(),
     adminPort: portOf(parsed.adminPort),
     metricsPort: portOf(parsed.metricsPort),
     healthPort: portOf(parsed.healthPort),
@@ -343,6 +354,14 @@ function checkRedirect(allowRoot: boolean): void {
 /** A flag without a value; its environment name may say false. */
 function isSet(parsed: unknown): boolean {
   return parsed === true || (typeof parsed === 'string' && !/^(?:|0|false|no)$/i.test(parsed));
+}
+
+function appProbes(value: string): AppProbes {
+  try {
+    return readAppProbes(value);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
 }
 
 function processGroup(value: string): number | 'all' | 'off' {

@@ -58,9 +58,23 @@ export interface ServerHandlers {
   /** The handshakes that failed, newest first, of all threads. */
   readonly handshakes: () => Promise<FlightLog>;
   readonly snapshot: () => unknown;
+  /** The app's probes, which the kubelet asks for at the metrics port; null: there are none. */
+  readonly probes: ProbeSource | null;
   /** `POST /quitquitquit`: called once the answer is sent. */
   readonly quit: () => void;
   readonly failed: (error: unknown, path: string) => void;
+}
+
+/** Asks an app in the kubelet's place. */
+export interface ProbeSource {
+  /** What can be asked for; nothing else is served. */
+  readonly paths: readonly string[];
+  /** Answers within a time of its own. `gone` aborts once whoever asked is. */
+  readonly ask: (
+    path: string,
+    request: IncomingMessage,
+    gone: AbortSignal,
+  ) => Promise<{ readonly status: number; readonly body: Buffer | string }>;
 }
 
 export type ServerName = 'health' | 'metrics' | 'admin';
@@ -85,7 +99,7 @@ export async function startServers(options: ServersOptions, handlers: ServerHand
     for (const name of ['health', 'metrics', 'admin'] as const) {
       const listen = options[name];
       if (listen === null) continue;
-      const server = makeServer(bounds, routers[name](handlers), handlers, name === 'admin');
+      const server = makeServer(bounds, routers[name](handlers, bounds), handlers, name === 'admin');
       await bind(server, name, name === 'admin' ? loopbackOnly(listen) : listen);
       started.push(server);
       ports[name] = (server.address() as AddressInfo).port;
@@ -118,7 +132,7 @@ function healthRoutes(handlers: ServerHandlers): Routes {
   return new Map([['/healthz/ready', readyRoute(handlers)]]);
 }
 
-function metricsRoutes(handlers: ServerHandlers): Routes {
+function metricsRoutes(handlers: ServerHandlers, bounds: ServerBounds): Routes {
   let rendering: Promise<Answer> | null = null;
   const scrape = (): Promise<Answer> => {
     // One rendering serves all who ask meanwhile: a text of megabytes is not made twice at once.
@@ -135,7 +149,23 @@ function metricsRoutes(handlers: ServerHandlers): Routes {
     ['/stats/prometheus', { GET: scrape }],
     ['/healthz/ready', readyRoute(handlers)],
     ['/quitquitquit', { POST: (request, response) => quit(request, response, handlers) }],
+    ...probeRoutes(handlers.probes, bounds),
   ]);
+}
+
+function probeRoutes(source: ProbeSource | null, { idleTimeoutMs }: ServerBounds): [string, Route][] {
+  if (source === null) return [];
+  const ask = async (path: string, request: IncomingMessage, response: ServerResponse): Promise<Answer> => {
+    const gone = new AbortController();
+    response.once('close', () => gone.abort(new Error('who asked has left')));
+    // The app may be given longer than an idle connection is: the probe has its own end.
+    request.socket.setTimeout(0);
+    const { status, body } = await source.ask(path, request, gone.signal);
+    request.socket.setTimeout(idleTimeoutMs);
+    response.setHeader('connection', 'close');
+    return { status, contentType: 'text/plain; charset=utf-8', body };
+  };
+  return source.paths.map((path) => [path, { GET: (request, response) => ask(path, request, response) }]);
 }
 
 function adminRoutes(handlers: ServerHandlers): Routes {
@@ -246,7 +276,8 @@ function send(request: IncomingMessage, response: ServerResponse, answer: Answer
   if (request.method !== 'GET' && request.method !== 'HEAD') response.setHeader('connection', 'close');
   response.writeHead(answer.status, {
     'content-type': answer.contentType,
-    'content-length': Buffer.byteLength(answer.body),
+    // RFC 9110 §8.6: no Content-Length with a 204.
+    ...(answer.status === 204 ? {} : { 'content-length': Buffer.byteLength(answer.body) }),
     'cache-control': 'no-store',
     'x-content-type-options': 'nosniff',
   });

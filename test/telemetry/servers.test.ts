@@ -23,6 +23,7 @@ function handlersWith(overrides: Partial<ServerHandlers> = {}): ServerHandlers {
     certs: async () => ({ state: 'none' }),
     handshakes: async () => ({ total: 0, failures: [] }),
     snapshot: () => ({ generation: 1 }),
+    probes: null,
     quit: () => {},
     failed: () => {},
     ...overrides,
