@@ -8,6 +8,7 @@ import { certsCommand } from './certs.ts';
 import { demoCommand } from './demo.ts';
 import { describeCommand } from './describe.ts';
 import { handshakesCommand } from './handshakes.ts';
+import { iptablesCommand } from './iptables.ts';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
 import { routeCommand } from './route.ts';
@@ -35,6 +36,7 @@ program.addCommand(
 program.addCommand(caCommand());
 program.addCommand(certsCommand());
 program.addCommand(handshakesCommand());
+program.addCommand(iptablesCommand());
 program.addCommand(analyzeCommand());
 program.addCommand(authzCommand());
 program.addCommand(describeCommand());

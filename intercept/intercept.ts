@@ -1,0 +1,148 @@
+/** Where the rules of capture are to stand in this network namespace, and what it takes to get there. */
+import { explain } from './explain.ts';
+import { type AddressState, addressState, addStep, removeStep } from './loopback-address.ts';
+import { type CaptureOptions, type Family, families } from './options.ts';
+import { captureRules } from './rules.ts';
+import {
+  type Backend,
+  backends,
+  emptyStore,
+  type Finding,
+  isInstalled,
+  nothing,
+  readStore,
+  type Store,
+  type Wanted,
+} from './store.ts';
+import { InterceptError, runTool, type Step } from './tools.ts';
+import { legacyTablesPresent } from './xtables.ts';
+
+/** `auto`: where the kernel and the tools have it. */
+export const ipv6Choices = ['auto', 'on', 'off'] as const;
+export type Ipv6 = (typeof ipv6Choices)[number];
+
+/** What stands where, as it was read. */
+export interface Place {
+  /** Where the rules shall stand. */
+  readonly store: Store;
+  /** The other places that may hold rules of ours. */
+  readonly others: readonly Store[];
+  /** Families to capture. */
+  readonly families: readonly Family[];
+  /** Of `::6` on lo. */
+  readonly address: AddressState;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Looks at all places that may hold rules of ours, and chooses one: the one asked for; else the one that has rules of
+ * ours; else iptables-legacy where others' rules are there; else the first that is installed and works.
+ * @throws InterceptError that says what is missing
+ */
+export function findPlace(asked: Backend | null, ipv6: Ipv6): Place {
+  const warnings: string[] = [];
+  const stores: Store[] = [];
+  const installed = installedBackends(asked);
+  for (const backend of installed) {
+    try {
+      stores.push(readStore(backend));
+    } catch (error) {
+      if (!(error instanceof InterceptError) || backend === asked || installed.length === 1) throw error;
+      warnings.push(error.message);
+    }
+  }
+  const store = stores.find(({ backend }) => backend === asked) ?? chosen(stores);
+  if (store === undefined) throw new InterceptError(warnings.join('; '));
+  if (families.some(legacyTablesPresent) && !installed.includes('iptables-legacy')) {
+    warnings.push(
+      'this network namespace has tables of iptables-legacy, and iptables-legacy is not installed: rules of capture in them, if any, are neither seen nor removed',
+    );
+  }
+  const others = stores.filter((one) => one !== store);
+  return { store, others, ...ipv6Of(store, ipv6, warnings), warnings };
+}
+
+/** As `findPlace` where nothing may be read: a network namespace without rules is supposed. */
+export function emptyPlace(asked: Backend | null, ipv6: Ipv6): Place {
+  const store = emptyStore(asked ?? backends.find(isInstalled) ?? 'iptables');
+  const warnings: string[] = [];
+  return { store, others: [], ...ipv6Of(store, ipv6, warnings), warnings };
+}
+
+function installedBackends(asked: Backend | null): readonly Backend[] {
+  const installed = backends.filter(isInstalled);
+  if (asked !== null && !installed.includes(asked)) {
+    throw new InterceptError(`--backend ${asked}: its tools are not installed; ${packages[asked]}`);
+  }
+  if (installed.length > 0) return installed;
+  throw new InterceptError(`neither iptables nor nft is installed; ${packages.iptables}`);
+}
+
+const packages: Readonly<Record<Backend, string>> = {
+  iptables: 'install the package iptables (1.8 or later, with iptables-nft-restore)',
+  'iptables-legacy': 'install the package iptables (on Alpine iptables-legacy)',
+  nft: 'install the package nftables',
+};
+
+function chosen(stores: readonly Store[]): Store | undefined {
+  return (
+    stores.find((store) => store.compare(nothing).length > 0) ??
+    stores.find(({ backend, used }) => backend === 'iptables-legacy' && used) ??
+    stores[0]
+  );
+}
+
+/** Which families to capture here. What is left out of them without being asked for is told. */
+function ipv6Of({ withoutIpv6 }: Store, ipv6: Ipv6, warnings: string[]): Pick<Place, 'families' | 'address'> {
+  const address = addressState();
+  if (ipv6 === 'off') return { families: [4], address };
+  const why = address === 'unsupported' ? 'the kernel has no IPv6' : withoutIpv6;
+  if (why !== null) {
+    if (ipv6 === 'on') throw new InterceptError(`--ipv6 on: ${why}`);
+    warnings.push(`IPv4 alone is captured: ${why}`);
+    return { families: [4], address };
+  }
+  if (address === 'disabled') {
+    warnings.push(
+      'IPv6 is disabled by sysctl, so ::6 is not added to lo; the rules for IPv6 are set all the same',
+    );
+  }
+  return { families, address };
+}
+
+/** What has to be done, in order; nothing where all is as wanted. `options` null: nothing of ours shall stand. */
+export function stepsTo(options: CaptureOptions | null, place: Place): readonly Step[] {
+  const wanted = wantedOf(options, place);
+  const steps = [...place.store.steps(wanted)];
+  // Afterwards, so that there is no moment without rules.
+  for (const other of place.others) steps.push(...other.steps(nothing));
+  const listed = wanted.families.includes(6);
+  if (listed && place.address === 'absent') return [addStep, ...steps];
+  if (!listed && place.address === 'present') steps.push(removeStep);
+  return steps;
+}
+
+/** What is not as wanted, at all places. `options` null: what of ours stands. */
+export function findings(options: CaptureOptions | null, place: Place): readonly Finding[] {
+  return [
+    ...place.store.compare(wantedOf(options, place)),
+    ...place.others.flatMap((other) => other.compare(nothing)),
+  ];
+}
+
+function wantedOf(options: CaptureOptions | null, { families }: Place): Wanted {
+  return options === null ? nothing : { rules: captureRules(options), families };
+}
+
+/**
+ * Does it.
+ * @throws InterceptError that says what failed, and what of it to do about
+ */
+export function carryOut(steps: readonly Step[]): void {
+  for (const step of steps) {
+    const { status, stderr } = runTool(step);
+    // Somebody else may have been quicker to add it.
+    if (step === addStep && addressState() === 'present') continue;
+    if (status !== 0) throw new InterceptError(explain(step.tool, stderr, step.input));
+  }
+}
