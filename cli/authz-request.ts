@@ -7,7 +7,7 @@ import { limitTable } from '../mesh/limits.ts';
 import { isObject } from '../mesh/schema.ts';
 import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
-import { parseCidr } from '../policy/cidr.ts';
+import { parseCidr } from '../mesh/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
 import { addFields } from '../proxy/http/added-fields.ts';
 import { forwardedCert, peersCert } from '../proxy/http/forwarded-cert.ts';

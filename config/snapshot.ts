@@ -14,7 +14,7 @@ import { compileModes, decodePeerAuthentication } from '../policy/peer-authentic
 import type { RequestAuthentication } from '../policy/request-authentication.ts';
 import { compileTokenRules, decodeRequestAuthentication } from '../policy/request-authentication.ts';
 import { checkAnnotations } from '../policy/webhook.ts';
-import { nothingCaptured } from '../registry/captured.ts';
+import { compileCaptured } from '../registry/captured.ts';
 import type { DestinationRule } from '../registry/destination-rule.ts';
 import { decodeDestinationRule } from '../registry/destination-rule.ts';
 import type { EndpointSlice } from '../registry/endpoint-slice.ts';
@@ -24,7 +24,14 @@ import { HBONE_PORT, takesHbone } from '../registry/hbone.ts';
 import { inboundPorts } from '../registry/inbound.ts';
 import { decodeService } from '../registry/kube-service.ts';
 import type { Intercept } from '../registry/listeners.ts';
-import { compileImports, egressListeners, ingressListeners, selectSidecar } from '../registry/listeners.ts';
+import {
+  capturedIngress,
+  compileCapturedImports,
+  compileImports,
+  egressListeners,
+  ingressListeners,
+  selectSidecar,
+} from '../registry/listeners.ts';
 import type { MeshConfig } from '../registry/mesh-config.ts';
 import { decodeMeshConfig, emptyMeshConfig } from '../registry/mesh-config.ts';
 import { defaultMeshTls } from '../registry/mesh-tls.ts';
@@ -249,7 +256,7 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     workload: own,
     identity,
     ingress,
-    egress: egressListeners(sidecar, own.namespace, visibleHosts(context)),
+    egress: egressListeners(sidecar, own.namespace, visibleHosts(context), input.intercept),
     authorization: compileAuthorization(decoded.authorizationPolicies, own, mesh, extAuthz),
     tokens: compileTokenRules(decoded.requestAuthentications, own, rootNamespace),
     extAuthz,
@@ -261,7 +268,11 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
     route: (host, port, subset) =>
       subset === undefined ? routes(host, port) : chooseRoute(context, host, port, subset),
     portsOf: (host) => knownPorts(context, host),
-    captured: nothingCaptured,
+    captured: compileCaptured(
+      { ...context, mesh, imports: compileCapturedImports(sidecar, own.namespace) },
+      own,
+      capturedIngress(sidecar, own),
+    ),
     workloadByIdentity({ trustDomain, namespace, serviceAccount }) {
       if (namespace === null || serviceAccount === null || !trusted.has(trustDomain)) return null;
       return registry.workloadByAccount(namespace, serviceAccount);

@@ -1,8 +1,9 @@
 /** What a rule can ask of a connection or a request: an entry for each attribute, with how its values are matched. */
+
+import { compileCidrs } from '../mesh/cidr.ts';
 import type { ConnectionFacts, RequestFacts } from '../mesh/facts.ts';
 import type { Identity } from '../mesh/identity.ts';
 import type { Json } from '../mesh/tokens.ts';
-import { compileCidrs } from './cidr.ts';
 import {
   asOnTheWire,
   compileHosts,

@@ -1,6 +1,7 @@
 /** The values an AuthorizationPolicy's fields may have, each checked as Istio's webhook and schema do. */
+
+import { parseCidr } from '../mesh/cidr.ts';
 import { type Decoder, listOf, string } from '../mesh/schema.ts';
-import { parseCidr } from './cidr.ts';
 import { wrongTemplate } from './path-template.ts';
 import { boundedList } from './webhook.ts';
 import { claimPath, headerName } from './when-key.ts';

@@ -1,12 +1,143 @@
 /** What original destinations of captured connections mean to one workload: VIPs, endpoints, names, its own ports. */
-import type { Captured } from '../mesh/snapshot.ts';
+import { canonicalAddress } from '../mesh/cidr.ts';
+import type { Route } from '../mesh/route.ts';
+import type { Captured, IngressListener, MeshSettings } from '../mesh/snapshot.ts';
+import type { Workload } from '../mesh/workload.ts';
+import { type AddressIndex, indexAddresses, type Served } from './by-address.ts';
+import { isWildcard } from './hosts.ts';
+import { CLUSTER_DOMAIN } from './kube-schema.ts';
+import { type Service, serviceAge, servicePort } from './registry.ts';
+import { type RouteContext, routeTo, routeToWorkload } from './route.ts';
+import { indexVirtualAddresses, isNamed, type VirtualAddresses } from './virtual-addresses.ts';
+import { findService } from './visible.ts';
 
-/** Nothing is known of any address: where nothing is captured. */
-export const nothingCaptured: Captured = {
-  hostsAt: () => [],
-  routeAt: () => null,
-  hostNamed: () => null,
-  namesAt: () => false,
-  hostAnywhere: () => null,
-  ingressAt: () => null,
-};
+/** Routes to single addresses that are kept; the oldest makes room. Ports of known addresses only, but 65,535 each. */
+const MAX_ROUTES = 4_096;
+
+/** What may be asked of a wildcard's service: letters, digits, dashes, dots, nothing else. */
+const HOST_NAME = /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/;
+
+export interface CapturedContext extends RouteContext {
+  readonly mesh: RouteContext['mesh'] & Pick<MeshSettings, 'outboundTrafficPolicy'>;
+}
+
+/**
+ * What original destinations mean to a workload. Its indexes are built when first asked for.
+ * @param context with `imports` of what capture may reach
+ * @param own the workload whose sidecar this is
+ * @param ingress the Sidecar's entries for captured connections
+ */
+export function compileCaptured(
+  context: CapturedContext,
+  own: Workload,
+  ingress: ReadonlyMap<number, IngressListener>,
+): Captured {
+  let index: { readonly virtual: VirtualAddresses; readonly addresses: AddressIndex } | null = null;
+  const indexes = (): NonNullable<typeof index> => {
+    index ??= {
+      virtual: indexVirtualAddresses(context),
+      addresses: indexAddresses(context.registry, own),
+    };
+    return index;
+  };
+  const routes = new Map<string, Route | null>();
+  return {
+    hostsAt: (address, port) => indexes().virtual.hostsAt(address, port),
+    routeAt(address, port) {
+      const { addresses } = indexes();
+      if (!addresses.has(address)) return null;
+      const key = `${address} ${port}`;
+      const known = routes.get(key);
+      if (known !== undefined) return known;
+      const route = routeToAddress({ context, own, addresses }, address, port);
+      if (routes.size >= MAX_ROUTES) routes.delete(routes.keys().next().value ?? '');
+      routes.set(key, route);
+      return route;
+    },
+    hostNamed: (name, port) => hostNamed(context, indexes().virtual, name, port),
+    namesAt: (port) => indexes().virtual.namesAt(port),
+    hostAnywhere: (port) => indexes().virtual.hostAnywhere(port),
+    ingressAt: (port) => ingress.get(port) ?? null,
+  };
+}
+
+interface Addressed {
+  readonly context: CapturedContext;
+  readonly own: Workload;
+  readonly addresses: AddressIndex;
+}
+
+/**
+ * The route to whoever is at an address: as the endpoint of a service that this client knows, else as the workload it is.
+ * Under REGISTRY_ONLY a port that no such service declares stays closed, as in Istio, but for a call to ourselves.
+ */
+function routeToAddress({ context, own, addresses }: Addressed, address: string, port: number): Route | null {
+  let best: { readonly service: Service; readonly served: Served } | null = null;
+  for (const served of addresses.servedAt(address, port)) {
+    const service = serviceOf(context, served);
+    if (service !== null && (best === null || inOrder(served, best.served) < 0)) best = { service, served };
+  }
+  if (best !== null) {
+    return routeTo(context, best.service, best.served.number, { only: best.served.endpoint });
+  }
+  const workload = addresses.workloadAt(address);
+  if (workload === null) return null;
+  const mayPass = context.mesh.outboundTrafficPolicy === 'ALLOW_ANY' || own.addresses.includes(address);
+  return mayPass ? routeToWorkload(context, { workload, address, port }) : null;
+}
+
+/** The service by which the client knows an entry's port; null: it does not. */
+function serviceOf(context: RouteContext, { entry, number }: Served): Service | null {
+  for (const host of entry.hosts) {
+    const service = findService(context, host, number);
+    if (service?.entries.includes(entry)) return service;
+  }
+  return null;
+}
+
+/** Headless first: of all services theirs alone are called by their endpoints' addresses. Then as VIPs are. */
+function inOrder({ entry: a }: Served, { entry: b }: Served): number {
+  return (
+    Number(a.resolution !== 'HEADLESS') - Number(b.resolution !== 'HEADLESS') ||
+    Number(a.kubernetes === null) - Number(b.kubernetes === null) ||
+    serviceAge(a, b)
+  );
+}
+
+/**
+ * The host that a Host header or SNI means: itself; the service of which it is a short form; the service whose address
+ * it is; the wildcard that covers it (Istio: generateVirtualHostDomains). Exact ones go before short forms, and those
+ * before wildcards. Plain TCP has no names.
+ */
+function hostNamed(
+  context: RouteContext,
+  virtual: VirtualAddresses,
+  name: string,
+  port: number,
+): string | null {
+  // Istio's ignore_port_in_host_matching, and the absolute form of a name.
+  const bare = name.toLowerCase().replace(/:[0-9]+$/, '');
+  const literal = canonicalAddress(bare.replace(/^\[(.*)\]$/, '$1'));
+  if (literal !== null) return virtual.hostsAtAddress(literal, port)[0] ?? null;
+  const asked = bare.endsWith('.') ? bare.slice(0, -1) : bare;
+  if (!HOST_NAME.test(asked)) return null;
+  for (const host of fullForms(asked, context.client.namespace)) {
+    const service = context.registry.services.has(host) ? namedService(context, host, port) : null;
+    if (service !== null && !isWildcard(service.host)) return host;
+  }
+  return namedService(context, asked, port)?.host ?? null;
+}
+
+function namedService(context: RouteContext, host: string, port: number): Service | null {
+  const service = findService(context, host, port);
+  const declared = service === null ? null : servicePort(service, port);
+  return declared !== null && isNamed(declared) ? service : null;
+}
+
+/** What a name may mean in full: itself, or `orders`, `orders.shop`, `orders.shop.svc` in our namespace or any. */
+function fullForms(name: string, namespace: string): readonly string[] {
+  const expanded = name.endsWith('.svc')
+    ? `${name}.${CLUSTER_DOMAIN}`
+    : `${name.includes('.') ? name : `${name}.${namespace}`}.svc.${CLUSTER_DOMAIN}`;
+  return [name, expanded];
+}

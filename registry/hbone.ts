@@ -1,9 +1,9 @@
 /** Which endpoints are reached by HBONE (HTTP/2 CONNECT over mutual TLS), at which port, and who may answer there. */
-import { identityOf } from '../mesh/identity.ts';
 import type { EndpointTunnel } from '../mesh/route.ts';
 import type { Workload } from '../mesh/workload.ts';
 import { isUnixAddress } from './checks.ts';
 import type { ServiceEndpoint } from './endpoints.ts';
+import { workloadIdentity } from './secure-naming.ts';
 import type { ClientTls } from './traffic-policy.ts';
 
 /** Where HBONE is taken unless a WorkloadEntry gives another port (Istio's HBoneInboundListenPort). */
@@ -55,6 +55,6 @@ export function tunnelTo(
 ): EndpointTunnel | null {
   const { workload } = endpoint;
   if (workload === null || !canTunnel(endpoint)) return null;
-  const { uri } = identityOf(trustDomain, workload.namespace, workload.serviceAccount || 'default');
-  return { port: workload.hbonePort ?? HBONE_PORT, identity: uri, expectedIdentities: expectedOf(uri) };
+  const identity = workloadIdentity(trustDomain, workload);
+  return { port: workload.hbonePort ?? HBONE_PORT, identity, expectedIdentities: expectedOf(identity) };
 }

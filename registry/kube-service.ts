@@ -6,6 +6,7 @@ import { protocolOf } from '../mesh/workload.ts';
 import { isHostName, requireField, stringThat } from './checks.ts';
 import { CLUSTER_DOMAIN, kubeObject, kubeTop, numberOrName } from './kube-schema.ts';
 import type { ServiceEntry, ServicePort } from './service-entry.ts';
+import { claimedAddresses, isTlsWord } from './service-entry.ts';
 
 const port = kubeObject(
   {
@@ -19,7 +20,7 @@ const port = kubeObject(
 );
 
 const SPEC_FIELDS =
-  'clusterIPs externalIPs sessionAffinity loadBalancerIP loadBalancerSourceRanges externalTrafficPolicy ' +
+  'externalIPs sessionAffinity loadBalancerIP loadBalancerSourceRanges externalTrafficPolicy ' +
   'healthCheckNodePort sessionAffinityConfig ipFamilies ipFamilyPolicy allocateLoadBalancerNodePorts ' +
   'loadBalancerClass internalTrafficPolicy trafficDistribution';
 
@@ -32,6 +33,7 @@ const fields = kubeObject(
         ports: listOf(port),
         type: enumOf('ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalName'),
         clusterIP: string,
+        clusterIPs: listOf(string),
         externalName: stringThat(isHostName, 'a host name'),
         publishNotReadyAddresses: boolean,
       },
@@ -50,9 +52,12 @@ const APP_PROTOCOLS: Readonly<Record<string, string>> = {
 /** SMTP, DNS, MySQL, MongoDB: "TCP as default protocol for well know ports" whose name tells nothing. */
 const WELL_KNOWN_TCP = new Set([25, 53, 3306, 27017]);
 
+function wordOf(appProtocol: string | undefined, name: string): string {
+  return appProtocol === undefined ? name : (APP_PROTOCOLS[appProtocol] ?? appProtocol);
+}
+
 function protocolOfPort(number: number, appProtocol: string | undefined, name: string): Protocol {
-  const word = appProtocol === undefined ? name : (APP_PROTOCOLS[appProtocol] ?? appProtocol);
-  const protocol = protocolOf(undefined, word);
+  const protocol = protocolOf(undefined, wordOf(appProtocol, name));
   return protocol === 'auto' && WELL_KNOWN_TCP.has(number) ? 'tcp' : protocol;
 }
 
@@ -92,18 +97,22 @@ export function decodeService(resource: Resource, problems: Problem[]): ServiceE
       protocol: protocolOfPort(item.port, item.appProtocol, portName),
       targetPort: typeof item.targetPort === 'number' ? item.targetPort : null,
       targetPortName: typeof item.targetPort === 'string' ? item.targetPort : null,
+      tls: isTlsWord(wordOf(item.appProtocol, portName)),
     });
   });
   const externalName = spec?.type === 'ExternalName' ? (spec.externalName ?? null) : null;
   if (spec?.type === 'ExternalName') requireField(spec, 'externalName', ['spec'], reporter);
   const selector = spec?.selector ?? new Map<string, string>();
-  const headless = spec?.clusterIP === 'None';
+  // `None` and names are no addresses, so they claim none.
+  const clusterIps = new Set([spec?.clusterIP ?? '', ...(spec?.clusterIPs ?? [])]);
+  const headless = clusterIps.has('None');
   return {
     name,
     namespace,
     createdAt: resource.creationTimestamp,
     hosts: [`${name}.${namespace}.svc.${CLUSTER_DOMAIN}`],
     ports,
+    addresses: externalName === null ? claimedAddresses([...clusterIps]) : [],
     location: externalName === null ? 'MESH_INTERNAL' : 'MESH_EXTERNAL',
     resolution: externalName !== null ? 'DNS' : headless ? 'HEADLESS' : 'STATIC',
     workloadSelector: selector.size === 0 ? null : selector,

@@ -4,7 +4,7 @@ import { selects } from '../mesh/schema.ts';
 import type { AppAddress, EgressListener, IngressListener } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
 import { byAge, isCoveredBy } from './hosts.ts';
-import type { CaptureMode, EgressHost, Sidecar, SidecarEgress, SidecarIngress } from './sidecar.ts';
+import type { EgressHost, Sidecar, SidecarEgress, SidecarIngress } from './sidecar.ts';
 
 /** `--intercept`: whether connections are captured by the kernel, or only explicit listeners serve. */
 export type Intercept = 'none' | 'redirect';
@@ -36,8 +36,8 @@ function appAddress(entry: SidecarIngress, workload: Workload): AppAddress {
 }
 
 /** With capture off the kernel hands us nothing, so a DEFAULT entry is bound like a NONE one. */
-function isBound(mode: CaptureMode, intercept: Intercept): boolean {
-  return mode === 'NONE' || (mode === 'DEFAULT' && intercept === 'none');
+function isBound({ captureMode }: SidecarIngress, intercept: Intercept): boolean {
+  return captureMode === 'NONE' || (captureMode === 'DEFAULT' && intercept === 'none');
 }
 
 /** The ingress entries that are local ports of ours. */
@@ -47,14 +47,35 @@ export function ingressListeners(
   intercept: Intercept,
 ): readonly IngressListener[] {
   return (sidecar?.ingress ?? [])
-    .filter((entry) => isBound(entry.captureMode, intercept))
-    .map((entry) => ({
-      bind: entry.bind,
-      port: entry.port,
-      protocol: entry.protocol,
-      defaultEndpoint: appAddress(entry, workload),
-    }));
+    .filter((entry) => isBound(entry, intercept))
+    .map((entry) => ingressListener(entry, workload));
 }
+
+/** Those that say where captured connections go, by port. */
+export function capturedIngress(
+  sidecar: Sidecar | null,
+  workload: Workload,
+): ReadonlyMap<number, IngressListener> {
+  const captured = (sidecar?.ingress ?? []).filter((entry) => !isBound(entry, 'redirect'));
+  return new Map(captured.map((entry) => [entry.port, ingressListener(entry, workload)]));
+}
+
+function ingressListener(entry: SidecarIngress, workload: Workload): IngressListener {
+  const { bind, port, protocol } = entry;
+  return { bind, port, protocol, defaultEndpoint: appAddress(entry, workload) };
+}
+
+/**
+ * Whether an egress entry is a local port of ours. Under capture that is one with an address to bind, or one that is not
+ * captured; the others say what capture may reach.
+ */
+function isSocket({ port, bind, captureMode }: SidecarEgress, intercept: Intercept): boolean {
+  if (port === null || captureMode === 'IPTABLES') return false;
+  return captureMode === 'NONE' || intercept === 'none' || bind !== null;
+}
+
+/** Whether a workload may see a service's port. */
+export type Imports = (namespace: string, host: string, port: number) => boolean;
 
 /** A service host as the registry lists it. */
 export interface KnownHost {
@@ -71,11 +92,11 @@ export function egressListeners(
   sidecar: Sidecar | null,
   workloadNamespace: string,
   known: readonly KnownHost[],
+  intercept: Intercept,
 ): readonly EgressListener[] {
   const listeners: EgressListener[] = [];
   for (const entry of sidecar?.egress ?? []) {
-    // IPTABLES: the port only narrows what capture sees; nothing is bound.
-    if (entry.port === null || entry.captureMode === 'IPTABLES') continue;
+    if (entry.port === null || !isSocket(entry, intercept)) continue;
     listeners.push({
       bind: entry.bind ?? '127.0.0.1',
       port: entry.port,
@@ -123,10 +144,7 @@ function matches(pattern: EgressHost, namespace: string, host: string, workloadN
  * Whether the workload may see a service on a port: one egress entry lists it, on this port or on all, and does
  * not exclude it with `~`. Without egress entries: everything.
  */
-export function compileImports(
-  sidecar: Sidecar | null,
-  workloadNamespace: string,
-): (namespace: string, host: string, port: number) => boolean {
+export function compileImports(sidecar: Sidecar | null, workloadNamespace: string): Imports {
   if (sidecar === null || sidecar.egress.length === 0) return () => true;
   return (namespace, host, port) => {
     const name = host.toLowerCase();
@@ -134,5 +152,20 @@ export function compileImports(
       (entry) =>
         (entry.port === null || entry.port === port) && sees(entry, namespace, name, workloadNamespace),
     );
+  };
+}
+
+/**
+ * What a captured connection to a port may reach: what the egress entry of that port lists, "a trimmed set of services",
+ * or else what the one without a port does. Entries that are local ports of ours have no part in it (Istio:
+ * buildSidecarOutboundListeners, GetEgressListenerForRDS).
+ */
+export function compileCapturedImports(sidecar: Sidecar | null, workloadNamespace: string): Imports {
+  if (sidecar === null || sidecar.egress.length === 0) return () => true;
+  const entries = sidecar.egress.filter((entry) => !isSocket(entry, 'redirect'));
+  const byPort = new Map(entries.map((entry) => [entry.port, entry]));
+  return (namespace, host, port) => {
+    const entry = byPort.get(port) ?? byPort.get(null);
+    return entry !== undefined && sees(entry, namespace, host.toLowerCase(), workloadNamespace);
   };
 }

@@ -8,6 +8,8 @@ import { kubeObject, kubeTop } from './kube-schema.ts';
 
 export interface Pod {
   readonly workload: Workload;
+  /** Its containers have ended: its address is no longer its own. */
+  readonly finished: boolean;
   /** It has an address and is neither finished nor being deleted (Istio: shouldPodBeInEndpoints). */
   readonly published: boolean;
   /** Published and, where its status tells, ready. */
@@ -134,6 +136,7 @@ export function decodePod(resource: Resource, problems: Problem[]): Pod | null {
       ambient: resource.annotations.get(AMBIENT_ANNOTATION) === 'enabled',
       weight: 1,
     },
+    finished,
     published,
     ready: published && ready,
     hostNetwork: spec?.hostNetwork ?? false,

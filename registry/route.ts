@@ -1,36 +1,33 @@
 /** Chooses the route to a service: its endpoints, and by DestinationRule or auto mTLS the TLS spoken to each. */
 import type { Endpoint, Route, RouteTls, TlsMode } from '../mesh/route.ts';
 import { selects } from '../mesh/schema.ts';
-import type { Mode } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
+import { type AutoMtlsContext, autoMtls, speaksMtls } from './auto-mtls.ts';
 import type { ServiceEndpoint } from './endpoints.ts';
 import { allEndpoints, endpointsOf, isOwnDestination } from './endpoints.ts';
 import { allowsTunnel, TUNNEL_LABEL, takesHbone, tunnelTo } from './hbone.ts';
-import { isWildcard, shortName } from './hosts.ts';
+import { isWildcard, shortName, withAliases } from './hosts.ts';
 import type { Service } from './registry.ts';
 import { servicePort } from './registry.ts';
 import type { RuleLookup } from './rule-lookup.ts';
 import { tlsOnPort } from './rule-lookup.ts';
-import { expectedIdentities, isOriginated, type NamingContext, tunnelIdentities } from './secure-naming.ts';
-import type { ServiceEntry } from './service-entry.ts';
+import {
+  expectedIdentities,
+  identitiesOfOne,
+  isOriginated,
+  type NamingContext,
+  workloadIdentity,
+} from './secure-naming.ts';
 import type { ClientTls } from './traffic-policy.ts';
 import type { ClientView } from './visible.ts';
 import { findService } from './visible.ts';
-import { TLS_MODE_LABEL } from './workload-entry.ts';
 
 /** What a route depends on, for one client workload. */
-export interface RouteContext extends ClientView, NamingContext {
+export interface RouteContext extends ClientView, NamingContext, AutoMtlsContext {
   readonly rules: RuleLookup;
-  /** MeshConfig `enableAutoMtls`. */
-  readonly autoMtls: boolean;
-  /** Effective PeerAuthentication mode of a workload's port; without labels that of its namespace. */
-  readonly modeOf: (namespace: string, labels: ReadonlyMap<string, string>, port: number) => Mode;
 }
 
 const NO_LABELS: ReadonlyMap<string, string> = new Map();
-
-/** By it a Pod asks for a sidecar. */
-const INJECT_LABEL = 'sidecar.istio.io/inject';
 
 /**
  * The route to `host` (of any case, no port in it) and service port `port`.
@@ -44,15 +41,23 @@ export function chooseRoute(
   subset: string | null = null,
 ): Route | null {
   const service = findService(context, host, port);
-  return service === null ? null : routeTo(context, service, port, subset);
+  return service === null ? null : routeTo(context, service, port, { subset });
 }
 
-/** The route to a service found before; null: it has no such port or subset. */
+/** What of a service is meant. */
+export interface Part {
+  /** A subset of its DestinationRule. */
+  readonly subset?: string | null;
+  /** The one endpoint called, by its own address: it is judged alone, and nobody else may answer there. */
+  readonly only?: ServiceEndpoint | null;
+}
+
+/** The route to a service found before, or to a part of it; null: it has no such port or subset. */
 export function routeTo(
   context: RouteContext,
   service: Service,
   port: number,
-  subsetName: string | null = null,
+  { subset: subsetName = null, only = null }: Part = {},
 ): Route | null {
   const declared = servicePort(service, port);
   const entry = service.entries[0];
@@ -66,13 +71,13 @@ export function routeTo(
   const subset = subsetName === null ? null : (rules?.subsets.get(subsetName) ?? null);
   if (subsetName !== null && subset === null) return null;
   const { tls: set, source } = rules === null ? { tls: null, source: null } : tlsOnPort(rules, subset, port);
-  const all = endpointsOf(context.registry, service, port);
-  const passedThrough = isOwnDestination(entry) || entry.resolution === 'HEADLESS';
+  const all = only === null ? endpointsOf(context.registry, service, port) : [only];
+  const passedThrough = only === null && (isOwnDestination(entry) || entry.resolution === 'HEADLESS');
   const instances = passedThrough ? allEndpoints(context.registry, service, port) : [];
   const autoModeOf = autoMtls(context, service, entry, passedThrough ? instances : null);
   // As in Istio, whose ORIGINAL_DST clusters know nothing of the endpoints behind them.
   const tunnelled = !passedThrough && allowsTunnel(set);
-  const expectedOf = tunnelIdentities(context, service, set);
+  const expectedOf = identitiesOfOne(context, service, set);
   const endpoints = all
     .filter(({ workload }) => subset === null || selects(subset.labels, workload?.labels ?? NO_LABELS))
     .map((endpoint): Endpoint => {
@@ -92,7 +97,10 @@ export function routeTo(
     mode,
     auto: set === null,
     sni: sniOf({ service, port, subset: subsetName ?? '', mode, set }),
-    expectedIdentities: expectedIdentities(context, service, mode, set),
+    expectedIdentities:
+      only?.workload && mode === 'ISTIO_MUTUAL'
+        ? expectedOf(workloadIdentity(context.mesh.trustDomain, only.workload))
+        : expectedIdentities(context, service, mode, set),
     source,
     ...filesOf(mode, set),
   };
@@ -112,6 +120,42 @@ export function routeTo(
   };
 }
 
+/**
+ * The route to a workload that is called by its own address, at a port that no service declares. A caller of the mesh
+ * speaks mutual TLS to one that takes it, and to nobody but it; Istio's sidecars pass such bytes through.
+ */
+export function routeToWorkload(
+  context: RouteContext,
+  endpoint: ServiceEndpoint & { readonly workload: Workload },
+): Route {
+  const { workload, address, port } = endpoint;
+  const { mesh } = context;
+  const identity = workloadIdentity(mesh.trustDomain, workload);
+  const expected = withAliases([identity], mesh.trustDomainAliases);
+  const tunnel = tunnelTo(endpoint, mesh.trustDomain, () => expected);
+  const mutual = tunnel !== null || (context.autoMtls && speaksMtls(context, endpoint));
+  const mode = mutual ? 'ISTIO_MUTUAL' : 'DISABLE';
+  return {
+    service: { host: address, name: PASSTHROUGH, namespace: workload.namespace },
+    port,
+    protocol: 'auto',
+    tls: {
+      mode,
+      auto: true,
+      sni: null,
+      expectedIdentities: mutual ? expected : [],
+      source: null,
+      ...filesOf(mode, null),
+    },
+    endpoints: [{ address, port, tls: mode, weight: 1, workload, tunnel }],
+    ownPort: null,
+    warnings: [],
+  };
+}
+
+/** Istio's cluster of what is at no service's address. */
+const PASSTHROUGH = 'PassthroughCluster';
+
 /** The files of a TLS origination; none where the mode uses none. */
 function filesOf(
   mode: TlsMode,
@@ -129,53 +173,6 @@ function filesOf(
     credentialName: originated ? (set?.credentialName ?? null) : null,
     insecureSkipVerify: originated && (set?.insecureSkipVerify ?? false),
   };
-}
-
-/**
- * What auto mTLS gives each endpoint of a service.
- * @param instances of a service that is passed through: all it has; null: endpoints are judged one by one
- */
-function autoMtls(
-  context: RouteContext,
-  service: Service,
-  entry: ServiceEntry,
-  instances: readonly ServiceEndpoint[] | null,
-): (endpoint: ServiceEndpoint) => TlsMode {
-  const off = !context.autoMtls || entry.location !== 'MESH_INTERNAL' || isNamespaceOpen(context, service);
-  if (off) return () => 'DISABLE';
-  if (instances === null) {
-    return (endpoint) => (speaksMtls(context, endpoint) ? 'ISTIO_MUTUAL' : 'DISABLE');
-  }
-  // "For passthrough traffic (headless service …), we look at the instances. If ALL instances have a sidecar, we
-  // enable TLS, otherwise we disable" (Istio: BestEffortInferServiceMTLSMode).
-  const whole =
-    instances.length > 0 && instances.every(({ workload }) => workload !== null && inMesh(workload));
-  return () => (whole ? 'ISTIO_MUTUAL' : 'DISABLE');
-}
-
-/**
- * A DISABLE of the service's namespace, or of the mesh, switches clients to plaintext for every endpoint, despite a
- * workload's own STRICT (Istio: BestEffortInferServiceMTLSMode sees namespace and mesh policies only).
- */
-function isNamespaceOpen(context: RouteContext, service: Service): boolean {
-  return context.modeOf(service.namespace, NO_LABELS, 0) === 'DISABLE';
-}
-
-/** Istio's checkMtlsEnabled: not where the endpoint's port has mode DISABLE. */
-function speaksMtls(context: RouteContext, { workload, port }: ServiceEndpoint): boolean {
-  if (workload === null || !inMesh(workload)) return false;
-  return context.modeOf(workload.namespace, workload.labels, port) !== 'DISABLE';
-}
-
-/**
- * Istio's getTLSModeFromWorkloadEntry ("Use security.istio.io/tlsMode if its present. If not, set TLS mode if
- * ServiceAccount is specified") and PodTLSMode, which knows the label only. A Pod that asks for injection is taken as
- * what the injector makes of it.
- */
-function inMesh({ kind, labels, serviceAccount }: Workload): boolean {
-  const label = labels.get(TLS_MODE_LABEL);
-  if (label !== undefined) return label === 'istio';
-  return kind === 'Pod' ? labels.get(INJECT_LABEL) === 'true' : serviceAccount !== '';
 }
 
 function sniOf(of: {

@@ -1,6 +1,7 @@
 /** Secure naming: whom a client expects at the other end of TLS, by the service or by the endpoint of a tunnel. */
 import { identityOf } from '../mesh/identity.ts';
 import type { TlsMode } from '../mesh/route.ts';
+import type { Workload } from '../mesh/workload.ts';
 import { serviceWorkloads } from './endpoints.ts';
 import { isWildcard, withAliases } from './hosts.ts';
 import type { Registry, Service } from './registry.ts';
@@ -11,6 +12,11 @@ import type { ClientTls } from './traffic-policy.ts';
 export interface NamingContext {
   readonly registry: Registry;
   readonly mesh: { readonly trustDomain: string; readonly trustDomainAliases: readonly string[] };
+}
+
+/** The SPIFFE URI of a workload; one without an account has Kubernetes' `default`. */
+export function workloadIdentity(trustDomain: string, { namespace, serviceAccount }: Workload): string {
+  return identityOf(trustDomain, namespace, serviceAccount || 'default').uri;
 }
 
 /** TLS to a server outside the mesh's own identities. */
@@ -44,11 +50,11 @@ export function expectedIdentities(
 }
 
 /**
- * Whom a tunnel's peer must be: the rule's subjectAltNames, else the one workload that is meant, not any of the
+ * Whom the peer of a tunnel, or of a call to one workload's own address, must be: the rule's subjectAltNames, else the one workload that is meant, not any of the
  * service's, or whom the service itself names (ztunnel: workload_and_services_san); with aliases.
  * @returns by the workload's identity; one list for all endpoints of an identity
  */
-export function tunnelIdentities(
+export function identitiesOfOne(
   context: NamingContext,
   service: Service,
   set: ClientTls | null,

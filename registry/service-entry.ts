@@ -1,5 +1,7 @@
 /** ServiceEntry: the hosts, ports and endpoints of a service, checked as Istio's webhook checks them. */
 import { isIP } from 'node:net';
+import type { Cidr } from '../mesh/cidr.ts';
+import { canonicalCidr, onlyAddress } from '../mesh/cidr.ts';
 import type { Problem, Resource } from '../mesh/resource.ts';
 import type { Decoder } from '../mesh/schema.ts';
 import { enumOf, listOf, object, portNumber, Reporter, string } from '../mesh/schema.ts';
@@ -30,6 +32,8 @@ export interface ServicePort {
   readonly targetPort: number | null;
   /** Kubernetes: the name of a container port; null: `targetPort` holds. */
   readonly targetPortName: string | null;
+  /** Declared as TLS or HTTPS: where nothing else tells services apart, its SNI does. */
+  readonly tls: boolean;
 }
 
 /** HEADLESS is a Kubernetes Service without cluster IP: its pods, each reached at its own address. */
@@ -47,6 +51,8 @@ export interface KubernetesFacts {
 export interface ServiceEntry extends Aged {
   readonly hosts: readonly string[];
   readonly ports: readonly ServicePort[];
+  /** What it claims for itself: single addresses and blocks. Empty: any address may be its. */
+  readonly addresses: readonly Cidr[];
   readonly location: 'MESH_EXTERNAL' | 'MESH_INTERNAL';
   readonly resolution: Resolution;
   /** Null: the endpoints are inline, or the host itself. */
@@ -136,6 +142,7 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
       protocol: protocolOf(item.protocol === '' ? undefined : item.protocol, item.name),
       targetPort: item.targetPort ?? null,
       targetPortName: null,
+      tls: isTlsWord(item.protocol || item.name),
     });
   });
   const entry: ServiceEntry = {
@@ -144,6 +151,7 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     createdAt: resource.creationTimestamp,
     hosts: spec.hosts ?? [],
     ports,
+    addresses: claimedAddresses(spec.addresses ?? []),
     location: spec.location ?? 'MESH_EXTERNAL',
     resolution: spec.resolution ?? 'NONE',
     workloadSelector: spec.workloadSelector ?? null,
@@ -180,6 +188,20 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     );
   }
   return entry;
+}
+
+/** Whether Istio's `IsTLS` holds for a port's protocol, as `protocolOf` finds its word. */
+export function isTlsWord(declaredOrName: string): boolean {
+  return /^(?:tls|https)(?:-|$)/i.test(declaredOrName);
+}
+
+/** Addresses and blocks as they are looked up; 0.0.0.0 and :: claim nothing (Istio: UnspecifiedIP). */
+export function claimedAddresses(texts: readonly string[]): readonly Cidr[] {
+  return texts.flatMap((text) => {
+    const cidr = canonicalCidr(text);
+    const only = cidr === null ? null : onlyAddress(cidr);
+    return cidr === null || only === '0.0.0.0' || only === '::' ? [] : [cidr];
+  });
 }
 
 function checkPorts(entry: ServiceEntry, reporter: Reporter): void {

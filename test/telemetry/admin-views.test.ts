@@ -7,7 +7,6 @@ import type { Credentials } from '../../mesh/credentials.ts';
 import { identityOf } from '../../mesh/identity.ts';
 import type { Route } from '../../mesh/route.ts';
 import type { Snapshot } from '../../mesh/snapshot.ts';
-import { nothingCaptured } from '../../registry/captured.ts';
 import { snapshotView } from '../../telemetry/admin-views.ts';
 import { ownView } from '../../telemetry/certs-view.ts';
 
@@ -92,7 +91,14 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
     warnings: [],
   };
   const snapshot: Snapshot = {
-    captured: nothingCaptured,
+    captured: {
+      hostsAt: () => [],
+      routeAt: () => null,
+      hostNamed: () => null,
+      namesAt: () => false,
+      hostAnywhere: () => null,
+      ingressAt: () => null,
+    },
     generation: 7,
     mesh: {
       rootNamespace: 'istio-system',

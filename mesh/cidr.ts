@@ -1,4 +1,4 @@
-/** IP addresses and CIDR blocks: reading them as Go's `netip` does, and testing whether an address is in one. */
+/** IP addresses and CIDR blocks: reading them as Go's `netip` does, testing whether an address is in one, and their one canonical form. */
 
 /** A parsed block: the address's numbers (one of 32 bits for IPv4, eight of 16 for IPv6) and the prefix length. */
 export interface Cidr {
@@ -14,7 +14,7 @@ export function parseCidr(text: string): Cidr | null {
   const address = slash < 0 ? withoutZone(text) : text.slice(0, slash);
   const words = parseAddress(address);
   if (words === null) return null;
-  const width = words.length === 1 ? 32 : 128;
+  const width = widthOf(words);
   if (slash < 0) return { words, bits: width };
   const length = text.slice(slash + 1);
   if (!DECIMAL.test(length) || Number(length) > width) return null;
@@ -71,6 +71,71 @@ function parseAddress(text: string): readonly number[] | null {
     return v4 === null ? null : [v4];
   }
   return parseV6(text);
+}
+
+/**
+ * An address in the one form that is compared and looked up: IPv4 as four numbers, IPv6 as RFC 5952 §4 writes it, one that
+ * is IPv4-mapped as the IPv4 address it is, a zone left out. Null where it is no address.
+ */
+export function canonicalAddress(text: string): string | null {
+  const words = parseAddress(withoutZone(text));
+  return words === null ? null : addressOf(unmapped(words));
+}
+
+/** A block as `parseCidr` reads it, one of IPv4-mapped addresses as the IPv4 block it is; null for anything else. */
+export function canonicalCidr(text: string): Cidr | null {
+  const cidr = parseCidr(text);
+  if (cidr === null) return null;
+  const words = cidr.bits < MAPPED_BITS ? cidr.words : unmapped(cidr.words);
+  return words.length === cidr.words.length ? cidr : { words, bits: cidr.bits - MAPPED_BITS };
+}
+
+/** The address in a block that has just that one, in canonical form; null where it has more. */
+export function onlyAddress({ words, bits }: Cidr): string | null {
+  return bits === widthOf(words) ? addressOf(words) : null;
+}
+
+/** The same text for all addresses that share their first `bits`; `words` as a Cidr has them, of a canonical address. */
+export function prefixKey(words: readonly number[], bits: number): string {
+  const size = words.length === 1 ? 32 : 16;
+  const kept = words.map((word, i) => {
+    const behind = Math.min(Math.max(size * (i + 1) - bits, 0), size);
+    // A shift by all of 32 bits would be one by none.
+    return behind === size ? 0 : (word >>> behind) * 2 ** behind;
+  });
+  return `${bits} ${kept.join(':')}`;
+}
+
+function widthOf(words: readonly number[]): number {
+  return words.length === 1 ? 32 : 128;
+}
+
+/** `::ffff:0:0/96`. */
+const MAPPED_BITS = 96;
+
+function unmapped(words: readonly number[]): readonly number[] {
+  const [a = 0, b = 0, ...others] = words.slice(-3);
+  const mapped = words.length === 8 && a === 0xffff && words.slice(0, 5).every((word) => word === 0);
+  return mapped ? [(b << 16) | (others[0] ?? 0)] : words;
+}
+
+/** Words of a `Cidr` as text. */
+function addressOf(words: readonly number[]): string {
+  if (words.length === 1) {
+    const [word = 0] = words;
+    return [word >>> 24, (word >>> 16) & 0xff, (word >>> 8) & 0xff, word & 0xff].join('.');
+  }
+  // §4.2.3: the longest run of zeros, the first of equals; §4.2.2: never a single one.
+  let start = 0;
+  let length = 1;
+  for (let i = 0; i < words.length; i++) {
+    let end = i;
+    while (words[end] === 0) end++;
+    if (end - i > length) [start, length] = [i, end - i];
+  }
+  const groups = (list: readonly number[]): string => list.map((word) => word.toString(16)).join(':');
+  if (length < 2) return groups(words);
+  return `${groups(words.slice(0, start))}::${groups(words.slice(start + length))}`;
 }
 
 /** Four decimal numbers without leading zeros, as one of 32 bits (signed, as bit operations are). */

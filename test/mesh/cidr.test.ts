@@ -1,7 +1,7 @@
 /** Reading addresses and blocks, as Go's netip does: rows of what is one and what is not. */
 import { BlockList, isIPv4 } from 'node:net';
 import t from 'tap';
-import { compileCidrs, parseCidr } from '../../policy/cidr.ts';
+import { compileCidrs, parseCidr } from '../../mesh/cidr.ts';
 
 t.test('what is a block', async (t) => {
   const good = [
