@@ -1,5 +1,5 @@
 /** `oarlock iptables`: sets, checks and removes the rules that redirect a workload's connections to its sidecar. */
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import { UsageError } from '../config/usage-error.ts';
 import { NEEDS_NET_ADMIN } from '../intercept/explain.ts';
 import {
@@ -11,156 +11,29 @@ import {
   ipv6Choices,
   stepsTo,
 } from '../intercept/intercept.ts';
-import {
-  type CaptureOptions,
-  defaultCapture,
-  readBlocks,
-  readBlocksOrAll,
-  readIds,
-  readInterfaces,
-  readPort,
-  readPorts,
-  readPortsOrAll,
-} from '../intercept/options.ts';
 import { type Backend, backends, type Finding } from '../intercept/store.ts';
-import { InterceptError, mayChangeRules, type Step } from '../intercept/tools.ts';
+import { hasCapability, InterceptError, type Step } from '../intercept/tools.ts';
+import { addCaptureFlags, captureOptions } from './iptables-flags.ts';
 import { addOutputOption, printJson } from './query.ts';
 
 /** Exit status of an answer that is no (CLI.md). */
 const NEGATIVE = 1;
-
-/** A flag that says what is captured. */
-interface CaptureFlag {
-  readonly flag: string;
-  readonly value: string;
-  readonly text: string;
-  readonly field: keyof CaptureOptions;
-  readonly read: (text: string) => unknown;
-  /** Istio's annotation `traffic.sidecar.istio.io/…`, taken as a flag too. */
-  readonly annotation?: string;
-}
-
-const captureFlags: readonly CaptureFlag[] = [
-  {
-    flag: '--outbound-port',
-    value: '<port>',
-    text: 'where outbound connections are sent',
-    field: 'outboundPort',
-    read: readPort,
-  },
-  {
-    flag: '--inbound-port',
-    value: '<port>',
-    text: 'where inbound connections are sent',
-    field: 'inboundPort',
-    read: readPort,
-  },
-  {
-    flag: '--hbone-port',
-    value: '<port>',
-    text: 'of inbound HBONE, which is not captured',
-    field: 'hbonePort',
-    read: readPort,
-  },
-  {
-    flag: '--uid',
-    value: '<ids>',
-    text: "the sidecar's users, whose own connections pass",
-    field: 'uids',
-    read: readIds,
-  },
-  {
-    flag: '--gid',
-    value: '<ids>',
-    text: "the sidecar's groups, likewise (default: as --uid)",
-    field: 'gids',
-    read: readIds,
-  },
-  {
-    flag: '--include-inbound-ports',
-    value: '<ports>',
-    text: 'captured coming in; *: all but excluded ones',
-    field: 'includeInboundPorts',
-    read: readPortsOrAll,
-    annotation: 'includeInboundPorts',
-  },
-  {
-    flag: '--exclude-inbound-ports',
-    value: '<ports>',
-    text: 'not captured coming in',
-    field: 'excludeInboundPorts',
-    read: readPorts,
-    annotation: 'excludeInboundPorts',
-  },
-  {
-    flag: '--include-outbound-cidrs',
-    value: '<blocks>',
-    text: 'captured going out; *: all but excluded ones',
-    field: 'includeOutboundBlocks',
-    read: readBlocksOrAll,
-    annotation: 'includeOutboundIPRanges',
-  },
-  {
-    flag: '--exclude-outbound-cidrs',
-    value: '<blocks>',
-    text: 'not captured going out',
-    field: 'excludeOutboundBlocks',
-    read: readBlocks,
-    annotation: 'excludeOutboundIPRanges',
-  },
-  {
-    flag: '--include-outbound-ports',
-    value: '<ports>',
-    text: 'captured going out to any address',
-    field: 'includeOutboundPorts',
-    read: readPorts,
-    annotation: 'includeOutboundPorts',
-  },
-  {
-    flag: '--exclude-outbound-ports',
-    value: '<ports>',
-    text: 'not captured going out',
-    field: 'excludeOutboundPorts',
-    read: readPorts,
-    annotation: 'excludeOutboundPorts',
-  },
-  {
-    flag: '--exclude-interfaces',
-    value: '<names>',
-    text: 'nothing is captured there',
-    field: 'excludeInterfaces',
-    read: readInterfaces,
-    annotation: 'excludeInterfaces',
-  },
-  {
-    flag: '--kubevirt-interfaces',
-    value: '<names>',
-    text: 'of virtual machines: what comes in there is captured as outbound',
-    field: 'kubevirtInterfaces',
-    read: readInterfaces,
-    annotation: 'kubevirtInterfaces',
-  },
-];
 
 /** The `iptables` command. What goes wrong is thrown, for the caller to say. */
 export function iptablesCommand(): Command {
   const command = new Command('iptables').description(
     "sets the rules that redirect a workload's connections to its sidecar, in this network namespace",
   );
-  for (const { flag, value, text, read, annotation } of captureFlags) {
-    command.addOption(new Option(`${flag} ${value}`, text).env(envOf(flag)).argParser(argument(read)));
-    if (annotation === undefined) continue;
-    command.addOption(new Option(`--${annotation} ${value}`).argParser(argument(read)).hideHelp());
-  }
+  addCaptureFlags(command);
   command
     .addOption(
       new Option('--backend <name>', 'what holds the rules (default: what is in use, else installed)')
-        .env('OARLOCK_BACKEND')
+        .env('OARLOCK_IPTABLES_BACKEND')
         .choices(backends),
     )
     .addOption(
       new Option('--ipv6 <how>', 'auto: where the kernel has it')
-        .env('OARLOCK_IPV6')
+        .env('OARLOCK_IPTABLES_IPV6')
         .choices(ipv6Choices)
         .default('auto'),
     )
@@ -168,20 +41,6 @@ export function iptablesCommand(): Command {
     .option('--check', 'change nothing; say what is missing or foreign, with exit status 1')
     .option('--dry-run', 'change nothing; print what would be fed to the tools');
   return addOutputOption(command).action((parsed: Record<string, unknown>) => run(parsed));
-}
-
-function envOf(flag: string): string {
-  return `OARLOCK_${flag.slice(2).toUpperCase().replaceAll('-', '_')}`;
-}
-
-function argument(read: (text: string) => unknown): (text: string) => unknown {
-  return (text) => {
-    try {
-      return read(text);
-    } catch (error) {
-      throw new InvalidArgumentError((error as Error).message);
-    }
-  };
 }
 
 interface Modes {
@@ -197,11 +56,12 @@ function run(parsed: Readonly<Record<string, unknown>>): void {
   if (dryRun && check) throw new UsageError('--check changes nothing by itself: leave out --dry-run');
   if (process.platform !== 'linux') throw new UsageError('the rules of capture are a matter of Linux');
   const options = clean ? null : captureOptions(parsed);
-  const privileged = mayChangeRules();
+  const privileged = hasCapability('NET_ADMIN');
   if (!privileged && !dryRun) throw new InterceptError(NEEDS_NET_ADMIN);
   const backend = (parsed.backend as Backend | undefined) ?? null;
-  const place = (privileged ? findPlace : emptyPlace)(backend, parsed.ipv6 as Ipv6);
-  for (const warning of place.warnings) process.stderr.write(`oarlock: ${warning}\n`);
+  const ipv6 = parsed.ipv6 as Ipv6;
+  const place = (privileged ? findPlace : emptyPlace)(backend, ipv6);
+  place.warnings.forEach(warn);
   const steps = stepsTo(options, place);
   if (check) {
     const found = findings(options, place);
@@ -213,26 +73,16 @@ function run(parsed: Readonly<Record<string, unknown>>): void {
   }
   if (dryRun) {
     process.stdout.write(steps.map(shown).join(''));
+    if (steps.length === 0) warn('there is nothing to change');
     return;
   }
-  carryOut(steps);
+  carryOut(steps, ipv6).forEach(warn);
   if (output === 'json') printJson({ backend: place.store.backend, changed: steps.length > 0 });
   else process.stdout.write(`${summary(place.store.backend, steps, clean === true)}\n`);
 }
 
-function captureOptions(parsed: Readonly<Record<string, unknown>>): CaptureOptions {
-  const given: Partial<Record<keyof CaptureOptions, unknown>> = {};
-  for (const { flag, annotation, field } of captureFlags) {
-    const value = (annotation === undefined ? undefined : parsed[annotation]) ?? parsed[attributeOf(flag)];
-    if (value !== undefined) given[field] = value;
-  }
-  const options = { ...defaultCapture, ...given } as CaptureOptions;
-  // As in Istio: whoever names users names their groups.
-  return given.gids === undefined ? { ...options, gids: options.uids } : options;
-}
-
-function attributeOf(flag: string): string {
-  return new Option(`${flag} <value>`).attributeName();
+function warn(text: string): void {
+  process.stderr.write(`oarlock: ${text}\n`);
 }
 
 function checkLines(backend: Backend, found: readonly Finding[]): readonly string[] {

@@ -4,18 +4,18 @@
 export const NEEDS_NET_ADMIN =
   'the rules of capture need CAP_NET_ADMIN, and iptables-legacy CAP_NET_RAW too: run it as root; in Kubernetes as an init container with capabilities: { add: [NET_ADMIN, NET_RAW] }';
 
+/** What they say where the kernel has no such table at all. */
+const NO_TABLE =
+  /Table does not exist|initialize (?:ip6?tables )?table|generation id: (?!Permission)|Protocol not supported|Address family not supported/i;
+
 /** Pattern of a tool's words, and ours. */
 const KNOWN: readonly (readonly [RegExp, string])[] = [
   [/you must be root|Operation not permitted|Permission denied/i, NEEDS_NET_ADMIN],
   [/xtables lock/i, 'another iptables holds its lock: try again'],
   [/lock file/i, 'there is no place for its lock: mount a writable /run'],
   [
-    /Table does not exist|can't initialize ip6?tables table/i,
-    'the kernel has no such table for this tool: load its module on the node (iptable_nat, ip6table_nat), or give another --backend',
-  ],
-  [
-    /Could not fetch rule set generation id|cache initialization failed|Protocol not supported|Address family not supported/i,
-    'the kernel has no nf_tables for this: load its module on the node (nf_tables, nft_chain_nat), or give --backend iptables-legacy',
+    NO_TABLE,
+    'the kernel lacks the table: load its modules on the node (nf_tables and nft_chain_nat; for iptables-legacy iptable_nat and ip6table_nat), or give another --backend',
   ],
 ];
 /** What a rule needs beside its table: the words in the rule, the modules by make. */
@@ -47,9 +47,14 @@ export function explain(tool: string, stderr: string, input: string): string {
   return `${tool}: ${hint}(it says: ${bounded(said)}${line === null ? '' : `, at: ${line}`})`;
 }
 
+/** Whether it failed because the kernel has no such table. */
+export function lacksTable(stderr: string): boolean {
+  return NO_TABLE.test(stderr);
+}
+
 /** `line 15: RULE_APPEND failed`, `iptables-restore: line 15 failed` → that line. */
 function lineAt(said: string, input: string): string | null {
-  const [, number] = /line:? (\d+)/i.exec(said) ?? [];
+  const [, number] = /(?:line:? |stdin:)(\d+)/i.exec(said) ?? [];
   return number === undefined ? null : (input.split('\n')[Number(number) - 1] ?? null);
 }
 

@@ -1,6 +1,6 @@
 /** Where the rules of capture are to stand in this network namespace, and what it takes to get there. */
-import { explain } from './explain.ts';
-import { type AddressState, addressState, addStep, removeStep } from './loopback-address.ts';
+import { explain, lacksTable } from './explain.ts';
+import { type AddressState, addressState, addStep, loopbackAddress, removeStep } from './loopback-address.ts';
 import { type CaptureOptions, type Family, families } from './options.ts';
 import { captureRules } from './rules.ts';
 import {
@@ -124,10 +124,18 @@ export function stepsTo(options: CaptureOptions | null, place: Place): readonly 
 
 /** What is not as wanted, at all places. `options` null: what of ours stands. */
 export function findings(options: CaptureOptions | null, place: Place): readonly Finding[] {
+  const wanted = wantedOf(options, place);
   return [
-    ...place.store.compare(wantedOf(options, place)),
+    ...place.store.compare(wanted),
+    ...addressFindings(wanted.families.includes(6), place),
     ...place.others.flatMap((other) => other.compare(nothing)),
   ];
+}
+
+function addressFindings(wanted: boolean, { store, address }: Place): readonly Finding[] {
+  if (address !== (wanted ? 'absent' : 'present')) return [];
+  const kind = wanted ? 'missing' : 'foreign';
+  return [{ backend: store.backend, family: 6, table: '', chain: 'lo', kind, rule: loopbackAddress }];
 }
 
 function wantedOf(options: CaptureOptions | null, { families }: Place): Wanted {
@@ -136,13 +144,18 @@ function wantedOf(options: CaptureOptions | null, { families }: Place): Wanted {
 
 /**
  * Does it.
- * @throws InterceptError that says what failed, and what of it to do about
+ * @returns what could not be done and need not be, a line each
+ * @throws InterceptError that says what failed, and what to do about it
  */
-export function carryOut(steps: readonly Step[]): void {
+export function carryOut(steps: readonly Step[], ipv6: Ipv6): readonly string[] {
+  const warnings: string[] = [];
   for (const step of steps) {
     const { status, stderr } = runTool(step);
-    // Somebody else may have been quicker to add it.
-    if (step === addStep && addressState() === 'present') continue;
-    if (status !== 0) throw new InterceptError(explain(step.tool, stderr, step.input));
+    // Somebody else may have been quicker to add the address.
+    if (status === 0 || (step === addStep && addressState() === 'present')) continue;
+    const why = explain(step.tool, stderr, step.input);
+    if (step.family !== 6 || ipv6 === 'on' || !lacksTable(stderr)) throw new InterceptError(why);
+    warnings.push(`IPv4 alone is captured: ${why}`);
   }
+  return warnings;
 }

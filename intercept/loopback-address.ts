@@ -6,11 +6,15 @@ import type { Step } from './tools.ts';
 const LISTED = '00000000000000000000000000000006';
 
 // IPv4 needs no such thing: all of 127.0.0.0/8 is on lo.
-const ADDRESS = '::6/128';
-export const addStep: Step = { tool: 'ip', args: ['-6', 'address', 'add', ADDRESS, 'dev', 'lo'], input: '' };
+export const loopbackAddress = '::6/128';
+export const addStep: Step = {
+  tool: 'ip',
+  args: ['-6', 'address', 'add', loopbackAddress, 'dev', 'lo'],
+  input: '',
+};
 export const removeStep: Step = {
   tool: 'ip',
-  args: ['-6', 'address', 'delete', ADDRESS, 'dev', 'lo'],
+  args: ['-6', 'address', 'delete', loopbackAddress, 'dev', 'lo'],
   input: '',
 };
 

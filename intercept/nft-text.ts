@@ -65,6 +65,7 @@ function wantedChains(
   // The table sees both families: the one that is not to be captured leaves at once.
   const others = ([4, 6] as const).filter((family) => !families.includes(family));
   for (const [chain, hook] of hooks) {
+    if (!wanted.some((rule) => rule.chain === chain)) continue;
     found.set(chainNames[chain], [
       hook,
       ...others.map((family) => `meta nfproto ${family === 4 ? 2 : 10} counter return`),

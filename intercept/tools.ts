@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Family } from './options.ts';
 
 /** What could not be done, in one line that says what to do. */
 export class InterceptError extends Error {}
@@ -17,6 +18,8 @@ export interface Step {
   readonly tool: string;
   readonly args: readonly string[];
   readonly input: string;
+  /** Whose rules it changes, where it is those of one family. */
+  readonly family?: Family;
 }
 
 export interface Output {
@@ -78,11 +81,11 @@ function lockEnvironment(): Readonly<Record<string, string>> {
   }
 }
 
-/** capabilities(7). */
-const CAP_NET_ADMIN = 12n;
+/** Their numbers, from capabilities(7). */
+const capabilities = { NET_ADMIN: 12n, NET_RAW: 13n } as const;
 
-/** Whether this process may change the rules of its network namespace. */
-export function mayChangeRules(): boolean {
+/** Whether this process has a capability. */
+export function hasCapability(name: keyof typeof capabilities): boolean {
   const [, hex] = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
-  return hex !== undefined && ((BigInt(`0x${hex}`) >> CAP_NET_ADMIN) & 1n) === 1n;
+  return hex !== undefined && ((BigInt(`0x${hex}`) >> capabilities[name]) & 1n) === 1n;
 }

@@ -1,10 +1,10 @@
 /** The two makes of iptables, over nf_tables and the legacy one: reading their tables and what restores them. */
 import { readFileSync } from 'node:fs';
 import type { Tables } from './compare.ts';
-import { explain } from './explain.ts';
+import { explain, NEEDS_NET_ADMIN } from './explain.ts';
 import { parseSave } from './iptables-text.ts';
 import type { Family } from './options.ts';
-import { findTool, InterceptError, runTool, type Step } from './tools.ts';
+import { findTool, hasCapability, InterceptError, runTool, type Step } from './tools.ts';
 
 export type Make = 'nft' | 'legacy';
 
@@ -28,7 +28,10 @@ export function xtablesTool(make: Make, family: Family, action: 'save' | 'restor
  * @throws InterceptError that says what is missing
  */
 export function readTables(make: Make, family: Family): Tables {
-  if (make === 'legacy' && !legacyTablesPresent(family)) return new Map();
+  if (make === 'legacy') {
+    if (!legacyTablesPresent(family)) return new Map();
+    checkNetRaw();
+  }
   const tool = xtablesTool(make, family, 'save');
   if (tool === null)
     throw new InterceptError(`${family === 4 ? 'iptables' : 'ip6tables'}-${make}-save is not installed`);
@@ -52,6 +55,12 @@ export function restoreStep(make: Make, family: Family, script: string): Step {
   const tool = xtablesTool(make, family, 'restore');
   if (tool === null)
     throw new InterceptError(`${family === 4 ? 'iptables' : 'ip6tables'}-${make}-restore is not installed`);
+  if (make === 'legacy') checkNetRaw();
   const wait = make === 'legacy' ? ['--wait', LOCK_SECONDS] : [];
-  return { tool, args: ['--noflush', ...wait], input: script };
+  return { tool, args: ['--noflush', ...wait], input: script, family };
+}
+
+/** The legacy tools open a raw socket. */
+function checkNetRaw(): void {
+  if (!hasCapability('NET_RAW')) throw new InterceptError(NEEDS_NET_ADMIN);
 }
