@@ -8,6 +8,7 @@ import { certsCommand } from './certs.ts';
 import { demoCommand } from './demo.ts';
 import { describeCommand } from './describe.ts';
 import { handshakesCommand } from './handshakes.ts';
+import { injectCommand } from './inject.ts';
 import { iptablesCommand } from './iptables.ts';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
@@ -36,6 +37,7 @@ program.addCommand(
 program.addCommand(caCommand());
 program.addCommand(certsCommand());
 program.addCommand(handshakesCommand());
+program.addCommand(injectCommand());
 program.addCommand(iptablesCommand());
 program.addCommand(analyzeCommand());
 program.addCommand(authzCommand());

@@ -1,0 +1,140 @@
+/** The container `istio-proxy`: the sidecar itself. */
+import { ports } from '../mesh/ports.ts';
+import { names } from './annotations.ts';
+import { DEFAULT_IDS } from './init-container.ts';
+import type { InjectConfig } from './inject-config.ts';
+import { compact, type JsonObject } from './json.ts';
+import { canComplete, type Named, type Pod, PROXY_CONTAINER } from './pod.ts';
+import type { Settings } from './settings.ts';
+import { files, paths, volumeMounts } from './volumes.ts';
+
+/** Sizes are Istio's (values.yaml): ready is asked for each second for ten minutes, then each 15 s. */
+const STARTUP_FAILURES = 600;
+const READY_PERIOD_S = '15';
+const READY_FAILURES = '4';
+const PROBE_TIMEOUT_S = 3;
+/** Kubernetes' default of terminationGracePeriodSeconds. */
+const GRACE_S = 30;
+/** What we keep of the grace period for our own end. */
+const END_S = 2;
+/** Until every kube-proxy and peer has heard that the pod ends. */
+const DRAIN_DELAY_S = 5;
+
+/** @param labels the pod's, with those that injection adds */
+export function sidecarContainer(
+  pod: Pod,
+  labels: Pod['labels'],
+  settings: Settings,
+  config: InjectConfig,
+): Named {
+  const { native, statusPort } = settings;
+  return compact({
+    name: PROXY_CONTAINER,
+    image: settings.image,
+    imagePullPolicy: config.imagePullPolicy ?? undefined,
+    restartPolicy: native ? 'Always' : undefined,
+    args: ['run'],
+    ports:
+      statusPort === 0
+        ? undefined
+        : [{ name: 'http-envoy-prom', containerPort: statusPort, protocol: 'TCP' }],
+    env: environment(pod, labels, settings, config),
+    lifecycle: settings.hold ? { postStart: { exec: { command: ['oarlock', 'wait'] } } } : undefined,
+    ...(statusPort === 0 ? {} : probes(pod.annotations)),
+    resources: settings.resources,
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      privileged: false,
+      capabilities: { drop: ['ALL'] },
+      readOnlyRootFilesystem: true,
+      runAsGroup: DEFAULT_IDS.gid,
+      runAsNonRoot: true,
+      runAsUser: DEFAULT_IDS.uid,
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+    volumeMounts: [...volumeMounts, ...settings.userVolumeMounts],
+  }) as Named;
+}
+
+function probes(annotations: Pod['annotations']): JsonObject {
+  const httpGet = { path: '/healthz/ready', port: ports.health };
+  const number = (name: string, otherwise: string): number => Number(annotations[name] ?? otherwise);
+  const delay = number(names.readinessInitialDelay, '0');
+  return {
+    startupProbe: {
+      httpGet,
+      periodSeconds: 1,
+      timeoutSeconds: PROBE_TIMEOUT_S,
+      failureThreshold: STARTUP_FAILURES,
+    },
+    readinessProbe: {
+      httpGet,
+      ...(delay === 0 ? {} : { initialDelaySeconds: delay }),
+      periodSeconds: number(names.readinessPeriod, READY_PERIOD_S),
+      timeoutSeconds: PROBE_TIMEOUT_S,
+      failureThreshold: number(names.readinessFailures, READY_FAILURES),
+    },
+  };
+}
+
+function environment(
+  pod: Pod,
+  labels: Pod['labels'],
+  settings: Settings,
+  config: InjectConfig,
+): readonly JsonObject[] {
+  const fromPod = (fieldPath: string): JsonObject => ({ valueFrom: { fieldRef: { fieldPath } } });
+  const { statusPort, concurrency } = settings;
+  const all: Record<string, JsonObject | string | undefined> = {
+    OARLOCK_CONFIG: paths.config,
+    CA_ADDR: config.caAddress,
+    CA_ROOT_CA: files.root,
+    OARLOCK_TOKEN: files.token,
+    POD_NAME: fromPod('metadata.name'),
+    POD_NAMESPACE: fromPod('metadata.namespace'),
+    INSTANCE_IP: fromPod('status.podIP'),
+    SERVICE_ACCOUNT: fromPod('spec.serviceAccountName'),
+    HOST_IP: fromPod('status.hostIP'),
+    ISTIO_META_LABELS: JSON.stringify(labels),
+    TRUST_DOMAIN: config.trustDomain,
+    ISTIO_META_CLUSTER_ID: config.clusterId,
+    ISTIO_META_INTERCEPTION_MODE: settings.redirect ? 'REDIRECT' : 'NONE',
+    OARLOCK_INTERCEPT: settings.redirect ? 'redirect' : 'none',
+    OARLOCK_LOG_LEVEL: settings.logLevel,
+    OARLOCK_METRICS_PORT: statusPort === ports.metrics ? undefined : metricsPort(statusPort),
+    OARLOCK_CONCURRENCY: concurrency === null ? undefined : String(concurrency),
+    ...drain(pod, settings),
+    OARLOCK_EXIT_WITH_APP: seesAppEnd(pod, settings) ? 'all' : undefined,
+    // Last: who sets one of ours means it.
+    ...settings.env,
+  };
+  return Object.entries(all)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => (typeof value === 'string' ? { name, value } : { name, ...value }));
+}
+
+function metricsPort(statusPort: number): string {
+  return statusPort === 0 ? 'off' : String(statusPort);
+}
+
+/** Beside the app of a pod that is to complete, where the app's processes can be seen. */
+function seesAppEnd({ spec }: Pod, { native }: Settings): boolean {
+  return !native && canComplete(spec) && spec.shareProcessNamespace === true;
+}
+
+/**
+ * How the sidecar ends within the pod's grace period. Beside the app it is told at the same moment as the app, so it
+ * serves on while the news of the pod's end spreads, and then carries the app's connections for as long as there is
+ * time; it ends sooner where there are none. A native one is told when the app is gone.
+ */
+function drain(pod: Pod, settings: Settings): Readonly<Record<string, string>> {
+  const { terminationGracePeriodSeconds: given } = pod.spec;
+  const grace = typeof given === 'number' && given >= 0 ? given : GRACE_S;
+  const delay = settings.native ? 0 : Math.min(DRAIN_DELAY_S, Math.floor(grace / 4));
+  const rest = Math.max(1, grace - delay - END_S) * 1_000;
+  const asked = settings.terminationDrainMs ?? (settings.native ? null : rest);
+  return {
+    ...(delay === 0 ? {} : { OARLOCK_DRAIN_DELAY: `${delay}s` }),
+    ...(asked === null ? {} : { OARLOCK_DRAIN: `${Math.min(asked, rest)}ms` }),
+  };
+}
