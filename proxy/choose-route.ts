@@ -33,14 +33,19 @@ export function chooseRoute(
     return routeTo(snapshot, only, listener.port);
   }
   if (asked === null) return null;
-  const wanted = asked.replace(/:[0-9]+$/, '').toLowerCase();
+  const wanted = askedName(asked);
   for (const host of listener.hosts) {
     if (host === wanted || isShortForm(host, wanted)) return routeTo(snapshot, host, listener.port);
   }
   const wildcard = listener.hosts.some((host) => host.startsWith('*') && wanted.endsWith(host.slice(1)));
   if (!wildcard || !HOST_NAME.test(wanted)) return null;
   const route = snapshot.route(wanted, listener.port);
-  return route === null ? null : routeFor(route, wanted);
+  return route === null ? null : routeAsAsked(route, wanted, wanted);
+}
+
+/** The name in a Host header or SNI, as names are compared: without its port, lower case. */
+export function askedName(asked: string): string {
+  return asked.replace(/:[0-9]+$/, '').toLowerCase();
 }
 
 /** What may become a destination by a wildcard: letters, digits, dashes, dots, nothing else. */
@@ -52,42 +57,66 @@ const HOST_NAME = /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/;
  */
 function routeTo(snapshot: Snapshot, host: string, port: number): Route | null {
   const known = snapshot.route(host, port);
-  if (known !== null) return routeFor(known, host);
-  if (snapshot.mesh.outboundTrafficPolicy !== 'ALLOW_ANY') return null;
-  return {
-    service: { host, name: PASSTHROUGH, namespace: 'unknown' },
-    port,
-    protocol: 'auto',
-    tls: PLAINTEXT,
-    endpoints: [{ address: host, port, tls: 'DISABLE', weight: 1, workload: null, tunnel: null }],
-    ownPort: null,
-    warnings: [],
-  };
+  if (known !== null) return routeAsAsked(known, host, host);
+  return passthroughRoute(snapshot, host, { address: host, port });
 }
 
 /**
- * A route as it is for the one host asked for. Envoy's ORIGINAL_DST takes the captured connection's address; without
+ * The way to what the registry does not know: under ALLOW_ANY there, bytes untouched; else none (MeshConfig
+ * outboundTrafficPolicy).
+ * @param host what it is called, for metrics
+ */
+export function passthroughRoute(
+  snapshot: Snapshot,
+  host: string,
+  { address, port }: { readonly address: string; readonly port: number },
+): Route | null {
+  if (snapshot.mesh.outboundTrafficPolicy !== 'ALLOW_ANY') return null;
+  const endpoint = { address, port, tls: 'DISABLE', weight: 1, workload: null, tunnel: null } as const;
+  return unknownRoute(PASSTHROUGH, host, port, [endpoint]);
+}
+
+/** What is counted and logged where there is no way. */
+export function blackHole(host: string, port: number): Route {
+  return unknownRoute(BLACK_HOLE, host, port, []);
+}
+
+function unknownRoute(name: string, host: string, port: number, endpoints: readonly Endpoint[]): Route {
+  const service = { host, name, namespace: 'unknown' };
+  return { service, port, protocol: 'auto', tls: PLAINTEXT, endpoints, ownPort: null, warnings: [] };
+}
+
+/**
+ * A route as it is for what was asked for. Envoy's ORIGINAL_DST takes the captured connection's address; without
  * capture the host is what the caller named, so DNS says where that is. Behind a wildcard that host is also the
  * server name and the name the certificate must bear (Istio: auto_sni, auto_san_validation).
+ * @param name that was asked for; null: none was
+ * @param address where the caller means to go
+ * @returns null where only a name could tell whom to expect, and none was asked for
  */
-function routeFor(route: Route, host: string): Route {
+export function routeAsAsked(route: Route, name: string, address: string): Route;
+export function routeAsAsked(route: Route, name: string | null, address: string): Route | null;
+export function routeAsAsked(route: Route, name: string | null, address: string): Route | null {
   const { tls, ownPort, service } = route;
   const wild = service.host.startsWith('*') && (tls.mode === 'SIMPLE' || tls.mode === 'MUTUAL');
   if (ownPort === null && !wild) return route;
   const named = wild && tls.sni === null;
   const expects = named && tls.expectedIdentities.length === 0 && !tls.insecureSkipVerify;
+  if (named && (name === null || name.startsWith('*'))) return null;
+  const expectedIdentities = expects && name !== null ? [name] : tls.expectedIdentities;
   return {
     ...route,
-    tls: named ? { ...tls, sni: host, expectedIdentities: expects ? [host] : tls.expectedIdentities } : tls,
+    tls: named ? { ...tls, sni: name, expectedIdentities } : tls,
     endpoints:
       ownPort === null
         ? route.endpoints
-        : [{ address: host, port: ownPort, tls: tls.mode, weight: 1, workload: null, tunnel: null }],
+        : [{ address, port: ownPort, tls: tls.mode, weight: 1, workload: null, tunnel: null }],
   };
 }
 
-/** Istio's cluster of what the registry does not know. */
+/** Istio's clusters of what the registry does not know. */
 const PASSTHROUGH = 'PassthroughCluster';
+const BLACK_HOLE = 'BlackHoleCluster';
 
 const PLAINTEXT: RouteTls = {
   mode: 'DISABLE',
@@ -105,7 +134,8 @@ const PLAINTEXT: RouteTls = {
 
 /** Istio's name of the route, as logs show it. */
 export function clusterName(route: Route): string {
-  if (route.service.name === PASSTHROUGH) return PASSTHROUGH;
+  const { name } = route.service;
+  if (name === PASSTHROUGH || name === BLACK_HOLE) return name;
   return `outbound|${route.port}||${route.service.host}`;
 }
 

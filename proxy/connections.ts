@@ -22,6 +22,12 @@ export interface ConnectionSocket extends Duplex {
   resetAndDestroy(): unknown;
 }
 
+/** What the downstream connected to. */
+export interface LocalEnd {
+  readonly address: string;
+  readonly port: number;
+}
+
 /** Answers the CONNECT that opened a stream of a tunnel; what comes first counts. */
 export interface ConnectAnswer {
   /** 200. Again: nothing. */
@@ -32,6 +38,8 @@ export interface ConnectAnswer {
 
 /** What carries a connection's bytes once it is known; the set's owner steers it through this. */
 export interface Carrier {
+  /** It ends soon: says so where that can be said, and loses nothing by it. Absent where there is no place to say it. */
+  retire?(): void;
   /** Finish what runs, take nothing new, then close. */
   drain(): void;
   /** Close now, both sides, as an abort: the connection too, whatever is still under way on it. */
@@ -56,7 +64,7 @@ export class Connection {
   stream: Duplex;
   /** All the downstream said before it ended its side, where that came while its first bytes were looked at. */
   early: Buffer | null = null;
-  /** Inbound: the workload's port. Outbound: the egress listener's port. */
+  /** Inbound: the workload's port. Outbound: the egress listener's port, or the one it was going to. */
   readonly port: number;
   readonly remoteAddress: string;
   readonly remotePort: number;
@@ -79,7 +87,7 @@ export class Connection {
   loggedAs: Identity | null = null;
   /** Istio's cluster name, for the log: `outbound|9080||host`, `inbound|8080||`. */
   cluster = '';
-  /** Host and port of our end, for the log. */
+  /** Host and port of our end, or of where a captured one was going: for the log. */
   readonly localPort: number;
   /** Held while the connection lives; null before detection ended. */
   carrier: Carrier | null = null;
@@ -102,7 +110,14 @@ export class Connection {
   /** Why we ended it, once we have: said once, and whatever falls apart after that is its consequence. */
   refusal: Refusal | null = null;
 
-  constructor(id: number, direction: Direction, socket: ConnectionSocket, port: number) {
+  /** @param local where it was going, of a captured one; null: to the socket's own address */
+  constructor(
+    id: number,
+    direction: Direction,
+    socket: ConnectionSocket,
+    port: number,
+    local: LocalEnd | null,
+  ) {
     this.id = id;
     this.direction = direction;
     this.socket = socket;
@@ -110,8 +125,8 @@ export class Connection {
     this.port = port;
     this.remoteAddress = unmapped(socket.remoteAddress ?? '');
     this.remotePort = socket.remotePort ?? 0;
-    this.localAddress = unmapped(socket.localAddress ?? '');
-    this.localPort = socket.localPort ?? port;
+    this.localAddress = local?.address ?? unmapped(socket.localAddress ?? '');
+    this.localPort = local?.port ?? socket.localPort ?? port;
   }
 
   /** Gives the connection a fixed deadline. */
@@ -185,8 +200,10 @@ export class Connections {
   readonly #max: number;
   readonly #sweeper: NodeJS.Timeout;
   readonly #open: Record<Direction, number>;
+  readonly #sizes: Record<Direction, number> = { inbound: 0, outbound: 0 };
   #nextId = 1;
-  #onEmpty: (() => void) | null = null;
+  /** Who waits for a side to be empty. */
+  #waiting: { readonly direction: Direction; readonly resolve: () => void }[] = [];
 
   /** @param open counted up and down: the gauge of open connections */
   constructor(max: number, open: Record<Direction, number>) {
@@ -201,11 +218,17 @@ export class Connections {
   }
 
   /** Registers an accepted socket; null where the limit is reached. */
-  open(direction: Direction, socket: ConnectionSocket, port: number): Connection | null {
+  open(
+    direction: Direction,
+    socket: ConnectionSocket,
+    port: number,
+    local: LocalEnd | null = null,
+  ): Connection | null {
     if (this.#all.size >= this.#max) return null;
-    const connection = new Connection(this.#nextId++, direction, socket, port);
+    const connection = new Connection(this.#nextId++, direction, socket, port, local);
     this.#all.add(connection);
     this.#open[direction]++;
+    this.#sizes[direction]++;
     return connection;
   }
 
@@ -213,9 +236,10 @@ export class Connections {
   close(connection: Connection): boolean {
     if (!this.#all.delete(connection)) return false;
     this.#open[connection.direction]--;
+    this.#sizes[connection.direction]--;
     connection.closed = true;
     connection.onDeadline = null;
-    if (this.#all.size === 0) this.#onEmpty?.();
+    if (this.#waiting.length > 0) this.#tellEmpty();
     return true;
   }
 
@@ -224,11 +248,19 @@ export class Connections {
     return [...this.#all];
   }
 
-  /** Resolves when none is left. */
-  emptied(): Promise<void> {
-    if (this.#all.size === 0) return Promise.resolve();
+  /** Resolves when none of that side is left. */
+  emptied(direction: Direction): Promise<void> {
     return new Promise((resolve) => {
-      this.#onEmpty = resolve;
+      this.#waiting.push({ direction, resolve });
+      this.#tellEmpty();
+    });
+  }
+
+  #tellEmpty(): void {
+    this.#waiting = this.#waiting.filter(({ direction, resolve }) => {
+      if (this.#sizes[direction] > 0) return true;
+      resolve();
+      return false;
     });
   }
 

@@ -148,7 +148,8 @@ export class DataPath implements TunnelContext {
   readonly #shunned = nobodyShunned();
   /** The handshakes that failed last. */
   readonly flights = new FlightRecorder();
-  draining = false;
+  /** That side stops: its answers say so, and nothing of it is kept for later. */
+  readonly draining: Record<Direction, boolean> = { inbound: false, outbound: false };
 
   get cluster(): string {
     return this.metrics.cluster;
@@ -264,12 +265,19 @@ export class DataPath implements TunnelContext {
   }
 
   /** Resets a socket that may not even become a connection. */
-  turnAway(socket: ConnectionSocket, direction: Direction, port: number, reason: ReasonCode): void {
+  turnAway(
+    socket: ConnectionSocket,
+    direction: Direction,
+    port: number,
+    reason: ReasonCode,
+    detail = '',
+  ): void {
     const { remoteAddress = '', remotePort = 0 } = socket;
     const address = unmapped(remoteAddress);
     this.refused(
       { direction, port, remoteAddress: address, remotePort, peer: null, sni: null, handshake: null },
       reason,
+      { detail },
     );
     reset(socket);
   }

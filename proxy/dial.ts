@@ -1,5 +1,5 @@
 /** Reaching an upstream: the app beside us, or a peer over mTLS; a pool keeps what can be used again. */
-import { connect, type Socket } from 'node:net';
+import { connect, type IpcNetConnectOpts, type Socket, type TcpNetConnectOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
@@ -236,7 +236,11 @@ export function poolKey(target: DialTarget): string {
 
 function keyOf(target: DialTarget): string {
   const { protocol } = target;
-  if (target.kind !== 'peer') return `${target.kind} ${protocol} ${addressText(target.address)}`;
+  if (target.kind !== 'peer') {
+    const { address } = target;
+    const from = 'path' in address || address.from === undefined ? '' : ` from ${address.from}`;
+    return `${target.kind} ${protocol} ${addressText(address)}${from}`;
+  }
   const { endpoint, tls } = target;
   const address = `${endpoint.tls} ${protocol} ${endpoint.address}:${endpoint.port}`;
   if (endpoint.tls === 'DISABLE') return address;
@@ -288,7 +292,7 @@ class Attempt implements OriginateDone, Reaching {
     this.#target = target;
     this.#address = address;
     this.#done = done;
-    this.#socket = connect({ ...address, allowHalfOpen: true, noDelay: true });
+    this.#socket = connect({ ...whereTo(address), allowHalfOpen: true, noDelay: true });
     this.#timer = setTimeout(() => this.#timedOut(), context.limits.connectTimeout);
   }
 
@@ -395,6 +399,12 @@ class Attempt implements OriginateDone, Reaching {
     if (this.#mesh !== null) this.#context.handshakeFailed(address, this.#mesh, { reason, detail, facts });
     this.#done.failed(reason, detail === '' ? address : `${address}: ${detail}`);
   }
+}
+
+/** As `net.connect` takes it. */
+function whereTo(address: AppAddress): TcpNetConnectOpts | IpcNetConnectOpts {
+  if ('path' in address || address.from === undefined) return address;
+  return { host: address.host, port: address.port, localAddress: address.from };
 }
 
 function describe(error: NodeJS.ErrnoException): string {

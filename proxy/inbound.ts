@@ -18,6 +18,7 @@ import { peerLabels } from './labels.ts';
 import { seenBytes } from './seen-handshake.ts';
 import { serveHttp } from './serve-http.ts';
 import { inboundRace, ServerFirst } from './server-first.ts';
+import type { OriginalDestination } from './setup/original-destination.ts';
 import { refuseConnection } from './tcp.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
@@ -29,9 +30,17 @@ export interface InboundListener {
   readonly app: AppAddress;
 }
 
-/** Takes an accepted socket to its end. */
-export function serveInbound(path: DataPath, listener: InboundListener, socket: Socket): void {
-  const connection = path.connections.open('inbound', socket, listener.port);
+/**
+ * Takes an accepted socket to its end.
+ * @param original of a captured one
+ */
+export function serveInbound(
+  path: DataPath,
+  listener: InboundListener,
+  socket: Socket,
+  original: OriginalDestination | null = null,
+): void {
+  const connection = path.connections.open('inbound', socket, listener.port, original);
   if (connection === null) {
     path.turnAway(socket, 'inbound', listener.port, 'too_many_connections');
     return;

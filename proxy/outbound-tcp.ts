@@ -1,13 +1,13 @@
 /** An app's TCP connection on its way to an endpoint: routed, dialled, counted; kept back until it is known to be TCP. */
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Endpoint, Route } from '../mesh/route.ts';
-import type { EgressListener } from '../mesh/snapshot.ts';
 import type { Workload } from '../mesh/workload.ts';
-import { chooseRoute, clusterName, reachEndpoint } from './choose-route.ts';
+import { blackHole, clusterName, reachEndpoint } from './choose-route.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
 import type { Reaching, Upstream } from './dial.ts';
 import { outboundSeries } from './http/outbound-http.ts';
+import type { OutboundListener } from './outbound-listener.ts';
 import { holdBack, letFlow, pipeConnection } from './tcp.ts';
 import { closeUpstream, WaitingUpstream } from './waiting-upstream.ts';
 
@@ -21,7 +21,7 @@ export interface OutboundTcpEvents {
 export class OutboundTcp {
   readonly #path: DataPath;
   readonly #connection: Connection;
-  readonly #listener: EgressListener;
+  readonly #listener: OutboundListener;
   readonly #events: OutboundTcpEvents;
   #route: Route | null = null;
   #endpoint: Endpoint | null = null;
@@ -34,7 +34,7 @@ export class OutboundTcp {
   /** Nobody was reached, before anybody committed. */
   failed = false;
 
-  constructor(path: DataPath, connection: Connection, listener: EgressListener, events: OutboundTcpEvents) {
+  constructor(path: DataPath, connection: Connection, listener: OutboundListener, events: OutboundTcpEvents) {
     this.#path = path;
     this.#connection = connection;
     this.#listener = listener;
@@ -77,12 +77,13 @@ export class OutboundTcp {
   }
 
   #open(sni: string | null): void {
-    const route = chooseRoute(this.#path.snapshot, this.#listener, sni);
+    const listener = this.#listener;
+    const route = listener.routeFor(this.#path.snapshot, sni);
+    this.#route = route ?? blackHole('unknown', listener.port);
     if (route === null) {
-      this.#refuse('no_route', `${sni ?? this.#listener.hosts.join(', ')} port ${this.#listener.port}`);
+      this.#refuse('no_route', listener.describe(sni));
       return;
     }
-    this.#route = route;
     this.#dialling = true;
     this.#reaching = reachEndpoint(
       this.#path,

@@ -1,22 +1,30 @@
 /** The outbound side: serveOutbound → chooseRoute → dial → forward. */
 import type { Socket } from 'node:net';
 import type { ReasonCode } from '../mesh/reasons.ts';
-import type { EgressListener } from '../mesh/snapshot.ts';
 import { isHttp } from '../mesh/workload.ts';
-import { chooseRoute } from './choose-route.ts';
 import type { Connection } from './connections.ts';
 import type { DataPath } from './data-path.ts';
 import { detect, spokenIn } from './detect.ts';
 import { FirstBytes } from './first-bytes.ts';
 import { OutboundHttp } from './http/outbound-http.ts';
+import type { OutboundListener } from './outbound-listener.ts';
 import { OutboundTcp } from './outbound-tcp.ts';
 import { serveHttp } from './serve-http.ts';
 import { outboundRace, ServerFirst } from './server-first.ts';
+import type { OriginalDestination } from './setup/original-destination.ts';
 import { refuseConnection } from './tcp.ts';
 
-/** Takes a socket the app opened to its end. */
-export function serveOutbound(path: DataPath, listener: EgressListener, socket: Socket): void {
-  const connection = path.connections.open('outbound', socket, listener.port);
+/**
+ * Takes a socket the app opened to its end.
+ * @param original of a captured one
+ */
+export function serveOutbound(
+  path: DataPath,
+  listener: OutboundListener,
+  socket: Socket,
+  original: OriginalDestination | null = null,
+): void {
+  const connection = path.connections.open('outbound', socket, listener.port, original);
   if (connection === null) {
     path.turnAway(socket, 'outbound', listener.port, 'too_many_connections');
     return;
@@ -26,7 +34,7 @@ export function serveOutbound(path: DataPath, listener: EgressListener, socket: 
 
 class OutboundConnection {
   readonly #path: DataPath;
-  readonly #listener: EgressListener;
+  readonly #listener: OutboundListener;
   readonly #connection: Connection;
   readonly #tcp: OutboundTcp;
   /** Set while first bytes are looked at. */
@@ -36,7 +44,7 @@ class OutboundConnection {
   /** The upstream was reached for before the app spoke. */
   #raced = false;
 
-  constructor(path: DataPath, listener: EgressListener, connection: Connection) {
+  constructor(path: DataPath, listener: OutboundListener, connection: Connection) {
     this.#path = path;
     this.#listener = listener;
     this.#connection = connection;
@@ -50,10 +58,10 @@ class OutboundConnection {
     const { socket } = this.#connection;
     socket.on('error', ignore);
     socket.once('close', () => this.#closed());
-    const { protocol, hosts } = this.#listener;
+    const { protocol, certain } = this.#listener;
     if (isHttp(protocol)) this.#serveHttp(null);
-    // One host and no HTTP: a server-first protocol must not wait for the app's first byte.
-    else if (protocol === 'tcp' && hosts.length === 1) this.#serveTcp(null);
+    // One way and no HTTP: a server-first protocol must not wait for the app's first byte.
+    else if (protocol === 'tcp' && certain) this.#serveTcp(null);
     else this.#look();
   }
 
@@ -71,7 +79,7 @@ class OutboundConnection {
     this.#looking.start();
     connection.expire(limits.handshakeTimeout, () => this.#late());
     // Where nothing but the app's bytes can choose the host, nobody can be asked to speak first.
-    if (chooseRoute(snapshot, this.#listener, null) === null) return;
+    if (this.#listener.routeFor(snapshot, null) === null) return;
     this.#race = new ServerFirst(outboundRace(limits.serverFirstHold), connection.startedTick, {
       silent: () => this.#looking?.length === 0 && !connection.closed,
       prepare: () => {

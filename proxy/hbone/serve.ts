@@ -1,7 +1,7 @@
 /** The inbound HBONE port: mutual TLS always, then a tunnel, each of whose streams is served as a connection of its own. */
 import type { Socket } from 'node:net';
 import type { ReasonCode } from '../../mesh/reasons.ts';
-import type { AppAddress } from '../../mesh/snapshot.ts';
+import { ingressOf, listenerAt } from '../captured-inbound.ts';
 import { ConnectionLink, type LinkOwner } from '../connection-link.ts';
 import { type Carrier, type Connection, unmapped } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
@@ -19,6 +19,8 @@ import { Tunnel, type TunnelEnd, type TunnelKeeper } from './tunnel.ts';
 export interface HboneListener {
   /** As peers know it. */
   readonly port: number;
+  /** Rules of capture stand: the app is dialled as they let pass. */
+  readonly captures: boolean;
   /** True for a port that a listener of ours has: what is sent there would come back to us. */
   isOurs(port: number): boolean;
 }
@@ -62,6 +64,10 @@ class HboneConnection implements Carrier, TunnelKeeper, LinkOwner {
     );
     this.#looking.start();
     connection.expire(this.#path.limits.handshakeTimeout, () => this.#refuse('tls_handshake_timeout', ''));
+  }
+
+  retire(): void {
+    this.#tunnel?.retire();
   }
 
   drain(): void {
@@ -136,7 +142,7 @@ class HboneConnection implements Carrier, TunnelKeeper, LinkOwner {
     connection.carrier = this;
     this.#path.tunnels.keep(tunnel);
     tunnel.start();
-    if (this.#path.draining) tunnel.retire();
+    if (this.#path.draining.inbound) tunnel.retire();
   }
 
   /** The trust it was let in by may be another now; its streams are judged as connections. */
@@ -180,8 +186,7 @@ class HboneConnection implements Carrier, TunnelKeeper, LinkOwner {
         request: `${head.method} ${head.authority}`.slice(0, 300),
       });
       stream.refuse(400);
-    } else if (this.#path.draining) stream.refuse(503);
-    else serveTunnelled(this.#path, listener, stream, peer, head.alpn);
+    } else serveTunnelled(this.#path, listener, stream, peer, head.alpn);
   }
 
   roomChanged(): void {}
@@ -200,15 +205,16 @@ class HboneConnection implements Carrier, TunnelKeeper, LinkOwner {
     const ours = snapshot.workload.addresses.some((address) => sameAddress(address, localAddress));
     if (!ours && !sameAddress(this.#connection.localAddress, localAddress))
       return `${localAddress} is not this workload's: it has ${snapshot.workload.addresses.join(', ')}`;
-    const ingress = snapshot.ingress.find((entry) => entry.port === port);
-    if (ingress !== undefined) return { port, protocol: ingress.protocol, app: ingress.defaultEndpoint };
-    if (this.#listener.isOurs(port)) return `port ${port} is the sidecar's own`;
-    // Others may live at this address, too: on one machine every workload is at 127.0.0.1.
-    const shared = isLoopback(localAddress) || snapshot.workloadByAddress(localAddress) === null;
-    if (shared && !snapshot.declaresPort(port))
-      return `port ${port} is declared by no service of this workload, and others share its address`;
-    const app: AppAddress = { host: localAddress, port };
-    return { port, protocol: snapshot.protocolOf(port), app };
+    const { captures } = this.#listener;
+    if (ingressOf(snapshot, port) === null) {
+      if (this.#listener.isOurs(port)) return `port ${port} is the sidecar's own`;
+      // Others may live at this address, too: on one machine every workload is at 127.0.0.1. What is captured is ours.
+      const shared =
+        isLoopback(localAddress) || (!captures && snapshot.workloadByAddress(localAddress) === null);
+      if (shared && !snapshot.declaresPort(port))
+        return `port ${port} is declared by no service of this workload, and others share its address`;
+    }
+    return listenerAt(snapshot, { address: localAddress, port }, captures);
   }
 
   #refuse(reason: ReasonCode, detail: string): void {

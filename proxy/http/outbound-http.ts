@@ -1,40 +1,43 @@
 /** The outbound side of an HTTP connection: each request routed by the registry and carried over mTLS. */
 import type { Route } from '../../mesh/route.ts';
-import type { EgressListener } from '../../mesh/snapshot.ts';
 import type { Workload } from '../../mesh/workload.ts';
 import type { PeerSeries } from '../../telemetry/mesh-metrics.ts';
-import { chooseRoute, clusterName, idleUpstream, reachEndpoint } from '../choose-route.ts';
+import { askedName, blackHole, clusterName, idleUpstream, reachEndpoint } from '../choose-route.ts';
 import type { Connection } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import { type Reached, type Upstream, upstreamVersion } from '../dial.ts';
 import { peerLabels } from '../labels.ts';
+import type { OutboundListener } from '../outbound-listener.ts';
 import type { Exchange } from './exchange.ts';
 import type { RequestHead } from './head.ts';
 import type { LocalAnswer } from './local-answer.ts';
 import { HttpSideBase, type ReachDone } from './side-base.ts';
 
 export class OutboundHttp extends HttpSideBase {
-  readonly #listener: EgressListener;
+  readonly #listener: OutboundListener;
   #route: Route | null = null;
   #named: Route | null = null;
   #cluster = '';
   /** The upstream whose load is counted now. */
   #busy: Reached | null = null;
 
-  constructor(path: DataPath, connection: Connection, listener: EgressListener) {
+  constructor(path: DataPath, connection: Connection, listener: OutboundListener) {
     super(path, connection);
     this.#listener = listener;
   }
 
   override judge(head: RequestHead, exchange: Exchange): LocalAnswer | null {
-    this.#route = chooseRoute(this.path.snapshot, this.#listener, head.host);
+    this.#route = this.#listener.routeFor(this.path.snapshot, head.host);
     this.addFields(head, exchange, null);
     if (this.#route !== null) {
       exchange.cluster = this.#clusterOf(this.#route);
       return null;
     }
-    const detail = `${head.host} on port ${this.#listener.port}`;
-    return { status: 404, body: 'no route', reason: 'no_route', detail };
+    const { unroutedStatus, port } = this.#listener;
+    const host = head.host === null ? 'unknown' : askedName(head.host);
+    countFor(exchange, outboundSeries(this.path, blackHole(host, port), null, null));
+    const detail = this.#listener.describe(head.host);
+    return { status: unroutedStatus, body: 'no route', reason: 'no_route', detail };
   }
 
   override reach(_head: RequestHead, exchange: Exchange, fresh: boolean, done: ReachDone): void {

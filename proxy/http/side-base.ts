@@ -48,7 +48,8 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
   }
 
   get draining(): boolean {
-    return this.path.draining || this.connection.retiring;
+    const { path, connection } = this;
+    return path.draining[connection.direction] || connection.retiring;
   }
 
   /** Another function after a reload that changes how: what was normalized before is not taken for it. */
@@ -57,7 +58,7 @@ export abstract class HttpSideBase implements HttpSide, Explainer {
   }
 
   release(upstream: Upstream, keepAliveMs: number): void {
-    if (this.path.draining) {
+    if (this.path.draining[this.connection.direction]) {
       upstream.stream.end();
       upstream.stream.destroy();
     } else this.path.pool.put(upstream, keepAliveMs);

@@ -14,6 +14,10 @@ import { endWithPeer, SESSION_MEMORY, WINDOWS_A_SESSION } from './upstream-sessi
 
 /** How often streams that do not move are looked for, ms. */
 const SWEEP_MS = 500;
+/** Between the GOAWAY that warns and the one that counts: what was on its way has come by then. The next sweep looks. */
+const LAST_CALL_MS = 400;
+/** No stream has a higher one. */
+const MAX_STREAM_ID = 2 ** 31 - 1;
 /** Frames that are wrong, and streams beyond their bound, before the session is ended. */
 const MAX_INVALID_FRAMES = 100;
 /** `node:http2` ends a session, and all on it, at 1,000 resets and then 33 a second, whatever they were of. `#reset` judges them. */
@@ -40,6 +44,8 @@ class ServerSession implements Carrier, StreamOwner {
   #idleSince = performance.now();
   #opened = 0;
   #resets = 0;
+  /** When the GOAWAY goes that counts; Infinity: none has gone. */
+  #lastCallAt = Number.POSITIVE_INFINITY;
   /** It was told to calm down, and ends. */
   #calmed = false;
 
@@ -75,8 +81,16 @@ class ServerSession implements Carrier, StreamOwner {
     this.#arm();
   }
 
+  /** RFC 9113 §6.8: a GOAWAY that says how it will be, a moment for what is on its way, and one that counts. */
+  retire(): void {
+    const session = this.#session;
+    if (this.#lastCallAt !== Number.POSITIVE_INFINITY || session.closed || session.destroyed) return;
+    this.#lastCallAt = performance.now() + LAST_CALL_MS;
+    session.goaway(constants.NGHTTP2_NO_ERROR, MAX_STREAM_ID);
+  }
+
   drain(): void {
-    this.#session.close();
+    this.retire();
   }
 
   abort(): void {
@@ -103,7 +117,7 @@ class ServerSession implements Carrier, StreamOwner {
     side.carrier = serving;
     this.#streams.add(serving);
     serving.start(flags, raw);
-    if (this.#path.draining) this.drain();
+    if (this.#path.draining[this.connection.direction]) this.retire();
   }
 
   /**
@@ -134,7 +148,8 @@ class ServerSession implements Carrier, StreamOwner {
     for (const stream of [...this.#streams]) stream.look(now);
     const idle = this.#streams.size === 0 ? now - this.#idleSince : 0;
     if (!this.#settled && now - this.connection.startedTick > limits.handshakeTimeout) this.abort();
-    else if (this.connection.retiring || idle > limits.idleTimeout) this.drain();
+    else if (now > this.#lastCallAt) this.#session.close();
+    else if (this.connection.retiring || idle > limits.idleTimeout) this.retire();
     this.#arm();
   }
 }

@@ -1,10 +1,20 @@
 /** The ports we accept on: opened and closed as snapshots ask, all or none. */
 import { createServer, type Server, type Socket } from 'node:net';
-import type { EgressListener, IngressListener, Snapshot } from '../../mesh/snapshot.ts';
+import type { IngressListener, Snapshot } from '../../mesh/snapshot.ts';
+import { listenerAt } from '../captured-inbound.ts';
+import { CapturedRoutes } from '../captured-outbound.ts';
 import type { DataPath } from '../data-path.ts';
 import { type HboneListener, serveHbone } from '../hbone/serve.ts';
 import { serveInbound } from '../inbound.ts';
 import { serveOutbound } from '../outbound.ts';
+import { EgressRoutes } from '../outbound-listener.ts';
+import { Capture } from './capture.ts';
+import { LocalAddresses } from './local-addresses.ts';
+import {
+  type AskOriginalDestination,
+  loadOriginalDestination,
+  type OriginalDestination,
+} from './original-destination.ts';
 
 /** A port that could not be opened: names it and what to do. */
 export class ListenError extends Error {}
@@ -35,11 +45,23 @@ type Wanted =
       readonly bind: string;
       readonly port: number;
     }
-  | { readonly kind: 'egress'; readonly entry: EgressListener; readonly bind: string; readonly port: number }
+  | { readonly kind: 'egress'; readonly routes: EgressRoutes; readonly bind: string; readonly port: number }
+  /** Ports of capture. */
+  | { readonly kind: 'outbound' | 'inbound'; readonly bind: string; readonly port: number }
   | { readonly kind: 'hbone'; readonly entry: HboneListener; readonly bind: string; readonly port: number };
+
+/** Where rules of capture redirect to. 0: the kernel's choice; null: nothing is captured that way. */
+export interface CapturePorts {
+  readonly outbound: number | null;
+  readonly inbound: number | null;
+  /** What a canary of this process hears at the inbound port. */
+  readonly nonce: string;
+}
 
 /** The process's ports that no resource asks for. */
 export interface OwnPorts {
+  /** Null: nothing is captured. */
+  readonly capture: CapturePorts | null;
   /** HBONE; 0: the kernel's choice; null: off. */
   readonly hbone: number | null;
   /** It must be there; else it is done without where another process has it. */
@@ -54,8 +76,10 @@ interface Open {
   wanted: Wanted;
 }
 
-/** Its key among what is open. */
+/** Their keys among what is open: no resource closes them. */
 const HBONE = 'hbone';
+const CAPTURE = ['outbound', 'inbound'] as const;
+const OWN: ReadonlySet<string> = new Set([HBONE, ...CAPTURE]);
 /** Pending connections the kernel keeps for us: a burst must not meet a full queue. */
 const BACKLOG = 1_024;
 /** Connections held until credentials arrive. */
@@ -66,6 +90,7 @@ const HOLD_MS = 60_000;
 /** A connection that waits for credentials. */
 interface Held {
   readonly open: Open;
+  readonly original: OriginalDestination | null;
   readonly forget: () => void;
   readonly timer: NodeJS.Timeout;
 }
@@ -78,23 +103,36 @@ export class Listeners {
   readonly #reusePort: boolean;
   readonly #open = new Map<string, Open>();
   #hboneMissed = false;
-  #ownPorts: OwnPorts = { hbone: null, hboneNeeded: false, others: [] };
+  #inboundClosed = false;
+  #ownPorts: OwnPorts = { capture: null, hbone: null, hboneNeeded: false, others: [] };
+  /** Null while nothing is captured. */
+  #capture: Capture | null = null;
+  /** Of capture; known before their first connection is accepted. */
+  readonly #capturePorts = new Set<number>();
+  #ask: AskOriginalDestination | null;
   /** Accepted before we had credentials: held, not refused, so that an app may start before its sidecar is ready. */
   readonly #held = new Map<Socket, Held>();
 
-  /** @param options `bind`: address of ingress entries that name none; `''` means all addresses, both families */
-  constructor(path: DataPath, options: { readonly bind: string; readonly reusePort: boolean }) {
+  /**
+   * @param options `bind`: address of our own ports and of ingress entries that name none; `''` means all addresses,
+   *   both families. `ask`: who tells original destinations; the kernel unless told
+   */
+  constructor(
+    path: DataPath,
+    options: { readonly bind: string; readonly reusePort: boolean; readonly ask?: AskOriginalDestination },
+  ) {
     this.#path = path;
+    this.#ask = options.ask ?? null;
     this.#bind = options.bind;
     this.#reusePort = options.reusePort;
   }
 
-  /** Open ports by name, for the ready line: `ingress:8080`, `egress:127.0.0.1:9080`, `hbone`. */
+  /** Open ports by name, for the ready line: `ingress:8080`, `egress:127.0.0.1:9080`, `hbone`, `outbound`, `inbound`. */
   ports(): Record<string, number> {
     const ports: Record<string, number> = {};
     for (const { wanted } of this.#open.values()) {
-      if (wanted.kind === 'hbone') {
-        ports.hbone = wanted.port;
+      if (OWN.has(wanted.kind)) {
+        ports[wanted.kind] = wanted.port;
         continue;
       }
       const where = wanted.bind === '' ? '' : `${wanted.bind}:`;
@@ -104,7 +142,7 @@ export class Listeners {
   }
 
   /**
-   * Opens HBONE's port and what the snapshot asks for and is not open, then closes what it no longer asks for. Live
+   * Opens the ports of capture, HBONE's and what the snapshot asks for and is not open, then closes what it no longer asks for. Live
    * connections of a closed port stay.
    * @throws ListenError; nothing has changed then
    */
@@ -113,6 +151,10 @@ export class Listeners {
     const wanted = this.#wanted(snapshot);
     const opened: [string, Open][] = [];
     try {
+      for (const kind of CAPTURE) {
+        const capture = await this.#openCapture(kind, own.capture?.[kind] ?? null);
+        if (capture !== null) opened.push([kind, capture]);
+      }
       const hbone = await this.#openHbone(own);
       if (hbone !== null) opened.push([HBONE, hbone]);
       for (const [key, want] of wanted) {
@@ -124,7 +166,7 @@ export class Listeners {
     }
     for (const [key, open] of opened) this.#open.set(key, open);
     for (const [key, open] of this.#open) {
-      if (key === HBONE) continue;
+      if (OWN.has(key)) continue;
       const want = wanted.get(key);
       if (want !== undefined) {
         open.wanted = want;
@@ -135,14 +177,25 @@ export class Listeners {
     }
   }
 
-  /** Credentials are there: serves what was held for them. */
+  /** Serves what was held, once there are credentials and a snapshot. */
   release(): void {
-    for (const [socket, { open, forget, timer }] of this.#held) {
+    if (!this.#ready()) return;
+    for (const [socket, { open, original, forget, timer }] of this.#held) {
       clearTimeout(timer);
       socket.off('end', forget).off('close', forget);
-      this.#serve(open.wanted, socket);
+      this.#serve(open.wanted, socket, original);
     }
     this.#held.clear();
+  }
+
+  /** Stops accepting from outside; no later set opens such a port again. */
+  closeInbound(): void {
+    this.#inboundClosed = true;
+    for (const [key, { server, wanted }] of this.#open) {
+      if (wanted.kind === 'egress' || wanted.kind === 'outbound') continue;
+      server.close();
+      this.#open.delete(key);
+    }
   }
 
   /** Stops accepting. */
@@ -154,7 +207,7 @@ export class Listeners {
 
   #wanted(snapshot: Snapshot): Map<string, Wanted> {
     const wanted = new Map<string, Wanted>();
-    for (const entry of snapshot.ingress) {
+    for (const entry of this.#inboundClosed ? [] : snapshot.ingress) {
       const bind = entry.bind ?? this.#bind;
       wanted.set(`${bind} ${entry.port}`, { kind: 'ingress', entry, bind, port: entry.port });
     }
@@ -162,16 +215,41 @@ export class Listeners {
       const key = `${entry.bind} ${entry.port}`;
       if (wanted.has(key))
         throw new ListenError(`Sidecar: ingress and egress both ask for ${key.replace(' ', ':')}`);
-      wanted.set(key, { kind: 'egress', entry, bind: entry.bind, port: entry.port });
+      wanted.set(key, {
+        kind: 'egress',
+        routes: new EgressRoutes(entry),
+        bind: entry.bind,
+        port: entry.port,
+      });
     }
     return wanted;
+  }
+
+  /** Once. @returns null where it is open or off @throws ListenError; Error where the kernel cannot be asked */
+  async #openCapture(kind: 'outbound' | 'inbound', port: number | null): Promise<Open | null> {
+    const closed = port === null || (kind === 'inbound' && this.#inboundClosed);
+    if (closed || this.#open.has(kind)) return null;
+    this.#ask ??= await loadOriginalDestination();
+    this.#capture ??= new Capture({
+      path: this.#path,
+      ask: this.#ask,
+      addresses: new LocalAddresses(),
+      isOurs: (asked) => this.#isOurs(asked),
+      isCapture: (asked) => this.#capturePorts.has(asked),
+      nonce: () => this.#ownPorts.capture?.nonce ?? '',
+    });
+    const open = await this.#listen({ kind, bind: this.#bind, port });
+    this.#capturePorts.add(open.wanted.port);
+    return open;
   }
 
   /** Once. @returns null where it is open, off, or another's and not needed */
   async #openHbone({ hbone, hboneNeeded }: OwnPorts): Promise<Open | null> {
     // It is tried once: a port that comes free later, unasked for, is nothing to start using in the midst of things.
-    if (hbone === null || this.#open.has(HBONE) || (this.#hboneMissed && !hboneNeeded)) return null;
-    const entry: HboneListener = { port: hbone, isOurs: (port) => this.#isOurs(port) };
+    const closed = hbone === null || this.#inboundClosed;
+    if (closed || this.#open.has(HBONE) || (this.#hboneMissed && !hboneNeeded)) return null;
+    const captures = (this.#ownPorts.capture?.inbound ?? null) !== null;
+    const entry: HboneListener = { port: hbone, captures, isOurs: (port) => this.#isOurs(port) };
     try {
       return await this.#listen({ kind: 'hbone', entry, bind: this.#bind, port: hbone });
     } catch (error) {
@@ -198,11 +276,7 @@ export class Listeners {
     open.server.on('connection', (socket: Socket) => this.#accepted(open, socket));
     return new Promise((resolve, reject) => {
       open.server.once('error', (error: NodeJS.ErrnoException) => {
-        const asks =
-          wanted.kind === 'hbone'
-            ? 'HBONE (--hbone-port, --bind)'
-            : `the Sidecar resource's ${wanted.kind} entry`;
-        reject(listenError({ bind, port }, error, asks));
+        reject(listenError({ bind, port }, error, whoAsks(wanted.kind)));
       });
       open.server.listen(
         { port, backlog: BACKLOG, reusePort: this.#reusePort, ...(bind === '' ? {} : { host: bind }) },
@@ -213,8 +287,7 @@ export class Listeners {
             this.#path.log.error({ error: error.message, port }, 'accept failed'),
           );
           const bound = open.server.address();
-          if (wanted.kind === 'hbone' && bound !== null && typeof bound === 'object')
-            open.wanted = { ...wanted, port: bound.port, entry: { ...wanted.entry, port: bound.port } };
+          if (bound !== null && typeof bound === 'object') open.wanted = boundTo(wanted, bound.port);
           resolve(open);
         },
       );
@@ -222,13 +295,23 @@ export class Listeners {
   }
 
   #accepted(open: Open, socket: Socket): void {
-    if (this.#path.outboundTls !== null) this.#serve(open.wanted, socket);
-    else if (this.#held.size < MAX_HELD) this.#hold(open, socket);
+    const { kind, port } = open.wanted;
+    let original: OriginalDestination | null = null;
+    if (kind === 'outbound' || kind === 'inbound') {
+      original = this.#capture?.admit(kind, port, socket) ?? null;
+      if (original === null) return;
+    }
+    if (this.#ready()) this.#serve(open.wanted, socket, original);
+    else if (this.#held.size < MAX_HELD) this.#hold(open, socket, original);
     else this.#turnAway(open, socket);
   }
 
+  #ready(): boolean {
+    return this.#path.outboundTls !== null && this.#path.snapshot !== null;
+  }
+
   /** One that leaves or has waited too long makes room. */
-  #hold(open: Open, socket: Socket): void {
+  #hold(open: Open, socket: Socket, original: OriginalDestination | null): void {
     const forget = (): void => {
       const held = this.#held.get(socket);
       // It ended its side and said nothing, or it is gone: nobody waits any more.
@@ -243,24 +326,39 @@ export class Listeners {
     }, HOLD_MS);
     socket.on('error', ignore);
     socket.on('end', forget).on('close', forget);
-    this.#held.set(socket, { open, forget, timer });
+    this.#held.set(socket, { open, original, forget, timer });
   }
 
   #turnAway({ wanted }: Open, socket: Socket): void {
-    const direction = wanted.kind === 'egress' ? 'outbound' : 'inbound';
+    const direction = wanted.kind === 'egress' || wanted.kind === 'outbound' ? 'outbound' : 'inbound';
     this.#path.turnAway(socket, direction, wanted.port, 'no_credentials');
   }
 
-  #serve(wanted: Wanted, socket: Socket): void {
-    if (wanted.kind === 'egress') {
-      serveOutbound(this.#path, wanted.entry, socket);
-      return;
+  #serve(wanted: Wanted, socket: Socket, original: OriginalDestination | null): void {
+    const path = this.#path;
+    if (wanted.kind === 'egress') serveOutbound(path, wanted.routes, socket);
+    else if (wanted.kind === 'hbone') serveHbone(path, wanted.entry, socket);
+    else if (wanted.kind === 'ingress') {
+      const { port, protocol, defaultEndpoint } = wanted.entry;
+      serveInbound(path, { port, protocol, app: defaultEndpoint }, socket);
+    } else if (original !== null && path.snapshot !== null) {
+      if (wanted.kind === 'outbound')
+        serveOutbound(path, new CapturedRoutes(path.snapshot, original), socket, original);
+      else serveInbound(path, listenerAt(path.snapshot, original, true), socket, original);
     }
-    if (wanted.kind === 'hbone') {
-      serveHbone(this.#path, wanted.entry, socket);
-      return;
-    }
-    const { port, protocol, defaultEndpoint } = wanted.entry;
-    serveInbound(this.#path, { port, protocol, app: defaultEndpoint }, socket);
   }
+}
+
+/** Whose wish a port is, for an error. */
+export function whoAsks(kind: 'ingress' | 'egress' | 'hbone' | 'outbound' | 'inbound'): string {
+  if (kind === 'hbone') return 'HBONE (--hbone-port, --bind)';
+  if (kind === 'outbound' || kind === 'inbound') return `${kind} capture (--${kind}-port, --bind)`;
+  return `the Sidecar resource's ${kind} entry`;
+}
+
+/** As it is where the kernel has chosen its port. */
+function boundTo(wanted: Wanted, port: number): Wanted {
+  return wanted.kind === 'hbone'
+    ? { ...wanted, port, entry: { ...wanted.entry, port } }
+    : { ...wanted, port };
 }

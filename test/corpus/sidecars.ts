@@ -13,6 +13,7 @@ import type { Snapshot } from '../../mesh/snapshot.ts';
 import { DataPath } from '../../proxy/data-path.ts';
 import { serveInbound } from '../../proxy/inbound.ts';
 import { serveOutbound } from '../../proxy/outbound.ts';
+import { EgressRoutes } from '../../proxy/outbound-listener.ts';
 import type { AccessLog } from '../../telemetry/access-log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
@@ -86,9 +87,8 @@ export async function sidecars(t: Owner, { accessLog, limits = {} }: SidecarOpti
   const enterOutbound = async (port: number, tls: boolean): Promise<Entrance> => {
     const host = `h${hosts++}.test`;
     ports.set(host, { port, tls });
-    const opened = await entrance((socket) =>
-      serveOutbound(outbound, { bind: '127.0.0.1', port: 80, protocol: 'http', hosts: [host] }, socket),
-    );
+    const routes = new EgressRoutes({ bind: '127.0.0.1', port: 80, protocol: 'http', hosts: [host] });
+    const opened = await entrance((socket) => serveOutbound(outbound, routes, socket));
     return {
       port: opened.port,
       close: () => {

@@ -16,6 +16,7 @@ import { egress, hostOf, service, sidecar, workload } from '../e2e/harness/resou
 import { type Leaf, spiffe, type TestCa } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
 import { credentialsOf } from './inbound-sidecar.ts';
+import { leavePlane } from './leave-plane.ts';
 
 /** An endpoint of `orders`: nobody listens at its own ports, its peer takes tunnels. */
 export interface Place {
@@ -68,9 +69,10 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' });
   const logFile = `${tempDir(t)}/access.log`;
+  const limits = limitsWith({ drain: 20, ...options.limits });
   const plane = new LocalPlane(
     {
-      limits: limitsWith({ drain: 20, ...options.limits }),
+      limits,
       bind: '127.0.0.1',
       accessLog: { accessLog: logFile, accessLogEncoding: 'json' },
       reusePort: false,
@@ -98,13 +100,13 @@ export async function hboneCaller(t: Test, ca: TestCa, options: CallerOptions): 
   ];
   const apply = async (more: string): Promise<void> => {
     const snapshot = snapshotOf([...common, ...(more === '' ? [] : [more])].join('---\n'));
-    await plane.apply(snapshot, { hbone: null, hboneNeeded: false, others: [] });
+    await plane.apply(snapshot, { capture: null, hbone: null, hboneNeeded: false, others: [] });
   };
   await apply(options.resources ?? '');
   plane.useCredentials(credentialsOf(await ca.leaf(spiffe('shop', 'web'))));
   let drained: Promise<void> | null = null;
   const drain = (): Promise<void> => {
-    drained ??= plane.drain();
+    drained ??= leavePlane(plane, log, limits.drain);
     return drained;
   };
   t.teardown(drain);

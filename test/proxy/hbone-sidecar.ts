@@ -15,6 +15,7 @@ import { ingress, type PortYaml, service, sidecar, workload } from '../e2e/harne
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
 import { credentialsOf } from './inbound-sidecar.ts';
+import { leavePlane } from './leave-plane.ts';
 
 /** Ports of the Sidecar's ingress entries: declared HTTP, declared TCP, and not declared. */
 export const [HTTP = 0, TCP = 0, AUTO = 0] = await freePorts(3);
@@ -67,9 +68,10 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' });
   const logFile = `${logs}/${++count}.log`;
+  const limits = limitsWith({ drain: 200, ...options.limits });
   const plane = new LocalPlane(
     {
-      limits: limitsWith({ drain: 200, ...options.limits }),
+      limits,
       bind: '',
       accessLog: { accessLog: logFile, accessLogEncoding: 'json' },
       reusePort: false,
@@ -79,7 +81,7 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
   );
   const apply = async (policies: string): Promise<void> => {
     const input = inputOf(options, policies);
-    await plane.apply(snapshotOf(input), { hbone: 0, hboneNeeded: true, others: [ADMIN] });
+    await plane.apply(snapshotOf(input), { capture: null, hbone: 0, hboneNeeded: true, others: [ADMIN] });
   };
   await apply(options.policies ?? '');
   const rotate = async (to?: number, issuer = ca): Promise<void> =>
@@ -89,7 +91,7 @@ export async function hboneSidecar(t: Test, options: HboneOptions = {}): Promise
   await rotate();
   let drained: Promise<void> | null = null;
   const drain = (): Promise<void> => {
-    drained ??= plane.drain();
+    drained ??= leavePlane(plane, log, limits.drain);
     return drained;
   };
   t.teardown(drain);

@@ -3,6 +3,7 @@ import { constants, type ServerHttp2Stream } from 'node:http2';
 import { createServer } from 'node:net';
 import t, { type Test } from 'tap';
 import { serveOutbound } from '../../proxy/outbound.ts';
+import { EgressRoutes } from '../../proxy/outbound-listener.ts';
 import { listen } from '../e2e/harness/apps.ts';
 import { call, open } from '../e2e/harness/clients.ts';
 import { until } from '../e2e/harness/wait.ts';
@@ -141,7 +142,8 @@ spec:
   endpoints: [{address: 127.0.0.1}]
 `,
   });
-  const listener = { bind: '127.0.0.1', port: app.port, protocol: 'http', hosts: ['app.test'] } as const;
+  const entry = { bind: '127.0.0.1', port: app.port, protocol: 'http', hosts: ['app.test'] } as const;
+  const listener = new EgressRoutes(entry);
   const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) =>
     serveOutbound(path, listener, socket),
   );

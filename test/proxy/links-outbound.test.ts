@@ -21,6 +21,7 @@ import { type Leaf, spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import { pause, until } from '../e2e/harness/wait.ts';
 import { ask, http2Client } from './http2-app.ts';
 import { credentialsOf } from './inbound-sidecar.ts';
+import { leavePlane } from './leave-plane.ts';
 
 t.setTimeout(60_000);
 
@@ -97,9 +98,9 @@ spec:
     generation: 1,
   });
   if (snapshot === null) throw new Error(all.map(problemLine).join('\n'));
-  await plane.apply(snapshot, { hbone: null, hboneNeeded: false, others: [] });
+  await plane.apply(snapshot, { capture: null, hbone: null, hboneNeeded: false, others: [] });
   plane.useCredentials(credentialsOf(await ca.leaf(spiffe('shop', 'web'))));
-  t.teardown(() => plane.drain());
+  t.teardown(() => leavePlane(plane, log, 20));
   return {
     port,
     lines,

@@ -4,6 +4,7 @@ import { createServer, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import t, { type Test } from 'tap';
 import { serveOutbound } from '../../proxy/outbound.ts';
+import { EgressRoutes } from '../../proxy/outbound-listener.ts';
 import { type App, httpApp, listen, tcpApp } from '../e2e/harness/apps.ts';
 import { open, Peer } from '../e2e/harness/clients.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
@@ -507,8 +508,9 @@ spec:
 `,
     });
     const hosts = options.hosts ?? [HOST];
+    const listener = new EgressRoutes({ bind: '', port: 25, protocol: 'auto', hosts });
     const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) =>
-      serveOutbound(sidecar.path, { bind: '', port: 25, protocol: 'auto', hosts }, socket),
+      serveOutbound(sidecar.path, listener, socket),
     );
     const { port } = await listen(t, server);
     return { ...sidecar, egress: port };

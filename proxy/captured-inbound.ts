@@ -1,0 +1,37 @@
+/** The app that an address and port of this workload lead to, and the address it is dialled from. */
+import type { AppAddress, IngressListener, Snapshot } from '../mesh/snapshot.ts';
+import type { InboundListener } from './inbound.ts';
+import type { OriginalDestination } from './setup/original-destination.ts';
+
+/**
+ * Istio's addresses of a sidecar that dials its app. The rules of capture let what comes from them pass: dialled from
+ * any other, the app's own address leads back to us.
+ */
+const FROM_IPV4 = '127.0.0.6';
+const FROM_IPV6 = '::6';
+
+/** The Sidecar's entry for a port; null: it has none, and the app itself is there. */
+export function ingressOf(snapshot: Snapshot, port: number): IngressListener | null {
+  return snapshot.captured.ingressAt(port) ?? snapshot.ingress.find((entry) => entry.port === port) ?? null;
+}
+
+/**
+ * Where a connection to an address and port of this workload goes: as the Sidecar says, else there itself.
+ * @param captured rules of capture stand: the app is dialled as they let pass
+ */
+export function listenerAt(
+  snapshot: Snapshot,
+  { address, port }: OriginalDestination,
+  captured: boolean,
+): InboundListener {
+  const ingress = ingressOf(snapshot, port);
+  const app = ingress?.defaultEndpoint ?? { host: address, port };
+  const protocol = ingress?.protocol ?? snapshot.protocolOf(port);
+  return { port, protocol, app: captured ? fromSidecar(app) : app };
+}
+
+/** The rules leave 127.0.0.1 and ::1 alone, so that an app there sees what it would see without us. */
+function fromSidecar(app: AppAddress): AppAddress {
+  if ('path' in app || app.host === '127.0.0.1' || app.host === '::1' || app.host === 'localhost') return app;
+  return { ...app, from: app.host.includes(':') ? FROM_IPV6 : FROM_IPV4 };
+}
