@@ -1,4 +1,6 @@
 /** The data path of one thread with its listeners, log and metrics: what `run` steers, in its own thread or in others. */
+import { Socket } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { TlsFileCache } from '../ca-client/tls-files.ts';
 import type { SnapshotInput } from '../config/snapshot.ts';
@@ -12,6 +14,7 @@ import { createExtAuthz, type ExtAuthzClient } from '../providers/ext-authz.ts';
 import { JwksStore, type KeySourceStatus } from '../providers/jwks.ts';
 import { createTokenVerifier } from '../providers/tokens.ts';
 import { connectProvider } from '../proxy/connect-provider.ts';
+import type { Direction } from '../proxy/connections.ts';
 import { DataPath } from '../proxy/data-path.ts';
 import { Listeners, type OwnPorts } from '../proxy/setup/listeners.ts';
 import { refuseConnection } from '../proxy/tcp.ts';
@@ -39,8 +42,14 @@ export interface DataPlane {
   reopenLogs(): void;
   /** Open listeners by name, for the ready line. */
   ports(): Record<string, number>;
-  /** Accepts nothing new, lets what runs finish within the drain time, closes the rest. */
-  drain(): Promise<void>;
+  /**
+   * Ends a side: what runs on it may finish, and says so to its peers where it can. From outside nothing new is taken
+   * any more; the app's new connections are, until `stop`.
+   * @returns when none of its connections is left
+   */
+  drain(direction: Direction): Promise<void>;
+  /** Closes all. @param why told of the connections that are left */
+  stop(why: string): Promise<void>;
 }
 
 /** What trust rests on beside credentials and resources. Plain data: it also crosses to a thread. */
@@ -68,11 +77,13 @@ export interface PlaneOptions {
   readonly reusePort: boolean;
 }
 
+/** A kept connection in use is used again within this time, ms: its next answer can say that it ends. */
+const QUIET_MS = 1_000;
+
 const NOT_SAID: MeshAccessLog = { file: null, encoding: null, format: null };
 
 /** The data path in the calling thread. */
 export class LocalPlane implements DataPlane {
-  readonly #options: PlaneOptions;
   readonly #log: Logger;
   readonly #metrics: MeshMetrics;
   readonly #accessLog: AccessLogKeeper;
@@ -80,12 +91,13 @@ export class LocalPlane implements DataPlane {
   readonly #listeners: Listeners;
   readonly #keys: JwksStore;
   readonly #extAuthz: ExtAuthzClient;
+  /** Those that look for idle connections of a side that ends. */
+  readonly #looking: NodeJS.Timeout[] = [];
 
   /** @throws where the access log's file cannot be opened */
   constructor(options: PlaneOptions, log: Logger, metrics: MeshMetrics) {
     const { limits, bind, accessLog, reusePort } = options;
     const files = new TlsFileCache();
-    this.#options = options;
     this.#log = log;
     this.#metrics = metrics;
     this.#accessLog = new AccessLogKeeper(accessLog);
@@ -145,6 +157,7 @@ export class LocalPlane implements DataPlane {
     await this.#listeners.apply(snapshot, own);
     this.#keys.retain(snapshot.tokens.rules);
     this.#path.applySnapshot(snapshot);
+    this.#listeners.release();
     this.#metrics.snapshotGeneration = snapshot.generation;
   }
 
@@ -175,23 +188,44 @@ export class LocalPlane implements DataPlane {
     return this.#listeners.ports();
   }
 
-  async drain(): Promise<void> {
+  async drain(direction: Direction): Promise<void> {
+    const { connections, draining } = this.#path;
+    draining[direction] = true;
+    // The kernel has accepted some for us already: the next turn takes them.
+    await setImmediate();
+    if (direction === 'inbound') this.#listeners.closeInbound();
+    const since = performance.now();
+    for (const connection of connections.list())
+      if (connection.direction === direction) connection.carrier?.retire?.();
+    const looking = setInterval(() => this.#endIdle(direction, since), QUIET_MS / 2);
+    this.#looking.push(looking);
+    await connections.emptied(direction);
+    clearInterval(looking);
+  }
+
+  /**
+   * Ends what has had its time to be used once more: an answer would have said that the connection ends, and a request
+   * that meets the end of an idle one on its way would be lost.
+   */
+  #endIdle(direction: Direction, since: number): void {
+    const before = performance.now() - QUIET_MS;
+    for (const connection of this.#path.connections.list()) {
+      const { socket, carrier, startedTick } = connection;
+      if (connection.direction !== direction || Math.max(since, startedTick) > before) continue;
+      if (carrier !== null) carrier.drain();
+      else if (socket instanceof Socket && socket.bytesRead === 0)
+        refuseConnection(this.#path, connection, 'draining');
+    }
+  }
+
+  async stop(why: string): Promise<void> {
     const { connections } = this.#path;
     this.#listeners.close();
-    this.#path.draining = true;
-    for (const connection of connections.list()) {
-      if (connection.carrier === null) refuseConnection(this.#path, connection, 'draining');
-      else connection.carrier.drain();
-    }
-    const late = await Promise.race([
-      connections.emptied().then(() => false),
-      new Promise<boolean>((resolve) => setTimeout(() => resolve(true), this.#options.limits.drain)),
-    ]);
-    if (late) {
-      this.#log.warn({ connections: connections.size }, 'closing what has not finished in time');
-      for (const connection of connections.list()) {
-        refuseConnection(this.#path, connection, 'draining', { detail: 'not finished within --drain' });
-      }
+    for (const looking of this.#looking) clearInterval(looking);
+    if (connections.size > 0) {
+      this.#log.warn({ connections: connections.size, why }, 'closing what has not finished');
+      for (const connection of connections.list())
+        refuseConnection(this.#path, connection, 'draining', { detail: why });
     }
     this.#path.stop();
     this.#keys.close();

@@ -13,6 +13,7 @@ import { iptablesCommand } from './iptables.ts';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
 import { routeCommand } from './route.ts';
+import { waitCommand } from './wait.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
 const BAD_USAGE = 2;
@@ -44,6 +45,7 @@ program.addCommand(authzCommand());
 program.addCommand(describeCommand());
 program.addCommand(demoCommand());
 program.addCommand(routeCommand());
+program.addCommand(waitCommand());
 
 function inherit(command: Command): void {
   command.exitOverride();

@@ -1,4 +1,5 @@
 /** `oarlock run`: puts the daemon together from its parts, and takes it down in order. The only file that knows everyone. */
+import { randomUUID } from 'node:crypto';
 import { writeSync } from 'node:fs';
 import type { Logger } from 'pino';
 import type { ResourceSet } from '../config/folder.ts';
@@ -9,15 +10,19 @@ import { type FolderWatcher, watchFolders } from '../config/watcher.ts';
 import { problemLine } from '../mesh/resource.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { ProbeServer } from '../probes/serve.ts';
+import { Canary, rulesGone } from '../proxy/setup/canary.ts';
 import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import { takesHbone } from '../registry/hbone.ts';
 import { snapshotView } from '../telemetry/admin-views.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { type Readiness, type Servers, startServers } from '../telemetry/servers.ts';
+import { AppProcesses } from './app-processes.ts';
+import { AppSockets } from './app-sockets.ts';
 import { type DataPlane, LocalPlane } from './data-plane.ts';
 import { OwnIdentity } from './own-identity.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
+import { type AppWatch, LAST_WORDS, leave, type StopTimes, untilGone, untilSeen } from './stop.ts';
 import { WorkerPlane } from './workers.ts';
 
 /** Runs until a signal or `/quitquitquit`. @throws UsageError and the like before it is up: exit status 2 */
@@ -26,6 +31,7 @@ export async function run(parsed: Record<string, unknown>): Promise<void> {
   await daemon.start();
 }
 
+const RULES_BACK = 'the rules of capture stand again';
 const UNDEFINED_HOST =
   'no ServiceEntry defines this host and port: ALLOW_ANY passes it through in plaintext, REGISTRY_ONLY refuses it';
 /** How soon a set that could not be put in force, though valid, is tried again. */
@@ -39,6 +45,10 @@ class Daemon {
   /** Set where the data path runs in threads of its own: their metrics must be fetched. */
   readonly #workers: WorkerPlane | null;
   readonly #identity: OwnIdentity;
+  /** What tells of the app at the end; null: nothing but its connections to us. */
+  readonly #app: AppWatch | null;
+  /** The app's processes, where we are to leave with them. */
+  readonly #processes: AppProcesses | null;
   #snapshot: Snapshot | null = null;
   #servers: Servers | null = null;
   #watcher: FolderWatcher | null = null;
@@ -48,10 +58,16 @@ class Daemon {
   /** Why the resources last read are not in force. */
   #problems: readonly string[] = [];
   #retry: NodeJS.Timeout | undefined;
+  /** By what canaries know that they came to this process. */
+  readonly #canaryNonce = randomUUID();
+  /** Null where no rules are to lead to us, or not yet. */
+  #canary: Canary | null = null;
   #announced = false;
   #stopping = false;
   /** The stop has come to its end: nothing is put in force any more. */
   #left = false;
+  /** Aborted when we stop. */
+  readonly #over = new AbortController();
   /** Snapshots are put in force one after the other. */
   #applying: Promise<void> = Promise.resolve();
 
@@ -71,6 +87,8 @@ class Daemon {
     this.#workers =
       concurrency > 1 ? new WorkerPlane(concurrency, { plane, logLevel, clusterId }, this.#log, dead) : null;
     this.#plane = this.#workers ?? new LocalPlane(plane, this.#log, this.#metrics);
+    this.#processes = options.exitWithApp === null ? null : new AppProcesses(options.exitWithApp);
+    this.#app = watchOf(options.intercept === 'redirect' ? new AppSockets() : null, this.#processes);
     this.#identity = new OwnIdentity({
       options,
       plane: this.#plane,
@@ -97,6 +115,7 @@ class Daemon {
     // Envoy's signal for it. Node would else open its debugger's port.
     process.on('SIGUSR1', () => this.#plane.reopenLogs());
     process.on('uncaughtException', (error) => this.#broken(error));
+    if (this.#processes !== null) void this.#leaveWith(this.#processes);
     if (snapshot !== null) await this.#putInForce(snapshot, input);
     if (this.#waitingFor !== null) this.#log.warn({ waitingFor: this.#waitingFor }, 'waiting, not ready');
   }
@@ -171,6 +190,7 @@ class Daemon {
   async #putInForce(snapshot: Snapshot, input: SnapshotInput): Promise<void> {
     await this.#plane.apply(snapshot, this.#ownPorts(snapshot), input);
     if (!this.#stopping) this.#warnOfHbone(snapshot);
+    this.#watchRules();
     this.#snapshot = snapshot;
     this.#waitingFor = null;
     this.#metrics.snapshotGeneration = snapshot.generation;
@@ -185,12 +205,34 @@ class Daemon {
   }
 
   #ownPorts({ workload }: Snapshot): OwnPorts {
-    const { hbonePort, hboneAsked } = this.#options;
+    const { hbonePort, hboneAsked, outboundPort: outbound, inboundPort: inbound } = this.#options;
     return {
+      capture: outbound === null && inbound === null ? null : { outbound, inbound, nonce: this.#canaryNonce },
       hbone: hbonePort,
       hboneNeeded: hboneAsked || takesHbone(workload),
       others: Object.values(this.#servers?.ports ?? {}).filter((port) => port !== null),
     };
+  }
+
+  /** From when the inbound port of capture is open. */
+  #watchRules(): void {
+    const { inboundPort, limits } = this.#options;
+    if (inboundPort === null || this.#canary !== null || this.#stopping) return;
+    const canary = new Canary({
+      intervalMs: limits.canaryInterval,
+      nonce: this.#canaryNonce,
+      changed: (family, why) => {
+        if (why === null) this.#log.info({ family }, RULES_BACK);
+        else this.#log.error({ family, detail: why }, rulesGone(family, why));
+      },
+    });
+    this.#canary = canary;
+    this.#metrics.watch({
+      name: 'oarlock_capture_rules',
+      help: 'Whether the rules of capture stand, 1 or 0, by family: as the last canary found.',
+      type: 'gauge',
+      read: () => canary.gauge(),
+    });
   }
 
   /** Peers go by the resources, whatever our flag says. */
@@ -213,7 +255,7 @@ class Daemon {
     return {
       ready: waitingFor.length === 0,
       waitingFor,
-      warnings: [...this.#problems, ...this.#identity.warnings()],
+      warnings: [...this.#problems, ...this.#identity.warnings(), ...(this.#canary?.warnings() ?? [])],
     };
   }
 
@@ -265,28 +307,38 @@ class Daemon {
 
   // ---- the end
 
+  /** A Job is complete when all its containers are: ours has nothing to do once the app's processes have come and gone. */
+  async #leaveWith(app: AppProcesses): Promise<void> {
+    const { signal } = this.#over;
+    this.#log.info({ processes: this.#options.exitWithApp }, 'waiting for the app, to leave with it');
+    await untilSeen(app, this.#log, signal);
+    if (!signal.aborted) this.#log.info('the app runs: we leave when it is gone');
+    await untilGone(app, this.#log, signal);
+    if (!this.#stopping) this.#end('the app is gone', LAST_WORDS, null);
+  }
+
   #signalled(cause: string): void {
     if (this.#stopping) {
       this.#log.warn({ cause }, 'told to stop again: leaving at once');
       process.exit(0);
     }
+    this.#end(cause, this.#options.limits, this.#app);
+  }
+
+  #end(cause: string, times: StopTimes, app: AppWatch | null): void {
     this.#stopping = true;
-    void this.#stop(cause).finally(() => process.exit(0));
+    this.#over.abort();
+    this.#canary?.stop();
+    void this.#stop(cause, times, app).finally(() => process.exit(0));
   }
 
   /**
    * In order: what runs may finish, by resources and credentials that are kept up to the end; then nothing new is
    * learned; the servers that tell of it go last.
    */
-  async #stop(cause: string): Promise<void> {
-    const { drain, drainDelay } = this.#options.limits;
-    this.#log.info({ cause, drainDelayMs: drainDelay, drainMs: drain }, 'stopping');
-    const why = await leave({
-      plane: this.#plane,
-      limits: this.#options.limits,
-      log: this.#log,
-      app: this.#app,
-    });
+  async #stop(cause: string, times: StopTimes, app: AppWatch | null): Promise<void> {
+    this.#log.info({ cause, drainDelayMs: times.drainDelay, drainMs: times.drain }, 'stopping');
+    const why = await leave({ plane: this.#plane, times, log: this.#log, app });
     this.#left = true;
     clearTimeout(this.#retry);
     this.#watcher?.close();
@@ -304,6 +356,18 @@ class Daemon {
     this.#log.flush();
     process.exit(1);
   }
+}
+
+/** The app is there while one of them says so. */
+function watchOf(...watches: readonly (AppWatch | null)[]): AppWatch | null {
+  const real = watches.filter((watch) => watch !== null);
+  if (real.length === 0) return null;
+  return {
+    sees: async () => {
+      for (const watch of real) if (await watch.sees()) return true;
+      return false;
+    },
+  };
 }
 
 function choiceOf({ workload }: RunOptions): WorkloadChoice {

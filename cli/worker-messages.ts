@@ -2,6 +2,7 @@
 import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Resource } from '../mesh/resource.ts';
+import type { Direction } from '../proxy/connections.ts';
 import type { OwnPorts } from '../proxy/setup/listeners.ts';
 import type { LogLevel } from '../telemetry/log.ts';
 import type { PlaneOptions, TrustUpdate } from './data-plane.ts';
@@ -23,7 +24,8 @@ export type Order =
   | { readonly kind: 'report' }
   | { readonly kind: 'reopen-logs' }
   | { readonly kind: 'metrics' }
-  | { readonly kind: 'drain' };
+  | { readonly kind: 'drain'; readonly direction: Direction }
+  | { readonly kind: 'stop'; readonly why: string };
 export type WorkerRequest = Order & { readonly id: number };
 export type WorkerAnswer =
   | { readonly id: number; readonly value: unknown }

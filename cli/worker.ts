@@ -43,7 +43,10 @@ async function obey(request: WorkerRequest): Promise<unknown> {
     case 'metrics':
       return metrics.registry.getMetricsAsJSON();
     case 'drain':
-      await plane.drain();
+      await plane.drain(request.direction);
+      return null;
+    case 'stop':
+      await plane.stop(request.why);
       return null;
   }
 }

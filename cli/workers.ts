@@ -9,8 +9,16 @@ import type { SnapshotInput } from '../config/snapshot.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import { RevocationLists } from '../mesh/crl.ts';
 import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
+import type { Direction } from '../proxy/connections.ts';
 import { contextOptions, tlsPolicyOf } from '../proxy/mesh-tls.ts';
-import { ListenError, listenError, type OwnPorts, withoutHbone } from '../proxy/setup/listeners.ts';
+import {
+  type CapturePorts,
+  ListenError,
+  listenError,
+  type OwnPorts,
+  whoAsks,
+  withoutHbone,
+} from '../proxy/setup/listeners.ts';
 import { Trust, type TrustAdditions } from '../proxy/trust.ts';
 import { mergeFlightLogs } from '../telemetry/flight-recorder.ts';
 import type { DataPlane, IdentityReport, PlaneOptions, TrustUpdate } from './data-plane.ts';
@@ -61,6 +69,7 @@ export class WorkerPlane implements DataPlane {
   readonly #log: Logger;
   #ports: Record<string, number> = {};
   #hboneMissed = false;
+  #inboundClosed = false;
 
   constructor(count: number, options: WorkerOptions, log: Logger, onDeath: (error: Error) => void) {
     this.#log = log;
@@ -71,11 +80,13 @@ export class WorkerPlane implements DataPlane {
 
   async apply(snapshot: Snapshot, own: OwnPorts, input: SnapshotInput): Promise<void> {
     // SO_REUSEPORT would let us share a port with a stranger: ask for each new one alone first.
-    for (const { bind, port } of [...snapshot.ingress, ...snapshot.egress]) {
+    const ingress = this.#inboundClosed ? [] : snapshot.ingress;
+    for (const { bind, port } of [...ingress, ...snapshot.egress]) {
       if (!Object.values(this.#ports).includes(port)) await probe(bind, port, 'the Sidecar resource');
     }
     const resources = input.resources.map(({ origin, ...rest }) => ({ ...rest, file: origin.file }));
     const hbone = await this.#hbonePort(own);
+    const capture = own.capture === null ? null : await this.#capturePorts(own.capture);
     if (this.#credentials !== null) this.#check(this.#credentials, snapshot.mesh, this.#additions);
     // The kernel may give a port of its choice to somebody's outgoing connection as soon as nobody has it.
     const keeper =
@@ -83,7 +94,7 @@ export class WorkerPlane implements DataPlane {
     try {
       const answers = await this.#all({
         kind: 'apply',
-        own: { ...own, hbone },
+        own: { ...own, capture, hbone },
         input: { ...input, resources, problems: [] },
       });
       this.#ports = answers[0] as Record<string, number>;
@@ -93,12 +104,22 @@ export class WorkerPlane implements DataPlane {
     }
   }
 
+  /** As `#hbonePort`. @throws ListenError */
+  async #capturePorts({ outbound, inbound, nonce }: CapturePorts): Promise<CapturePorts> {
+    const port = async (kind: 'outbound' | 'inbound', asked: number | null): Promise<number | null> =>
+      asked === null || this.#ports[kind] !== undefined
+        ? (this.#ports[kind] ?? null)
+        : await probe(this.#options.bind, asked, whoAsks(kind));
+    return { outbound: await port('outbound', outbound), inbound: await port('inbound', inbound), nonce };
+  }
+
   /** One port for all threads, also where the kernel chooses it. @throws ListenError */
   async #hbonePort({ hbone, hboneNeeded }: OwnPorts): Promise<number | null> {
-    if (hbone === null || this.#ports.hbone !== undefined) return this.#ports.hbone ?? null;
+    if (hbone === null || this.#inboundClosed || this.#ports.hbone !== undefined)
+      return this.#ports.hbone ?? null;
     if (this.#hboneMissed && !hboneNeeded) return null;
     try {
-      return await probe(this.#options.bind, hbone, 'HBONE (--hbone-port, --bind)');
+      return await probe(this.#options.bind, hbone, whoAsks('hbone'));
     } catch (error) {
       // Each thread would find it free for itself, beside whoever has it.
       if (hboneNeeded || !(error instanceof ListenError)) throw error;
@@ -150,8 +171,13 @@ export class WorkerPlane implements DataPlane {
     return this.#ports;
   }
 
-  async drain(): Promise<void> {
-    await this.#all({ kind: 'drain' });
+  async drain(direction: Direction): Promise<void> {
+    if (direction === 'inbound') this.#inboundClosed = true;
+    await this.#all({ kind: 'drain', direction });
+  }
+
+  async stop(why: string): Promise<void> {
+    await this.#all({ kind: 'stop', why });
   }
 
   /** Prometheus text of all threads and `own`, merged as each metric says. */

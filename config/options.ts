@@ -76,7 +76,8 @@ function port(value: string): number | 'off' {
   throw new InvalidArgumentError('must be a port number, 0 or off.');
 }
 
-function duration(value: string): number {
+/** A commander parser: ms, above 0. */
+export function duration(value: string): number {
   const ms = durationOrZero(value);
   if (ms === 0) throw new InvalidArgumentError('must be a duration above 0.');
   return ms;

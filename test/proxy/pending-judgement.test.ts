@@ -259,7 +259,7 @@ t.test('a stop lets a pending request finish, and says so', async (t) => {
   const peer = await open(t, sidecar.port);
   peer.write('GET /bytes/3 HTTP/1.1\r\nHost: a\r\n\r\n');
   const check = await sidecar.nextCheck();
-  sidecar.path.draining = true;
+  sidecar.path.draining.inbound = true;
   for (const connection of sidecar.path.connections.list()) connection.carrier?.drain();
   await pause(20);
   t.equal(peer.over, null);
