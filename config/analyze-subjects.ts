@@ -97,7 +97,7 @@ function subjectMaker(
     const root = namespace === rootNamespace ? [] : (sidecars.get(rootNamespace) ?? []);
     const sidecar = selectSidecar([...(sidecars.get(namespace) ?? []), ...root], workload, rootNamespace);
     const ports = new Map<number, Protocol>();
-    for (const [port, { protocol }] of inboundPorts(set.registry, sidecar, workload))
+    for (const [port, { protocol }] of inboundPorts(set.registry, sidecar, [workload]))
       ports.set(port, protocol);
     // Nobody serves it, but its name may tell: `tcp-db`, `mysql`.
     for (const [portName, port] of workload.ports) {

@@ -21,7 +21,7 @@ import type { EndpointSlice } from '../registry/endpoint-slice.ts';
 import { decodeEndpointSlice, decodeEndpoints } from '../registry/endpoint-slice.ts';
 import { usableProviders } from '../registry/extension-providers.ts';
 import { HBONE_PORT, takesHbone } from '../registry/hbone.ts';
-import { inboundPorts } from '../registry/inbound.ts';
+import { formsOf, inboundPorts } from '../registry/inbound.ts';
 import { decodeService } from '../registry/kube-service.ts';
 import type { Intercept } from '../registry/listeners.ts';
 import {
@@ -60,6 +60,8 @@ export type WorkloadChoice =
       readonly labels: ReadonlyMap<string, string>;
       readonly serviceAccount: string;
       readonly addresses?: readonly string[];
+      /** Its named container ports, where somebody tells them. */
+      readonly ports?: ReadonlyMap<string, number>;
     };
 
 export interface SnapshotInput {
@@ -190,7 +192,7 @@ function findWorkload(choice: WorkloadChoice, { workloadEntries, pods }: Decoded
     labels,
     serviceAccount,
     addresses: choice.addresses ?? [],
-    ports: new Map(),
+    ports: choice.ports ?? new Map(),
     weight: 1,
   };
 }
@@ -242,10 +244,11 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   };
   const routes = cachedRoutes(context);
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
-  const inbound = inboundPorts(registry, sidecar, own);
-  // Flags say no ports, but the Pod they mean may be known.
+  // Flags say little, but the Pod they mean may be known.
   const pod = 'entry' in input.workload ? null : registry.pod(`${own.namespace}/${own.name}`);
-  const named = new Set((pod?.workload ?? own).ports.values());
+  const forms = formsOf(registry, own, pod?.workload ?? null, input.intercept);
+  const inbound = inboundPorts(registry, sidecar, forms);
+  const named = new Set(forms.flatMap(({ ports }) => [...ports.values()]));
   const ingress = ingressListeners(sidecar, own, input.intercept);
   const extAuthz = usableProviders(decoded.mesh.extAuthz ?? new Map(), routes);
   const trusted = new Set([mesh.trustDomain, ...mesh.trustDomainAliases]);

@@ -6,6 +6,7 @@ import type { Workload } from '../mesh/workload.ts';
 import { type AddressIndex, indexAddresses, type Served } from './by-address.ts';
 import { isWildcard } from './hosts.ts';
 import { CLUSTER_DOMAIN } from './kube-schema.ts';
+import { findMember } from './members.ts';
 import { type Service, serviceAge, servicePort } from './registry.ts';
 import { type RouteContext, routeTo, routeToWorkload } from './route.ts';
 import { indexVirtualAddresses, isNamed, type VirtualAddresses } from './virtual-addresses.ts';
@@ -124,8 +125,9 @@ function hostNamed(
   for (const host of fullForms(asked, context.client.namespace)) {
     const service = context.registry.services.has(host) ? namedService(context, host, port) : null;
     if (service !== null && !isWildcard(service.host)) return host;
+    if (findMember(context, host, port) !== null) return host;
   }
-  return namedService(context, asked, port)?.host ?? null;
+  return namedService(context, asked, port)?.host.toLowerCase() ?? null;
 }
 
 function namedService(context: RouteContext, host: string, port: number): Service | null {
@@ -134,10 +136,10 @@ function namedService(context: RouteContext, host: string, port: number): Servic
   return declared !== null && isNamed(declared) ? service : null;
 }
 
-/** What a name may mean in full: itself, or `orders`, `orders.shop`, `orders.shop.svc` in our namespace or any. */
+/** What a name may mean in full: itself, or `orders`, `orders.shop`, `orders.shop.svc`, `db-0.db` by our search domains. */
 function fullForms(name: string, namespace: string): readonly string[] {
-  const expanded = name.endsWith('.svc')
-    ? `${name}.${CLUSTER_DOMAIN}`
-    : `${name.includes('.') ? name : `${name}.${namespace}`}.svc.${CLUSTER_DOMAIN}`;
-  return [name, expanded];
+  const inCluster = `.svc.${CLUSTER_DOMAIN}`;
+  if (name.endsWith('.svc')) return [name, `${name}.${CLUSTER_DOMAIN}`];
+  const ours = `${name}.${namespace}${inCluster}`;
+  return name.includes('.') ? [name, `${name}${inCluster}`, ours] : [name, ours];
 }

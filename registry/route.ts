@@ -7,6 +7,7 @@ import type { ServiceEndpoint } from './endpoints.ts';
 import { allEndpoints, endpointsOf, isOwnDestination } from './endpoints.ts';
 import { allowsTunnel, TUNNEL_LABEL, takesHbone, tunnelTo } from './hbone.ts';
 import { isWildcard, shortName, withAliases } from './hosts.ts';
+import { findMember, type Member } from './members.ts';
 import type { Service } from './registry.ts';
 import { servicePort } from './registry.ts';
 import type { RuleLookup } from './rule-lookup.ts';
@@ -40,8 +41,15 @@ export function chooseRoute(
   port: number,
   subset: string | null = null,
 ): Route | null {
+  const member = memberOf(context, host.toLowerCase(), port);
+  if (member !== null) return routeTo(context, member.service, port, { subset, only: member.endpoint });
   const service = findService(context, host, port);
   return service === null ? null : routeTo(context, service, port, { subset });
+}
+
+/** The Pod that a name means, unless a service has that very name. */
+function memberOf(context: RouteContext, name: string, port: number): Member | null {
+  return context.registry.services.has(name) ? null : findMember(context, name, port);
 }
 
 /** What of a service is meant. */
@@ -261,6 +269,11 @@ export function cachedRoutes(context: RouteContext): (host: string, port: number
     const name = host.toLowerCase();
     const known = exact.get(name)?.get(port);
     if (known !== undefined) return known;
+    const member = memberOf(context, name, port);
+    if (member !== null) {
+      const { service, endpoint } = member;
+      return remember(exact, name, port, () => routeTo(context, service, port, { only: endpoint }));
+    }
     const service = findService(context, name, port);
     const route = service === null ? null : routeOf(service, port);
     if (route !== null && context.registry.services.has(name)) remember(exact, name, port, () => route);

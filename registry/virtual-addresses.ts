@@ -7,7 +7,7 @@ import { findService } from './visible.ts';
 
 export interface VirtualAddresses {
   /**
-   * Hosts by address, in canonical form, and port: those of services that claim this very address, else those of the
+   * Hosts, in lower case, by address, in canonical form, and port: those of services that claim this very address, else those of the
    * longest block it is in. Kubernetes' own first, then the oldest.
    */
   hostsAt(address: string, port: number): readonly string[];
@@ -85,7 +85,7 @@ function claims(context: ClientView): Claim[] {
       if (service === null || service.host.toLowerCase() !== name) continue;
       for (const entry of service.entries) {
         const port = entry.ports.find((item) => item.number === number);
-        if (port !== undefined) found.push({ host: service.host, port, entry });
+        if (port !== undefined) found.push({ host: name, port, entry });
       }
     }
   }
