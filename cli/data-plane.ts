@@ -26,6 +26,11 @@ import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
 /** What `run` asks of the data path, however many threads it has. */
 export interface DataPlane {
   /**
+   * Opens the ports of capture, before there is a snapshot: what comes there is held until there is one, and credentials.
+   * @throws ListenError
+   */
+  listen(own: OwnPorts): Promise<void>;
+  /**
    * Opens the listeners a snapshot asks for and puts it in force.
    * @param own the ports that the process has beside those of the snapshot
    * @param input what it was compiled from, for threads that compile their own
@@ -149,6 +154,10 @@ export class LocalPlane implements DataPlane {
       type: 'gauge',
       read: () => this.#perSide('streams'),
     });
+  }
+
+  listen(own: OwnPorts): Promise<void> {
+    return this.#listeners.listen(own);
   }
 
   async apply(snapshot: Snapshot, own: OwnPorts): Promise<void> {

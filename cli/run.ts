@@ -101,6 +101,9 @@ class Daemon {
   async start(): Promise<void> {
     const leak = keepMemoryPrivate();
     if (leak !== null) this.#log.warn(leak);
+    this.#servers = await this.#startServers();
+    // Before all that takes its time: the app may be there already, and the rules of capture send it here.
+    await this.#plane.listen(this.#ownPorts(null));
     this.#watcher = watchFolders({ paths: this.#options.config, onChange: (set) => this.#changed(set) });
     const input = this.#inputOf(this.#watcher.current);
     const snapshot = this.#compile(input);
@@ -108,7 +111,6 @@ class Daemon {
       throw new UsageError(`the resources are not valid:\n${this.#problems.join('\n')}`);
     }
     await this.#identity.start();
-    this.#servers = await this.#startServers();
     process.on('SIGTERM', () => this.#signalled('SIGTERM'));
     process.on('SIGINT', () => this.#signalled('SIGINT'));
     process.on('SIGHUP', () => this.#signalled('SIGHUP'));
@@ -204,12 +206,13 @@ class Daemon {
     this.#announceOnce();
   }
 
-  #ownPorts({ workload }: Snapshot): OwnPorts {
+  /** @param snapshot null: there is none yet, and HBONE waits for it */
+  #ownPorts(snapshot: Snapshot | null): OwnPorts {
     const { hbonePort, hboneAsked, outboundPort: outbound, inboundPort: inbound } = this.#options;
     return {
       capture: outbound === null && inbound === null ? null : { outbound, inbound, nonce: this.#canaryNonce },
       hbone: hbonePort,
-      hboneNeeded: hboneAsked || takesHbone(workload),
+      hboneNeeded: hboneAsked || (snapshot !== null && takesHbone(snapshot.workload)),
       others: Object.values(this.#servers?.ports ?? {}).filter((port) => port !== null),
     };
   }

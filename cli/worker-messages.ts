@@ -18,6 +18,7 @@ type PlainResource = Omit<Resource, 'origin'> & { readonly file: string };
 type PlainInput = Omit<SnapshotInput, 'resources'> & { readonly resources: readonly PlainResource[] };
 
 export type Order =
+  | { readonly kind: 'listen'; readonly own: OwnPorts }
   | { readonly kind: 'apply'; readonly own: OwnPorts; readonly input: PlainInput }
   | { readonly kind: 'credentials'; readonly credentials: Credentials }
   | { readonly kind: 'trust'; readonly additions: TrustUpdate }

@@ -18,6 +18,9 @@ const plane = new LocalPlane(options.plane, createLogger(options.logLevel), metr
 
 async function obey(request: WorkerRequest): Promise<unknown> {
   switch (request.kind) {
+    case 'listen':
+      await plane.listen(request.own);
+      return plane.ports();
     case 'apply': {
       const resources = request.input.resources.map((resource) => ({
         ...resource,

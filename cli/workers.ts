@@ -78,6 +78,13 @@ export class WorkerPlane implements DataPlane {
     this.#threads = Array.from({ length: count }, () => new Thread(options, onDeath));
   }
 
+  async listen(own: OwnPorts): Promise<void> {
+    if (own.capture === null) return;
+    const capture = await this.#capturePorts(own.capture);
+    const answers = await this.#all({ kind: 'listen', own: { ...own, capture } });
+    this.#ports = answers[0] as Record<string, number>;
+  }
+
   async apply(snapshot: Snapshot, own: OwnPorts, input: SnapshotInput): Promise<void> {
     // SO_REUSEPORT would let us share a port with a stranger: ask for each new one alone first.
     const ingress = this.#inboundClosed ? [] : snapshot.ingress;
@@ -110,7 +117,11 @@ export class WorkerPlane implements DataPlane {
       asked === null || this.#ports[kind] !== undefined
         ? (this.#ports[kind] ?? null)
         : await probe(this.#options.bind, asked, whoAsks(kind));
-    return { outbound: await port('outbound', outbound), inbound: await port('inbound', inbound), nonce };
+    return {
+      outbound: await port('outbound', outbound),
+      inbound: this.#inboundClosed ? null : await port('inbound', inbound),
+      nonce,
+    };
   }
 
   /** One port for all threads, also where the kernel chooses it. @throws ListenError */

@@ -177,6 +177,18 @@ export class Listeners {
     }
   }
 
+  /**
+   * Opens the ports of capture before there is a snapshot: the app may have started, and what it asks for is held.
+   * @throws ListenError; Error where the kernel cannot be asked
+   */
+  async listen(own: OwnPorts): Promise<void> {
+    this.#ownPorts = own;
+    for (const kind of CAPTURE) {
+      const open = await this.#openCapture(kind, own.capture?.[kind] ?? null);
+      if (open !== null) this.#open.set(kind, open);
+    }
+  }
+
   /** Serves what was held, once there are credentials and a snapshot. */
   release(): void {
     if (!this.#ready()) return;
