@@ -299,7 +299,7 @@ class Daemon {
     return new ProbeServer({
       probes: appProbes,
       // Without capture our own listeners are at the pod's address.
-      address: captured && workload.kind === 'pod' ? workload.address : null,
+      address: captured && workload.kind === 'pod' ? (workload.addresses[0] ?? null) : null,
       captured,
       turned: (path, failure) => {
         if (failure === null) this.#log.info({ path }, "the app's probe succeeds again");
@@ -375,6 +375,6 @@ function watchOf(...watches: readonly (AppWatch | null)[]): AppWatch | null {
 
 function choiceOf({ workload }: RunOptions): WorkloadChoice {
   if (workload.kind === 'entry') return { entry: `${workload.namespace}/${workload.name}` };
-  const { namespace, name, labels, serviceAccount, address } = workload;
-  return { namespace, name, labels, serviceAccount, ...(address === null ? {} : { addresses: [address] }) };
+  const { namespace, name, labels, serviceAccount, addresses, ports } = workload;
+  return { namespace, name, labels, serviceAccount, addresses, ports };
 }

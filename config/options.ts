@@ -1,4 +1,5 @@
 /** The flags of `oarlock run`: one table of names, environment names and meanings; the only reader of the environment. */
+import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { parseDuration } from '../mesh/duration.ts';
@@ -17,7 +18,10 @@ export type WorkloadName =
       readonly name: string;
       readonly labels: ReadonlyMap<string, string>;
       readonly serviceAccount: string;
-      readonly address: string | null;
+      /** The pod's own, its first one first. */
+      readonly addresses: readonly string[];
+      /** Name → number of its containers' ports. */
+      readonly ports: ReadonlyMap<string, number>;
     };
 
 /** Everything `oarlock run` was told, checked; handed down frozen. */
@@ -171,7 +175,14 @@ export function runCommandOptions(): Command {
     .addOption(
       option('--service-account <sa>', 'in a pod: its account', 'SERVICE_ACCOUNT').default('default'),
     )
-    .addOption(option('--address <ip>', 'in a pod: its address', 'INSTANCE_IP'));
+    .addOption(option('--address <ip,…>', 'in a pod: its addresses', addressEnv()).argParser(addresses))
+    .addOption(
+      option(
+        '--pod-ports <json>',
+        "in a pod: its containers' ports, as Istio's injection lists them",
+        'ISTIO_META_POD_PORTS',
+      ).argParser(podPorts),
+    );
   addCredentialOptions(command, spiffeEnv())
     .addOption(
       option(
@@ -266,6 +277,39 @@ export function runCommandOptions(): Command {
     command.addOption(limit.argParser(read));
   }
   return command;
+}
+
+/** Istio gives both; the first has those of both families. */
+function addressEnv(): string {
+  return process.env.INSTANCE_IPS ? 'INSTANCE_IPS' : 'INSTANCE_IP';
+}
+
+function addresses(value: string): readonly string[] {
+  const given = value.split(',').filter((part) => part !== '');
+  for (const address of given) {
+    if (isIP(address) === 0) throw new InvalidArgumentError(`${address} is no IP address.`);
+  }
+  return given;
+}
+
+/** Istio's `ISTIO_META_POD_PORTS`: `[{"name":"http","containerPort":8080,"protocol":"TCP"}]`; only named TCP ports tell anything. */
+function podPorts(value: string): ReadonlyMap<string, number> {
+  const ports = new Map<string, number>();
+  let list: unknown;
+  try {
+    list = JSON.parse(value === '' ? '[]' : value);
+  } catch {
+    list = null;
+  }
+  if (!Array.isArray(list)) throw new InvalidArgumentError('must be a JSON list of container ports.');
+  for (const item of list) {
+    const { name, containerPort, protocol = 'TCP' } = (item ?? {}) as Record<string, unknown>;
+    if (typeof name !== 'string' || name === '' || protocol !== 'TCP') continue;
+    if (!Number.isInteger(containerPort))
+      throw new InvalidArgumentError(`port ${name} has no containerPort.`);
+    if (!ports.has(name)) ports.set(name, containerPort as number);
+  }
+  return ports;
 }
 
 /** Ours, or the one that SPIFFE's Workload Endpoint standard gives to all. */
@@ -406,6 +450,7 @@ function workloadName(entry: string | null, parsed: Record<string, unknown>): Wo
     name: String(parsed.name),
     labels: (parsed.labels as ReadonlyMap<string, string> | undefined) ?? new Map(),
     serviceAccount: String(parsed.serviceAccount),
-    address: typeof parsed.address === 'string' ? parsed.address : null,
+    addresses: (parsed.address as readonly string[] | undefined) ?? [],
+    ports: (parsed.podPorts as ReadonlyMap<string, number> | undefined) ?? new Map(),
   };
 }

@@ -132,3 +132,57 @@ t.test('--crl goes with every source', async (t) => {
   t.equal(readRunOptions(await parse([...base, '--crl', 'crl.pem'])).crlFile, 'crl.pem');
   t.equal(readRunOptions(await parse(base, { OARLOCK_CRL: 'crl.pem' })).crlFile, 'crl.pem');
 });
+
+t.test('what a pod says of itself', async (t) => {
+  const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
+  const ports = '[\n{"name":"http","containerPort":8080,"protocol":"TCP"},{"containerPort":9090},{"name":"dns","containerPort":53,"protocol":"UDP"}]';
+  const cases: readonly (readonly [
+    Readonly<Record<string, string>>,
+    readonly string[],
+    readonly (readonly [string, number])[],
+  ])[] = [
+    [{}, [], []],
+    [{ INSTANCE_IP: '10.1.0.7' }, ['10.1.0.7'], []],
+    [{ INSTANCE_IP: '10.1.0.7', INSTANCE_IPS: '10.1.0.7,fd00::7' }, ['10.1.0.7', 'fd00::7'], []],
+    [{ INSTANCE_IP: '', ISTIO_META_POD_PORTS: '' }, [], []],
+    [{ ISTIO_META_POD_PORTS: ports }, [], [['http', 8080]]],
+  ];
+  for (const [environment, addresses, named] of cases) {
+    const { workload } = readRunOptions(await parse(base, environment));
+    if (workload.kind !== 'pod') throw new Error('no pod');
+    t.same(workload.addresses, addresses, JSON.stringify(environment));
+    t.same([...workload.ports], named);
+  }
+  t.rejects(parse(base, { INSTANCE_IP: 'pod-7' }), /pod-7 is no IP address/);
+  t.rejects(parse(base, { ISTIO_META_POD_PORTS: '{}' }), /must be a JSON list of container ports/);
+});
+
+t.test('root is not to be the sidecar that the rules of capture exempt', async (t) => {
+  if (process.platform !== 'linux') return t.skip('capture is Linux alone');
+  const base = ['--config', 'mesh', '--intercept', 'redirect', '--cert-dir', '/certs'];
+  if (process.getuid?.() === 0) {
+    const parsed = await parse(base);
+    t.throws(() => readRunOptions(parsed), /as uid 0 with --intercept redirect/);
+  else t.equal(readRunOptions(await parse(base)).intercept, 'redirect');
+  const allowed = readRunOptions(await parse([...base, '--allow-root']));
+  t.match(allowed, { intercept: 'redirect', outboundPort: 15001, inboundPort: 15006, allowRoot: true });
+  const off = readRunOptions(await parse([...base, '--allow-root', '--inbound-port', 'off']));
+  t.equal(off.inboundPort, null);
+  const unset = await parse(base, { OARLOCK_ALLOW_ROOT: 'false' });
+  if (process.getuid?.() === 0) t.throws(() => readRunOptions(unset), /as uid 0/);
+});
+
+t.test('when the app ends', async (t) => {
+  const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
+  const cases: readonly (readonly [readonly string[], Readonly<Record<string, string>>, number | 'all' | null])[] = [
+    [[], {}, null],
+    [['--exit-with-app'], {}, 'all'],
+    [['--exit-with-app', '4711'], {}, 4711],
+    [[], { OARLOCK_EXIT_WITH_APP: 'true' }, 'all'],
+    [[], { OARLOCK_EXIT_WITH_APP: 'all' }, 'all'],
+    [[], { OARLOCK_EXIT_WITH_APP: 'false' }, null],
+  ];
+  for (const [words, environment, expected] of cases)
+    t.equal(readRunOptions(await parse([...base, ...words], environment)).exitWithApp, expected);
+  t.rejects(parse([...base, '--exit-with-app', '1']), /must be the id of a process group/);
+});
