@@ -135,7 +135,8 @@ t.test('--crl goes with every source', async (t) => {
 
 t.test('what a pod says of itself', async (t) => {
   const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
-  const ports = '[\n{"name":"http","containerPort":8080,"protocol":"TCP"},{"containerPort":9090},{"name":"dns","containerPort":53,"protocol":"UDP"}]';
+  const ports =
+    '[\n{"name":"http","containerPort":8080,"protocol":"TCP"},{"containerPort":9090},{"name":"dns","containerPort":53,"protocol":"UDP"}]';
   const cases: readonly (readonly [
     Readonly<Record<string, string>>,
     readonly string[],
@@ -163,7 +164,7 @@ t.test('root is not to be the sidecar that the rules of capture exempt', async (
   if (process.getuid?.() === 0) {
     const parsed = await parse(base);
     t.throws(() => readRunOptions(parsed), /as uid 0 with --intercept redirect/);
-  else t.equal(readRunOptions(await parse(base)).intercept, 'redirect');
+  } else t.equal(readRunOptions(await parse(base)).intercept, 'redirect');
   const allowed = readRunOptions(await parse([...base, '--allow-root']));
   t.match(allowed, { intercept: 'redirect', outboundPort: 15001, inboundPort: 15006, allowRoot: true });
   const off = readRunOptions(await parse([...base, '--allow-root', '--inbound-port', 'off']));
@@ -174,7 +175,11 @@ t.test('root is not to be the sidecar that the rules of capture exempt', async (
 
 t.test('when the app ends', async (t) => {
   const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
-  const cases: readonly (readonly [readonly string[], Readonly<Record<string, string>>, number | 'all' | null])[] = [
+  const cases: readonly (readonly [
+    readonly string[],
+    Readonly<Record<string, string>>,
+    number | 'all' | null,
+  ])[] = [
     [[], {}, null],
     [['--exit-with-app'], {}, 'all'],
     [['--exit-with-app', '4711'], {}, 4711],
