@@ -1,11 +1,20 @@
-/** `oarlock route`: how the outbound side of a workload would reach a host and port. */
+/** `oarlock route`: how the outbound side of a workload would reach a host and port, or an address once captured. */
+import { isIP } from 'node:net';
 import { Command, InvalidArgumentError } from 'commander';
 import { addConfigOptions } from '../config/options.ts';
 import { UsageError } from '../config/usage-error.ts';
 import { type Route, type RouteTls, tunnelAddress } from '../mesh/route.ts';
 import type { Snapshot } from '../mesh/snapshot.ts';
 import { hostPort } from '../mesh/text.ts';
-import { addOutputOption, addWorkloadOptions, compileQuery, printJson, readQuery } from './query.ts';
+import {
+  addOutputOption,
+  addWorkloadOptions,
+  compileQuery,
+  printJson,
+  type Query,
+  readQuery,
+} from './query.ts';
+import type { CapturedAnswer } from './route-captured.ts';
 
 /** The answer, as `-o json` prints it. */
 interface Answer {
@@ -29,8 +38,13 @@ interface Answer {
 export function routeCommand(): Command {
   const command = new Command('route')
     .description('how the outbound side of a workload would reach a host')
-    .requiredOption('--host <name>', 'the host, in full or as short as DNS in that namespace allows')
-    .requiredOption('--port <n>', "the service's port", portNumber)
+    .option('--host <name>', 'the host, in full or as short as DNS in that namespace allows')
+    .option(
+      '--address <ip>',
+      'where a captured connection was going; --host is its Host header or SNI then',
+      ipAddress,
+    )
+    .requiredOption('--port <n>', "the service's port; of --address the connection's", portNumber)
     .option('--subset <name>', "a subset of the host's DestinationRule");
   addOutputOption(addWorkloadOptions(addConfigOptions(command)));
   return command.action((parsed: Record<string, unknown>) => run(parsed));
@@ -42,9 +56,16 @@ function portNumber(text: string): number {
   throw new InvalidArgumentError('must be a port number.');
 }
 
+function ipAddress(text: string): string {
+  if (isIP(text) !== 0) return text;
+  throw new InvalidArgumentError('must be an IP address.');
+}
+
 async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   const query = readQuery(parsed);
-  const asked = String(parsed.host).toLowerCase();
+  if (typeof parsed.address === 'string') return runCaptured(query, parsed.address, parsed);
+  if (typeof parsed.host !== 'string') throw new UsageError('--host is needed, or --address');
+  const asked = parsed.host.toLowerCase();
   if (asked === '' || /[\s/:*]/.test(asked)) {
     throw new UsageError(
       `--host must be a host name, without port or wildcard, not ${JSON.stringify(parsed.host)}`,
@@ -59,6 +80,48 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   });
   if (query.json) printJson(answer);
   else process.stdout.write(`${table(answer).join('\n')}\n`);
+}
+
+async function runCaptured(
+  query: Query,
+  address: string,
+  { port, host, subset }: Readonly<Record<string, unknown>>,
+): Promise<void> {
+  if (subset !== undefined) throw new UsageError('--subset goes with --host alone, without --address');
+  const { capturedAnswer } = await import('./route-captured.ts');
+  const asked = typeof host === 'string' ? host : null;
+  const answer = capturedAnswer(await compileQuery(query), { address, port: Number(port), asked });
+  if (query.json) printJson(captured(answer));
+  else process.stdout.write(`${capturedTable(answer).join('\n')}\n`);
+}
+
+/** As `-o json` prints it. */
+function captured({ route, ...answer }: CapturedAnswer): object {
+  const { by, warnings, ...first } = answer;
+  const { tls, endpoints } = route === null ? UNREACHED : known('', route);
+  return { ...first, by, tls, endpoints, passthrough: by === 'nobody' && route !== null, warnings };
+}
+
+function capturedTable({
+  address,
+  port,
+  by,
+  host,
+  protocol,
+  route,
+  warnings,
+}: CapturedAnswer): readonly string[] {
+  const rows: (readonly [string, string])[] = [
+    ['address', hostPort(address, port)],
+    ['meant by', by],
+    ['protocol', protocol],
+  ];
+  if (host !== null) rows.push(['host', host]);
+  if (by === 'nobody' && route !== null)
+    rows.push(['passthrough', 'unknown to the registry: bytes go on untouched']);
+  else if (route !== null) rows.push(...wayRows(known('', route)));
+  for (const warning of warnings) rows.push(['warning', warning]);
+  return lines(rows);
 }
 
 /** Kubernetes' `ndots:5`: names with fewer dots are also looked for in the search domains. */
@@ -114,6 +177,11 @@ function known(host: string, { port, tls, endpoints, warnings }: Route): Answer 
   };
 }
 
+const UNREACHED: Pick<Answer, 'tls' | 'endpoints'> = {
+  tls: { mode: 'DISABLE', auto: true, sni: null, expectedIdentities: [], source: null },
+  endpoints: [],
+};
+
 /** Neither route nor refusal has endpoints of ours; which of the two, outboundTrafficPolicy says. */
 function unknown(snapshot: Snapshot, host: string, port: number): Answer {
   const passthrough = snapshot.mesh.outboundTrafficPolicy === 'ALLOW_ANY';
@@ -128,28 +196,34 @@ function unknown(snapshot: Snapshot, host: string, port: number): Answer {
   return {
     host,
     port,
-    tls: { mode: 'DISABLE', auto: true, sni: null, expectedIdentities: [], source: null },
-    endpoints: [],
+    ...UNREACHED,
     passthrough,
     warnings,
   };
 }
 
 function table(answer: Answer): readonly string[] {
-  const { host, port, tls, endpoints, passthrough, warnings } = answer;
+  const { host, port, passthrough, warnings } = answer;
   const rows: (readonly [string, string])[] = [['host', `${host}:${port}`]];
   if (passthrough) rows.push(['passthrough', 'unknown to the registry: bytes go on untouched']);
-  else {
-    rows.push(['tls', `${tls.mode} (${tls.source ?? 'auto mTLS'})`]);
-    if (tls.sni !== null) rows.push(['sni', tls.sni]);
-    for (const identity of tls.expectedIdentities) rows.push(['expects', identity]);
-    for (const endpoint of endpoints) {
-      const by = endpoint.tunnel === null ? '' : ` by HBONE on ${endpoint.tunnel}`;
-      const { address, port: number } = endpoint;
-      const at = address.startsWith('unix:') ? address : hostPort(address, number);
-      rows.push(['endpoint', `${at} ${endpoint.tls}${by}`]);
-    }
-  }
+  else rows.push(...wayRows(answer));
   for (const warning of warnings) rows.push(['warning', warning]);
+  return lines(rows);
+}
+
+/** TLS and endpoints. */
+function wayRows({ tls, endpoints }: Answer): (readonly [string, string])[] {
+  const rows: (readonly [string, string])[] = [['tls', `${tls.mode} (${tls.source ?? 'auto mTLS'})`]];
+  if (tls.sni !== null) rows.push(['sni', tls.sni]);
+  for (const identity of tls.expectedIdentities) rows.push(['expects', identity]);
+  for (const { address, port, tls: mode, tunnel } of endpoints) {
+    const by = tunnel === null ? '' : ` by HBONE on ${tunnel}`;
+    const at = address.startsWith('unix:') ? address : hostPort(address, port);
+    rows.push(['endpoint', `${at} ${mode}${by}`]);
+  }
+  return rows;
+}
+
+function lines(rows: readonly (readonly [string, string])[]): readonly string[] {
   return rows.map(([name, value]) => `${name.padEnd(12)}${value}`);
 }
