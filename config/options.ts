@@ -133,6 +133,12 @@ function option(flags: string, text: string, env: string): Option {
   return new Option(flags, text).env(env);
 }
 
+/** A flag without a value: commander takes any text in its environment name for a yes, `false` too. */
+function switchOption(flags: string, text: string, env: string): Option {
+  const off = /^(?:|0|false|no)$/i.test(process.env[env] ?? 'unset');
+  return off ? new Option(flags, text) : option(flags, text, env);
+}
+
 const DEFAULT_INTERCEPT = process.platform === 'linux' ? 'redirect' : 'none';
 
 /** Adds the flags every command that reads resources shares. */
@@ -218,7 +224,7 @@ export function runCommandOptions(): Command {
         .default(1),
     )
     .addOption(
-      option(
+      switchOption(
         '--allow-root',
         'accept uid 0 with --intercept redirect: the rules of capture must exempt it then',
         'OARLOCK_ALLOW_ROOT',
@@ -349,7 +355,7 @@ export function readRunOptions(parsed: Record<string, unknown>): RunOptions {
   const config = list('config');
   if (config === null) throw new UsageError('--config is needed: a folder or file of resources');
   const intercept = parsed.intercept === 'redirect' ? 'redirect' : 'none';
-  const allowRoot = isSet(parsed.allowRoot);
+  const allowRoot = parsed.allowRoot === true;
   if (intercept === 'redirect') checkRedirect(allowRoot);
   const overrides: Partial<Record<LimitName, number>> = {};
   for (const name of Object.keys(limitTable) as LimitName[]) {
@@ -393,19 +399,6 @@ function checkRedirect(allowRoot: boolean): void {
       'as uid 0 with --intercept redirect every process of root would go past the sidecar: run it as uid 1337 ' +
         '(which oarlock iptables exempts), or give --allow-root, or --intercept none for Sidecar listeners alone',
     );
-  }
-}
-
-/** A flag without a value; its environment name may say false. */
-function isSet(parsed: unknown): boolean {
-  return parsed === true || (typeof parsed === 'string' && !/^(?:|0|false|no)$/i.test(parsed));
-}
-
-function appProbes(value: string): AppProbes {
-  try {
-    return readAppProbes(value);
-  } catch (error) {
-    throw new InvalidArgumentError(`${(error as Error).message}.`);
   }
 }
 

@@ -154,8 +154,8 @@ t.test('what a pod says of itself', async (t) => {
     t.same(workload.addresses, addresses, JSON.stringify(environment));
     t.same([...workload.ports], named);
   }
-  t.rejects(parse(base, { INSTANCE_IP: 'pod-7' }), /pod-7 is no IP address/);
-  t.rejects(parse(base, { ISTIO_META_POD_PORTS: '{}' }), /must be a JSON list of container ports/);
+  await t.rejects(parse(base, { INSTANCE_IP: 'pod-7' }), /pod-7 is no IP address/);
+  await t.rejects(parse(base, { ISTIO_META_POD_PORTS: '{}' }), /must be a JSON list of container ports/);
 });
 
 t.test('root is not to be the sidecar that the rules of capture exempt', async (t) => {
@@ -189,5 +189,5 @@ t.test('when the app ends', async (t) => {
   ];
   for (const [words, environment, expected] of cases)
     t.equal(readRunOptions(await parse([...base, ...words], environment)).exitWithApp, expected);
-  t.rejects(parse([...base, '--exit-with-app', '1']), /must be the id of a process group/);
+  await t.rejects(parse([...base, '--exit-with-app', '1']), /must be the id of a process group/);
 });
