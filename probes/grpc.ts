@@ -45,7 +45,7 @@ async function call(socket: Socket, ask: GrpcAsk): Promise<Buffer> {
   const authority = hostPort(ask.host, ask.port);
   const session: ClientHttp2Session = connect(`http://${authority}`, { createConnection: () => socket });
   const answer = new Promise<Answer>((resolve, reject) => {
-    session.once('error', reject);
+    session.on('error', reject);
     const stream = session.request({
       ':method': 'POST',
       ':path': '/grpc.health.v1.Health/Check',
@@ -101,7 +101,7 @@ function readAnswer(stream: ClientHttp2Stream): Promise<Answer> {
       size += chunk.length;
       if (size > MAX_ANSWER) stream.destroy(new Error(`the answer is longer than ${MAX_ANSWER} bytes`));
     });
-    stream.once('error', reject);
+    stream.on('error', reject);
     stream.once('close', () => resolve({ head, trailers, body: Buffer.concat(chunks) }));
   });
 }

@@ -112,10 +112,18 @@ function overHttp1(connection: Duplex, ask: HttpAsk): Promise<Once> {
       path,
       headers: ['Host', authorityOf(ask), ...headers, ...length],
     });
-    request.once('error', failed);
+    let answered = false;
+    request.on('error', failed);
+    // Also when it turns to another protocol that nobody asked for.
+    request.once('close', () => {
+      if (!answered) failed(new Error('the connection was closed'));
+    });
     request.once('response', (response: IncomingMessage) => {
+      answered = true;
       const { statusCode, headers } = response;
-      readBody(response).then((body) => resolve(told(statusCode ?? 0, headers.location, body)), failed);
+      readBody(response)
+        .then((body) => told(statusCode ?? 0, headers.location, body))
+        .then(resolve, failed);
     });
     request.end();
   });
@@ -129,7 +137,7 @@ async function overHttp2(tls: TLSSocket, ask: HttpAsk): Promise<Once> {
   return new Promise<Once>((resolve, reject) => {
     const failed = (error: Error): void =>
       reject(new Error(`no HTTP/2 answer: ${reasonOf(error)}`, { cause: error }));
-    session.once('error', failed);
+    session.on('error', failed);
     const stream = session.request(
       { ...gathered(ask.headers), ':method': method, ':path': path, ':authority': authority },
       { endStream: true },
@@ -138,7 +146,9 @@ async function overHttp2(tls: TLSSocket, ask: HttpAsk): Promise<Once> {
     let answered = false;
     stream.once('response', (headers: IncomingHttpHeaders & { ':status'?: number }) => {
       answered = true;
-      readBody(stream).then((body) => resolve(told(headers[':status'] ?? 0, headers.location, body)), failed);
+      readBody(stream)
+        .then((body) => told(headers[':status'] ?? 0, headers.location, body))
+        .then(resolve, failed);
     });
     // Reset without an error, before any answer; what is reset within one fails its body.
     stream.once('close', () => {
@@ -165,7 +175,7 @@ function bodyless(method: string): boolean {
 }
 
 function told(status: number, location: string | undefined, body: Body): Once {
-  if (status < 200 || status > 599) throw new Error(`answered with status ${status}`);
+  if (status < 200 || status > 599) throw new Error(`status ${status}`);
   return { status, location: location ?? null, ...body };
 }
 

@@ -138,8 +138,8 @@ export class ProbeServer {
 }
 
 /**
- * Calls `work` with a signal that aborts after `timeoutMs`, or with `gone`.
- * @throws what `work` throws, which is `no answer within …` where the time was over
+ * Calls `work` with a signal that aborts after `timeoutMs`, or with `gone`, and waits no longer than that.
+ * @throws what `work` throws, or the signal's reason: `no answer within …` where the time was over
  */
 export async function within<T>(
   timeoutMs: number,
@@ -148,8 +148,12 @@ export async function within<T>(
 ): Promise<T> {
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
+  const signal = AbortSignal.any([late.signal, gone]);
   try {
-    return await work(AbortSignal.any([late.signal, gone]));
+    return await new Promise<T>((resolve, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+      work(signal).then(resolve, reject);
+    });
   } finally {
     clearTimeout(timer);
   }
