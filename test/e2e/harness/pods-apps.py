@@ -27,6 +27,7 @@ class Http(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         told = {
             "peer": peer_of(self.client_address),
+            "at": peer_of(self.connection.getsockname()),
             "method": self.command,
             "path": self.path,
             "headers": {name.lower(): value for name, value in self.headers.items()},

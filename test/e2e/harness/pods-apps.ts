@@ -12,6 +12,8 @@ import { until, within } from './wait.ts';
 export interface Told {
   /** The address it came from. */
   readonly peer: string;
+  /** The address of its own that it came to. */
+  readonly at: string;
   readonly method: string;
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;

@@ -1,6 +1,6 @@
 /** A mesh of pods: resources as kubectl prints them, credentials of `oarlock ca issue`, and sidecars as injection starts them. */
 import { type ChildProcess, execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdirSync, readdirSync } from 'node:fs';
+import { chmodSync, chownSync, createWriteStream, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Test } from 'tap';
 import { sumOf, tempDir } from './mesh.ts';
@@ -28,6 +28,9 @@ export class PodSidecar {
     this.exited = new Promise((resolve) => {
       child.once('close', () => resolve());
     });
+    // For whoever wants to know why a test fails.
+    const logs = process.env.OARLOCK_TEST_LOGS;
+    if (logs !== undefined) stderr.pipe(createWriteStream(join(logs, `${pod.name}.log`), { flags: 'a' }));
   }
 
   /** Lines of log and access log so far: pass it to `logged`. */

@@ -38,17 +38,17 @@ export interface ServicePort {
   readonly targetPort: number;
 }
 
-/** A service of both families over the pods labelled `app: APP`. @param vip last part of its addresses; null: headless */
+/** A service of both families. @param vip last part of its addresses; null: headless */
 export function serviceYaml(
   name: string,
   vip: number | null,
   ports: readonly ServicePort[],
-  app = name,
+  selector: Readonly<Record<string, string>> = { app: name },
 ): string {
   const clusterIPs = vip === null ? ['None'] : [`${VIPS.ipv4}${vip}`, `${VIPS.ipv6}${vip}`];
   return document('v1', 'Service', name, {
     spec: {
-      selector: { app },
+      selector,
       clusterIP: clusterIPs[0],
       clusterIPs,
       ipFamilies: ['IPv4', 'IPv6'],

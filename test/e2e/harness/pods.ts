@@ -20,6 +20,9 @@ const NETNS_ETC = '/etc/netns';
 /** The bridge, whom all pods' default routes name: what nobody has, ends there. */
 export const BRIDGE = { ipv4: '10.77.0.1', ipv6: 'fd00:77::1' } as const;
 
+/** Further addresses of the bridge: a host outside the cluster. */
+export const OUTSIDE = { ipv4: '10.77.0.2', ipv6: 'fd00:77::2' } as const;
+
 /** A process in a pod, and whom it runs as. */
 export interface PodCommand {
   /** Absent: root of this namespace, who may set rules. */
@@ -170,9 +173,20 @@ export class PodNetwork {
     t.teardown(remove);
     // Where an error at the file's top level leaves no teardown.
     process.once('exit', remove);
+    // A test runner's patience ends by this; who else listens to it decides what comes then.
+    process.once('SIGTERM', () => {
+      remove();
+      if (process.listenerCount('SIGTERM') === 0) process.kill(process.pid, 'SIGTERM');
+    });
     for (const { namespace } of [bridge, ...pods]) ip([`netns add ${namespace}`]);
     ip(
-      ['link set lo up', 'link add br0 type bridge', 'link set br0 up', ...addresses(bridge, 'br0')],
+      [
+        'link set lo up',
+        'link add br0 type bridge',
+        'link set br0 up',
+        ...addresses(bridge, 'br0'),
+        ...addresses(OUTSIDE, 'br0'),
+      ],
       bridge,
     );
     for (const [i, pod] of pods.entries()) {
@@ -201,7 +215,7 @@ export class PodNetwork {
 }
 
 /** Without the second or two in which IPv6 looks for a double. */
-function addresses({ ipv4, ipv6 }: Pod, device: string): string[] {
+function addresses({ ipv4, ipv6 }: Pick<Pod, 'ipv4' | 'ipv6'>, device: string): string[] {
   return [`address add ${ipv4}/16 dev ${device}`, `address add ${ipv6}/64 dev ${device} nodad`];
 }
 
