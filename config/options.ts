@@ -402,6 +402,14 @@ function checkRedirect(allowRoot: boolean): void {
   }
 }
 
+function appProbes(value: string): AppProbes {
+  try {
+    return readAppProbes(value);
+  } catch (error) {
+    throw new InvalidArgumentError(`${(error as Error).message}.`);
+  }
+}
+
 function processGroup(value: string): number | 'all' | 'off' {
   if (/^(?:true|all)$/i.test(value)) return 'all';
   if (/^(?:|0|false|no)$/i.test(value)) return 'off';
