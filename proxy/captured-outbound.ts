@@ -7,6 +7,9 @@ import { askedName, passthroughRoute, routeAsAsked } from './choose-route.ts';
 import type { OutboundListener } from './outbound-listener.ts';
 import type { OriginalDestination } from './setup/original-destination.ts';
 
+/** A Host header that may become a label of metrics: a name or an address. */
+const HOST_LABEL = /^[a-z0-9._:[\]-]{1,253}$/;
+
 /**
  * The routes of one captured connection. In this order: the service that has the address and port for itself, by name
  * where several do; whoever is at that very address; the service that the app names; the TCP service that has the port
@@ -24,8 +27,8 @@ export class CapturedRoutes implements OutboundListener {
   #hosts: readonly string[] = [];
   /** The route whatever is asked; null: that decides. */
   #fixed: Route | null = null;
-  /** The last that was asked for and its route: requests of one connection mostly ask for the same. */
-  #asked: string | null = null;
+  /** The host last asked for and its route: requests of one connection mostly ask for the same. Undefined: none yet. */
+  #asked: string | null | undefined;
   #route: Route | null = null;
 
   constructor(snapshot: Snapshot | null, original: OriginalDestination) {
@@ -39,15 +42,21 @@ export class CapturedRoutes implements OutboundListener {
     return this.#original.port;
   }
 
-  routeFor(snapshot: Snapshot | null, asked: string | null): Route | null {
+  requestRoute(snapshot: Snapshot | null, host: string | null): Route | null {
     if (snapshot === null) return null;
     if (snapshot !== this.#snapshot) this.#learn(snapshot);
     if (this.#fixed !== null) return this.#fixed;
-    if (asked !== this.#asked) {
-      this.#asked = asked;
-      this.#route = this.#choose(snapshot, asked);
+    if (this.#asked === undefined || host !== this.#asked) {
+      this.#asked = host;
+      this.#route = this.#choose(snapshot, host, true);
     }
     return this.#route;
+  }
+
+  tcpRoute(snapshot: Snapshot | null, sni: string | null): Route | null {
+    if (snapshot === null) return null;
+    if (snapshot !== this.#snapshot) this.#learn(snapshot);
+    return this.#fixed ?? this.#choose(snapshot, sni, false);
   }
 
   describe(asked: string | null): string {
@@ -64,8 +73,7 @@ export class CapturedRoutes implements OutboundListener {
     if (only === undefined) this.#fixed = this.#asOriginal(captured.routeAt(address, port), null);
     else if (this.#hosts.length > 1 || only.startsWith('*')) this.#fixed = null;
     else this.#fixed = this.#asOriginal(snapshot.route(only, port), only);
-    this.#asked = null;
-    this.#route = this.#choose(snapshot, null);
+    this.#asked = undefined;
   }
 
   /** Of a route that is not fixed: what all that share the address have declared; else it must be looked at. */
@@ -77,19 +85,26 @@ export class CapturedRoutes implements OutboundListener {
     return others.every((protocol) => protocol === first) ? (first ?? 'auto') : 'auto';
   }
 
-  #choose(snapshot: Snapshot, asked: string | null): Route | null {
-    const { port } = this.#original;
+  #choose(snapshot: Snapshot, asked: string | null, http: boolean): Route | null {
     const { captured } = snapshot;
     const name = asked === null ? null : askedName(asked);
-    const named = name === null ? null : captured.hostNamed(name, port);
+    const named = name === null ? null : captured.hostNamed(name, this.port);
     const [oldest] = this.#hosts;
     if (oldest !== undefined) {
       const host = named !== null && this.#hosts.includes(named) ? named : oldest;
       return this.#to(snapshot, host, host === named ? name : null);
     }
-    const host = named ?? captured.hostAnywhere(port);
-    const route = host === null ? null : this.#to(snapshot, host, host === named ? name : null);
-    return route ?? passthroughRoute(snapshot, name ?? 'unknown', this.#original);
+    const route = named === null ? this.#anywhere(snapshot, http) : this.#to(snapshot, named, name);
+    // Istio's label is the Host header's too; of other bytes it says nothing.
+    const told = http && name !== null && HOST_LABEL.test(name) ? name : 'unknown';
+    return route ?? passthroughRoute(snapshot, told, this.#original);
+  }
+
+  /** Requests name whom they mean: unless the port was declared TCP, only what is none goes by it. */
+  #anywhere(snapshot: Snapshot, http: boolean): Route | null {
+    const host = snapshot.captured.hostAnywhere(this.port);
+    const route = host === null ? null : this.#to(snapshot, host, null);
+    return http && route?.protocol !== 'tcp' ? null : route;
   }
 
   /** @param name the name that was asked for, where that has led to the host */

@@ -201,6 +201,11 @@ export class Connections {
   readonly #sweeper: NodeJS.Timeout;
   readonly #open: Record<Direction, number>;
   readonly #sizes: Record<Direction, number> = { inbound: 0, outbound: 0 };
+  /** When the last one went, `performance.now()`. */
+  readonly #closedAt: Record<Direction, number> = {
+    inbound: Number.NEGATIVE_INFINITY,
+    outbound: Number.NEGATIVE_INFINITY,
+  };
   #nextId = 1;
   /** Who waits for a side to be empty. */
   #waiting: { readonly direction: Direction; readonly resolve: () => void }[] = [];
@@ -237,6 +242,7 @@ export class Connections {
     if (!this.#all.delete(connection)) return false;
     this.#open[connection.direction]--;
     this.#sizes[connection.direction]--;
+    this.#closedAt[connection.direction] = performance.now();
     connection.closed = true;
     connection.onDeadline = null;
     if (this.#waiting.length > 0) this.#tellEmpty();
@@ -246,6 +252,11 @@ export class Connections {
   /** The live connections; safe against closing while walking. */
   list(): Iterable<Connection> {
     return [...this.#all];
+  }
+
+  /** For how long none of that side has been there, ms; Infinity: there never was one; 0: there is one. */
+  quiet(direction: Direction): number {
+    return this.#sizes[direction] > 0 ? 0 : performance.now() - this.#closedAt[direction];
   }
 
   /** Resolves when none of that side is left. */

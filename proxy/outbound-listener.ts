@@ -14,10 +14,17 @@ export interface OutboundListener {
   /** What a request that has no route is answered. */
   readonly unroutedStatus: number;
   /**
-   * @param asked Host header with or without a port, SNI, or null: nothing was said, or nothing that names a host
-   * @returns null: there is no way, or none without a name
+   * The way of one HTTP request.
+   * @param host its Host header, with or without a port; null: it has none
+   * @returns null: there is none
    */
-  routeFor(snapshot: Snapshot | null, asked: string | null): Route | null;
+  requestRoute(snapshot: Snapshot | null, host: string | null): Route | null;
+  /**
+   * The way of what is no HTTP.
+   * @param sni null: no TLS, or the app has not spoken
+   * @returns null: there is none, or none without a name
+   */
+  tcpRoute(snapshot: Snapshot | null, sni: string | null): Route | null;
   /** Whom it was for, where there is no route. */
   describe(asked: string | null): string;
 }
@@ -37,8 +44,12 @@ export class EgressRoutes implements OutboundListener {
     this.certain = entry.hosts.length === 1;
   }
 
-  routeFor(snapshot: Snapshot | null, asked: string | null): Route | null {
-    return chooseRoute(snapshot, this.#entry, asked);
+  requestRoute(snapshot: Snapshot | null, host: string | null): Route | null {
+    return chooseRoute(snapshot, this.#entry, host);
+  }
+
+  tcpRoute(snapshot: Snapshot | null, sni: string | null): Route | null {
+    return chooseRoute(snapshot, this.#entry, sni);
   }
 
   describe(asked: string | null): string {

@@ -78,7 +78,7 @@ export class OutboundTcp {
 
   #open(sni: string | null): void {
     const listener = this.#listener;
-    const route = listener.routeFor(this.#path.snapshot, sni);
+    const route = listener.tcpRoute(this.#path.snapshot, sni);
     this.#route = route ?? blackHole('unknown', listener.port);
     if (route === null) {
       this.#refuse('no_route', listener.describe(sni));

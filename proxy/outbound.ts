@@ -79,7 +79,7 @@ class OutboundConnection {
     this.#looking.start();
     connection.expire(limits.handshakeTimeout, () => this.#late());
     // Where nothing but the app's bytes can choose the host, nobody can be asked to speak first.
-    if (this.#listener.routeFor(snapshot, null) === null) return;
+    if (this.#listener.tcpRoute(snapshot, null) === null) return;
     this.#race = new ServerFirst(outboundRace(limits.serverFirstHold), connection.startedTick, {
       silent: () => this.#looking?.length === 0 && !connection.closed,
       prepare: () => {

@@ -27,7 +27,7 @@ export class OutboundHttp extends HttpSideBase {
   }
 
   override judge(head: RequestHead, exchange: Exchange): LocalAnswer | null {
-    this.#route = this.#listener.routeFor(this.path.snapshot, head.host);
+    this.#route = this.#listener.requestRoute(this.path.snapshot, head.host);
     this.addFields(head, exchange, null);
     if (this.#route !== null) {
       exchange.cluster = this.#clusterOf(this.#route);

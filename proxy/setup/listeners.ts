@@ -147,14 +147,10 @@ export class Listeners {
    * @throws ListenError; nothing has changed then
    */
   async apply(snapshot: Snapshot, own: OwnPorts): Promise<void> {
-    this.#ownPorts = own;
+    await this.listen(own);
     const wanted = this.#wanted(snapshot);
     const opened: [string, Open][] = [];
     try {
-      for (const kind of CAPTURE) {
-        const capture = await this.#openCapture(kind, own.capture?.[kind] ?? null);
-        if (capture !== null) opened.push([kind, capture]);
-      }
       const hbone = await this.#openHbone(own);
       if (hbone !== null) opened.push([HBONE, hbone]);
       for (const [key, want] of wanted) {
@@ -178,7 +174,8 @@ export class Listeners {
   }
 
   /**
-   * Opens the ports of capture before there is a snapshot: the app may have started, and what it asks for is held.
+   * Opens the ports of capture, which may be before there is a snapshot: what the app asks for is held until there is.
+   * They stay open.
    * @throws ListenError; Error where the kernel cannot be asked
    */
   async listen(own: OwnPorts): Promise<void> {
