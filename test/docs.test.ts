@@ -159,7 +159,7 @@ t.test('each metric has its row, and each row its metric', async (t) => {
 });
 
 t.test('every port that is served stands in the table of ARCHITECTURE.md', async (t) => {
-  for (const name of ['hbone', 'admin', 'metrics', 'health', 'ca'] as const) {
+  for (const name of ['outbound', 'inbound', 'hbone', 'admin', 'metrics', 'health', 'ca'] as const) {
     t.match(page('docs/ARCHITECTURE.md'), new RegExp(`^\\| ${ports[name]} \\|`, 'm'), name);
   }
 });
