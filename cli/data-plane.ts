@@ -1,6 +1,6 @@
 /** The data path of one thread with its listeners, log and metrics: what `run` steers, in its own thread or in others. */
 import { Socket } from 'node:net';
-import { setImmediate } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { TlsFileCache } from '../ca-client/tls-files.ts';
 import type { SnapshotInput } from '../config/snapshot.ts';
@@ -50,7 +50,7 @@ export interface DataPlane {
   /**
    * Ends a side: what runs on it may finish, and says so to its peers where it can. From outside nothing new is taken
    * any more; the app's new connections are, until `stop`.
-   * @returns when none of its connections is left
+   * @returns when none of its connections is left, and none of the app's has been there for a moment
    */
   drain(direction: Direction): Promise<void>;
   /** Closes all. @param why told of the connections that are left */
@@ -209,6 +209,11 @@ export class LocalPlane implements DataPlane {
     const looking = setInterval(() => this.#endIdle(direction, since), QUIET_MS / 2);
     this.#looking.push(looking);
     await connections.emptied(direction);
+    // The app was told that its connections end: it makes a new one for what it asks next.
+    while (direction === 'outbound' && connections.quiet(direction) < QUIET_MS) {
+      await pause(QUIET_MS - connections.quiet(direction));
+      await connections.emptied(direction);
+    }
     clearInterval(looking);
   }
 
