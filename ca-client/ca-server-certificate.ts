@@ -14,16 +14,24 @@ export interface ServerCertificate {
 /** After a failure. */
 const RETRY_MS = 10_000;
 
-/**
- * @param listenHost where the server listens; one of the names in its certificate.
- * @param ttlMs validity in milliseconds.
- */
+export interface OwnCertificate {
+  readonly ca: EmbeddedCa;
+  readonly log: CaLog;
+  /** Where the server listens; one of the names in its certificate. */
+  readonly listenHost: string;
+  /** Validity in milliseconds. */
+  readonly ttlMs: number;
+  /** More names it is dialled by. */
+  readonly more: readonly string[];
+}
+
+/** Issues the first one. @throws CredentialsError where the CA cannot */
 export async function serverCertificate(
-  { ca, log, listenHost, ttlMs }: { ca: EmbeddedCa; log: CaLog; listenHost: string; ttlMs: number },
+  { ca, log, listenHost, ttlMs, more }: OwnCertificate,
   grpc: Grpc,
 ): Promise<ServerCertificate> {
   const { access } = ca;
-  const hosts = serverNames(listenHost);
+  const hosts = [...new Set([...serverNames(listenHost), ...more])];
   let renewAt = 0;
   let signer = '';
   async function issue(): Promise<SecureContextOptions> {

@@ -8,7 +8,7 @@ import type { HostPort } from './address.ts';
 import type { RootPlace } from './ca-intermediate.ts';
 import { type Rate, RateError, RateLimit } from './ca-rates.ts';
 import { serverCertificate } from './ca-server-certificate.ts';
-import { type ServiceAccount, TokenError, verifyToken } from './ca-token.ts';
+import { claimsOurs, type ServiceAccount, TokenError, verifyToken } from './ca-token.ts';
 import { type CaLog, caUpkeep } from './ca-upkeep.ts';
 import { RequestError } from './csr.ts';
 import type { EmbeddedCa } from './embedded-ca.ts';
@@ -23,10 +23,15 @@ import {
   type IstioCertificateResponse,
 } from './istio-ca-proto.ts';
 import { CredentialsError } from './source.ts';
+import { ReviewUnavailableError, type TokenReview } from './token-review.ts';
 
 export interface CaServerOptions {
   readonly ca: EmbeddedCa;
   readonly tokenKeys: webcrypto.CryptoKeyPair;
+  /** Who checks tokens that this CA has not signed; default: nobody, they are refused. */
+  readonly reviewToken?: TokenReview | null;
+  /** More names for the server's own certificate. */
+  readonly serverNames?: readonly string[];
   /** Port 0 lets the kernel choose. */
   readonly listen: HostPort;
   /** Milliseconds: what a certificate gets where the request names no validity, and the most any gets. */
@@ -71,7 +76,8 @@ export async function startCaServer(options: CaServerOptions): Promise<CaServer>
   const { ca, listen, log, root = null, serverTtlMs: ttlMs = 86_400_000 } = options;
   const upkeep = caUpkeep({ access: ca.access, root, log });
   await upkeep.look();
-  const certificate = await serverCertificate({ ca, log, listenHost: listen.host, ttlMs }, grpc);
+  const more = options.serverNames ?? [];
+  const certificate = await serverCertificate({ ca, log, listenHost: listen.host, ttlMs, more }, grpc);
   const server = new grpc.Server({
     'grpc.max_receive_message_length': MAX_REQUEST_BYTES,
     'grpc.max_concurrent_streams': 100,
@@ -136,7 +142,7 @@ function createCertificateHandler(options: CaServerOptions, { status, Metadata }
     let account: ServiceAccount | null = null;
     async function answer(): Promise<IstioCertificateResponse> {
       const token = bearerToken(call.metadata.get('authorization'));
-      account = await verifyToken(options.tokenKeys, token, now());
+      account = await accountOfToken(options, token, now());
       const identity = identityOf(ca.trustDomain, account.namespace, account.serviceAccount);
       rates.take(identity.uri, performance.now());
       const ttlMs = grantedTtl(call.request.validityDuration, options.ttlMs);
@@ -187,6 +193,12 @@ function createCertificateHandler(options: CaServerOptions, { status, Metadata }
   };
 }
 
+/** Our own tokens name us; what others sign goes to whoever may know them. */
+function accountOfToken(options: CaServerOptions, token: string, now: number): Promise<ServiceAccount> {
+  const { reviewToken = null, tokenKeys } = options;
+  return reviewToken === null || claimsOurs(token) ? verifyToken(tokenKeys, token, now) : reviewToken(token);
+}
+
 /** @throws TokenError unless there is exactly one bearer token. */
 function bearerToken(values: readonly (string | Buffer)[]): string {
   const [value] = values;
@@ -205,6 +217,7 @@ function grantedTtl(wishSeconds: number, mostMs: number): number {
 
 function refusal(error: unknown, status: Grpc['status']): { code: number; details: string } {
   if (error instanceof TokenError) return { code: status.UNAUTHENTICATED, details: error.message };
+  if (error instanceof ReviewUnavailableError) return { code: status.UNAVAILABLE, details: error.message };
   if (error instanceof RequestError) return { code: status.INVALID_ARGUMENT, details: error.message };
   if (error instanceof RateError) return { code: status.RESOURCE_EXHAUSTED, details: error.message };
   if (error instanceof CredentialsError) return { code: status.FAILED_PRECONDITION, details: error.message };

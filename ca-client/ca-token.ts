@@ -3,7 +3,7 @@
 import type { webcrypto } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
+import { decodeJwt, errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
 import { createOnce, readIfThere, SECRET } from './file-store.ts';
 import { newKeys, privateKeyPem, readKeys } from './keys.ts';
 
@@ -19,7 +19,7 @@ export class TokenError extends Error {
 
 const ISSUER = 'oarlock-ca';
 /** Istio's audience, so that one setting serves both CAs. */
-const AUDIENCE = 'istio-ca';
+export const TOKEN_AUDIENCE = 'istio-ca';
 /** As Kubernetes writes it; names by RFC 1123, as its API server demands of namespaces and service accounts. */
 const SUBJECT =
   /^system:serviceaccount:([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?):([a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?)$/;
@@ -52,7 +52,7 @@ export async function signToken(
   return new SignJWT()
     .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
     .setIssuer(ISSUER)
-    .setAudience(AUDIENCE)
+    .setAudience(TOKEN_AUDIENCE)
     .setSubject(subject)
     .setIssuedAt(Math.floor(now / 1000))
     .setExpirationTime(Math.ceil((now + ttlMs) / 1000))
@@ -71,19 +71,30 @@ export async function verifyToken(
 ): Promise<ServiceAccount> {
   let payload: JWTPayload;
   try {
-    const expected = { issuer: ISSUER, audience: AUDIENCE, requiredClaims: ['exp', 'sub'] };
+    const expected = { issuer: ISSUER, audience: TOKEN_AUDIENCE, requiredClaims: ['exp', 'sub'] };
     const options = { ...expected, algorithms: ['ES256'], currentDate: new Date(now) };
     ({ payload } = await jwtVerify(token, keys.publicKey, options));
   } catch (error) {
     throw new TokenError(refusal(error));
   }
-  const [, namespace, serviceAccount] = SUBJECT.exec(payload.sub ?? '') ?? [];
-  if (namespace === undefined || serviceAccount === undefined) {
-    throw new TokenError(
-      'the token names no service account: its subject must be system:serviceaccount:NS:SA',
-    );
+  const account = accountOf(payload.sub ?? '');
+  if (account !== null) return account;
+  throw new TokenError('the token names no service account: its subject must be system:serviceaccount:NS:SA');
+}
+
+/** `system:serviceaccount:NS:SA` taken apart; null: it is none. */
+export function accountOf(subject: string): ServiceAccount | null {
+  const [, namespace, serviceAccount] = SUBJECT.exec(subject) ?? [];
+  return namespace === undefined || serviceAccount === undefined ? null : { namespace, serviceAccount };
+}
+
+/** Whether the token says that this CA signed it. Unverified: it only tells who is to check it. */
+export function claimsOurs(token: string): boolean {
+  try {
+    return decodeJwt(token).iss === ISSUER;
+  } catch {
+    return true;
   }
-  return { namespace, serviceAccount };
 }
 
 function refusal(error: unknown): string {

@@ -3,8 +3,11 @@ import { join } from 'node:path';
 import { Command, Option } from 'commander';
 import type { HostPort } from '../ca-client/address.ts';
 import type { Rate } from '../ca-client/ca-rates.ts';
+import type { EmbeddedCa } from '../ca-client/embedded-ca.ts';
+import type { TokenReview } from '../ca-client/token-review.ts';
 import { parseIdentity } from '../mesh/identity.ts';
 import { hostPort } from '../mesh/text.ts';
+import type { Logger } from '../telemetry/log.ts';
 import { addAuthorityCommands } from './ca-authority.ts';
 import {
   answer,
@@ -16,6 +19,7 @@ import {
   ttl,
   withOutput,
 } from './ca-flags.ts';
+import { addKubernetesOptions, kubernetesAccess } from './kubernetes-flags.ts';
 
 interface DirOption {
   readonly dir: string;
@@ -28,6 +32,9 @@ interface ServeOptions extends DirOption {
   readonly ttl: number;
   readonly maxRate: Rate;
   readonly maxTotalRate: Rate;
+  readonly serverName?: readonly string[];
+  readonly kubernetes?: boolean;
+  readonly rootConfigMap: string;
 }
 
 interface AccountOptions extends DirOption {
@@ -47,10 +54,13 @@ interface IssueOptions extends AccountOptions, OutputOption {
   readonly rootDir?: string;
 }
 
+/** How soon a new root is in the config map. */
+const ROOT_KEEP_MS = 5_000;
+
 /** The `ca` command with its subcommands, as docs/CLI.md has them. What goes wrong is thrown, for the caller to say. */
 export function caCommand(): Command {
   const ca = new Command('ca').description('the embedded CA, for one machine, compose and tests');
-  ca.command('serve')
+  addKubernetesOptions(ca.command('serve'))
     .description("serve Istio's CreateCertificate over gRPC and TLS")
     .requiredOption('--dir <dir>', 'where the root is kept; made at the first start')
     .addOption(
@@ -65,6 +75,17 @@ export function caCommand(): Command {
         .default(86_400_000, '24h'),
     )
     .option('--root-dir <dir>', 'folder of the root that issues this CA an intermediate, and renews it')
+    .option(
+      '--server-name <name>',
+      'more names in its own certificate, by which it is dialled (repeatable)',
+      collect,
+    )
+    .option('--kubernetes', 'take projected tokens too, which the Kubernetes API checks')
+    .option(
+      '--root-config-map <name>',
+      "with --kubernetes: config map of this namespace that holds the CA's roots",
+      'istio-ca-root-cert',
+    )
     .addOption(
       new Option('--max-rate <n/duration>', 'certificates an identity gets; more are asked to wait')
         .argParser(rate)
@@ -98,6 +119,10 @@ export function caCommand(): Command {
   return ca;
 }
 
+function collect(value: string, previous: readonly string[] | undefined): readonly string[] {
+  return [...(previous ?? []), value];
+}
+
 function account(command: Command): Command {
   return command
     .requiredOption('--dir <dir>', 'where the CA keeps its root and token key')
@@ -120,13 +145,44 @@ async function serve(options: ServeOptions): Promise<void> {
     openTokenKey(dir),
   ]);
   const root = rootDir === null ? null : { dir: rootDir, trustDomain: wanted, ttlMs: ROOT_TTL_MS };
-  const { maxRate, maxTotalRate } = options;
-  const server = await startCaServer({ ca, tokenKeys, listen, ttlMs, log, root, maxRate, maxTotalRate });
+  const { maxRate, maxTotalRate, serverName: serverNames = [] } = options;
+  const kubernetes = options.kubernetes ? await startKubernetes(options, ca, log) : null;
+  const reviewToken = kubernetes?.reviewToken ?? null;
+  const common = { ca, tokenKeys, listen, ttlMs, log, root, maxRate, maxTotalRate };
+  const server = await startCaServer({ ...common, serverNames, reviewToken });
   const stopped = stopSignal();
   const address = hostPort(server.address.host, server.address.port);
   process.stdout.write(`${JSON.stringify({ ready: true, address, root: ca.rootFile })}\n`);
   await stopped;
-  await server.close();
+  await Promise.all([server.close(), kubernetes?.stop()]);
+}
+
+/** Who checks projected tokens, and the config map with our roots, which is kept up with them. */
+async function startKubernetes(
+  options: ServeOptions,
+  ca: EmbeddedCa,
+  log: Logger,
+): Promise<{ readonly reviewToken: TokenReview; stop(): Promise<void> }> {
+  const [{ tokenReview }, { holds, readConfigMap, writeConfigMap }, { keep }] = await Promise.all([
+    import('../ca-client/token-review.ts'),
+    import('../ca-client/config-maps.ts'),
+    import('./keep.ts'),
+  ]);
+  const { api, namespace } = kubernetesAccess({ ...options });
+  const name = options.rootConfigMap;
+  const keeping = keep(`config map ${name}`, ROOT_KEEP_MS, log, async () => {
+    const data = { 'root-cert.pem': ca.rootPem };
+    const there = await readConfigMap(api, namespace, name);
+    if (there?.ours === false) throw new Error(`${namespace}/${name} is there, and not ours: take it away`);
+    if (there === null || !holds(there, data)) await writeConfigMap(api, there, { namespace, name, data });
+  });
+  return {
+    reviewToken: tokenReview(api),
+    stop: async () => {
+      await keeping.stop();
+      await api.close();
+    },
+  };
 }
 
 async function token({

@@ -14,6 +14,7 @@ import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
 import { routeCommand } from './route.ts';
 import { waitCommand } from './wait.ts';
+import { webhookCommand } from './webhook.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
 const BAD_USAGE = 2;
@@ -46,6 +47,7 @@ program.addCommand(describeCommand());
 program.addCommand(demoCommand());
 program.addCommand(routeCommand());
 program.addCommand(waitCommand());
+program.addCommand(webhookCommand());
 
 function inherit(command: Command): void {
   command.exitOverride();
