@@ -29,7 +29,7 @@ const STATES = ['UNKNOWN', 'SERVING', 'NOT_SERVING', 'SERVICE_UNKNOWN'];
 export async function askGrpc(ask: GrpcAsk, signal: AbortSignal): Promise<void> {
   const socket = await dial(ask, signal);
   try {
-    const state = servingStatus(await call(socket, ask));
+    const state = servingStatus(messageOf(await call(socket, ask)));
     if (state !== SERVING)
       throw new Error(`the service is ${STATES[state] ?? `in state ${state}`}, not SERVING`);
   } catch (error) {
@@ -40,7 +40,7 @@ export async function askGrpc(ask: GrpcAsk, signal: AbortSignal): Promise<void> 
   }
 }
 
-async function call(socket: Socket, ask: GrpcAsk): Promise<Buffer> {
+async function call(socket: Socket, ask: GrpcAsk): Promise<Answer> {
   const { connect } = await import('node:http2');
   const authority = hostPort(ask.host, ask.port);
   const session: ClientHttp2Session = connect(`http://${authority}`, { createConnection: () => socket });
@@ -59,7 +59,7 @@ async function call(socket: Socket, ask: GrpcAsk): Promise<Buffer> {
     stream.end(requestOf(ask.service));
   });
   try {
-    return messageOf(await answer);
+    return await answer;
   } catch (error) {
     throw new Error(`no gRPC answer: ${reasonOf(error as Error)}`, { cause: error });
   } finally {
@@ -113,7 +113,9 @@ function messageOf({ head, trailers, body }: Answer): Buffer {
   if (status === undefined) {
     const http = head[':status'];
     throw new Error(
-      http === undefined ? 'the stream was closed' : `no gRPC status, HTTP status ${String(http)}`,
+      http === undefined
+        ? 'no gRPC answer: the stream was closed'
+        : `no gRPC status, HTTP status ${String(http)}`,
     );
   }
   if (status !== '0')
@@ -129,7 +131,16 @@ const UNIMPLEMENTED = '12';
 
 function failure(code: string, message: unknown): string {
   if (code === UNIMPLEMENTED) return 'the server does not implement grpc.health.v1.Health';
-  return `gRPC status ${code}${typeof message === 'string' ? `: ${message}` : ''}`;
+  return `gRPC status ${code}${typeof message === 'string' ? `: ${decoded(message)}` : ''}`;
+}
+
+/** gRPC's Percent-Encoded; a message that is not well encoded is shown as it is. */
+function decoded(message: string): string {
+  try {
+    return decodeURIComponent(message);
+  } catch {
+    return message;
+  }
 }
 
 function servingStatus(message: Buffer): number {

@@ -157,10 +157,12 @@ function probeRoutes(source: ProbeSource | null, { idleTimeoutMs }: ServerBounds
   if (source === null) return [];
   const ask = async (path: string, request: IncomingMessage, response: ServerResponse): Promise<Answer> => {
     const gone = new AbortController();
-    response.once('close', () => gone.abort(new Error('who asked has left')));
+    const left = (): void => gone.abort(new Error('who asked has left'));
+    response.once('close', left);
     // The app may be given longer than an idle connection is: the probe has its own end.
     request.socket.setTimeout(0);
     const { status, body } = await source.ask(path, request, gone.signal);
+    response.off('close', left);
     request.socket.setTimeout(idleTimeoutMs);
     response.setHeader('connection', 'close');
     return { status, contentType: 'text/plain; charset=utf-8', body };
