@@ -15,7 +15,7 @@ import {
   type Wanted,
 } from './store.ts';
 import { InterceptError, runTool, type Step } from './tools.ts';
-import { legacyTablesPresent } from './xtables.ts';
+import { checkCapability, legacyTablesPresent } from './xtables.ts';
 
 /** `auto`: where the kernel and the tools have it. */
 export const ipv6Choices = ['auto', 'on', 'off'] as const;
@@ -53,6 +53,7 @@ export function findPlace(asked: Backend | null, ipv6: Ipv6): Place {
   }
   const store = stores.find(({ backend }) => backend === asked) ?? chosen(stores);
   if (store === undefined) throw new InterceptError(warnings.join('; '));
+  if (store.backend === 'iptables-legacy') checkCapability('legacy');
   if (families.some(legacyTablesPresent) && !installed.includes('iptables-legacy')) {
     warnings.push(
       'this network namespace has tables of iptables-legacy, and iptables-legacy is not installed: rules of capture in them, if any, are neither seen nor removed',

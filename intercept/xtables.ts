@@ -28,10 +28,8 @@ export function xtablesTool(make: Make, family: Family, action: 'save' | 'restor
  * @throws InterceptError that says what is missing
  */
 export function readTables(make: Make, family: Family): Tables {
-  if (make === 'legacy') {
-    if (!legacyTablesPresent(family)) return new Map();
-    checkNetRaw();
-  }
+  if (make === 'legacy' && !legacyTablesPresent(family)) return new Map();
+  checkCapability(make);
   const tool = xtablesTool(make, family, 'save');
   if (tool === null)
     throw new InterceptError(`${family === 4 ? 'iptables' : 'ip6tables'}-${make}-save is not installed`);
@@ -55,12 +53,11 @@ export function restoreStep(make: Make, family: Family, script: string): Step {
   const tool = xtablesTool(make, family, 'restore');
   if (tool === null)
     throw new InterceptError(`${family === 4 ? 'iptables' : 'ip6tables'}-${make}-restore is not installed`);
-  if (make === 'legacy') checkNetRaw();
   const wait = make === 'legacy' ? ['--wait', LOCK_SECONDS] : [];
   return { tool, args: ['--noflush', ...wait], input: script, family };
 }
 
-/** The legacy tools open a raw socket. */
-function checkNetRaw(): void {
-  if (!hasCapability('NET_RAW')) throw new InterceptError(NEEDS_NET_ADMIN);
+/** @throws InterceptError where a capability is missing that a make needs: the legacy one opens a raw socket */
+export function checkCapability(make: Make): void {
+  if (make === 'legacy' && !hasCapability('NET_RAW')) throw new InterceptError(NEEDS_NET_ADMIN);
 }
