@@ -4,11 +4,14 @@ import { chmodSync, chownSync, createWriteStream, mkdirSync, readdirSync } from 
 import { join } from 'node:path';
 import type { Test } from 'tap';
 import { sumOf, tempDir } from './mesh.ts';
-import { type Pod, type PodNetwork, PROXY_UID } from './pods.ts';
+import { BRIDGE, type Pod, type PodNetwork, PROXY_UID } from './pods.ts';
 import type { Image } from './pods-image.ts';
 import { type Line, Lines, type Match } from './processes.ts';
 import { replace } from './test-ca.ts';
 import { until, within } from './wait.ts';
+
+/** Where the CA of the network is. */
+const CA_ADDRESS = `${BRIDGE.ipv4}:15012`;
 
 /** A sidecar in a pod, as uid 1337 and without a capability. */
 export class PodSidecar {
@@ -129,6 +132,26 @@ export class PodMesh {
     this.oarlock('ca', 'issue', '--dir', join(this.dir, 'ca'), ...whose, '--out', out);
     for (const file of ['', ...readdirSync(out)]) chownSync(join(out, file), PROXY_UID, PROXY_UID);
     return ['--cert-dir', out];
+  }
+
+  /** The flags of a workload that asks the CA of the network, which need not run yet. */
+  token(account: string): string[] {
+    // The CA's folder is made, and its root handed out, as a config map does it.
+    const [, certs = ''] = this.issue(account);
+    const file = join(this.dir, `${account}.token`);
+    const whose = ['--namespace', 'shop', '--service-account', account];
+    this.oarlock('ca', 'token', '--dir', join(this.dir, 'ca'), ...whose, '--out', file);
+    chownSync(file, PROXY_UID, PROXY_UID);
+    return ['--ca-address', CA_ADDRESS, '--ca-root', join(certs, 'root-cert.pem'), '--token', file];
+  }
+
+  /** Starts that CA, outside all pods. */
+  async serveCa(): Promise<void> {
+    const flags = ['--dir', join(this.dir, 'ca'), '--listen', CA_ADDRESS];
+    const child = this.network.bridge.spawn([...this.image.oarlock, 'ca', 'serve', ...flags]);
+    this.t.teardown(() => child.kill('SIGKILL'));
+    if (child.stdout === null) throw new Error('no pipe');
+    await within('the CA to be ready', new Lines(child.stdout).next({ ready: true }));
   }
 
   /** Has `oarlock iptables` set the rules of a pod, as its init container does. */
