@@ -37,7 +37,8 @@ export function capturedAnswer(
 ): CapturedAnswer {
   const address = canonicalAddress(text) ?? text;
   const routes = new CapturedRoutes(snapshot, { address, port });
-  const route = routes.routeFor(snapshot, asked);
+  const isRequest = asked !== null && snapshot.captured.hostOfSni(asked, port) === null;
+  const route = isRequest ? routes.requestRoute(snapshot, asked) : routes.tcpRoute(snapshot, asked);
   const by = decidedBy(snapshot, address, port, asked);
   const warnings = [...(route?.warnings ?? [])];
   if (route === null) {
@@ -58,6 +59,7 @@ function decidedBy({ captured }: Snapshot, address: string, port: number, asked:
   if (captured.hostsAt(address, port).length > 0) return 'address';
   const there = captured.routeAt(address, port);
   if (there !== null) return there.service.host === address ? 'workload' : 'endpoint';
-  if (asked !== null && captured.hostNamed(asked, port) !== null) return 'name';
+  if (asked !== null && (captured.hostNamed(asked, port) ?? captured.hostOfSni(asked, port)) !== null)
+    return 'name';
   return captured.hostAnywhere(port) === null ? 'nobody' : 'port';
 }

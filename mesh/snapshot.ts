@@ -95,8 +95,10 @@ export interface Captured {
    * Null: the registry knows nobody there.
    */
   routeAt(address: string, port: number): Route | null;
-  /** Outbound: the host that a Host header or SNI means at a port, short forms of our namespace too; null: no service. */
+  /** Outbound: the host that a Host header means at a port, short forms of our namespace too; null: no service. */
   hostNamed(name: string, port: number): string | null;
+  /** The same of an SNI: of services declared as TLS that have no address of their own. */
+  hostOfSni(sni: string, port: number): string | null;
   /** Outbound: true where some service is meant by name at a port: what is spoken there must be looked at. */
   namesAt(port: number): boolean;
   /** Outbound: the TCP service without an address of its own that has a port whatever the address; null: none. */

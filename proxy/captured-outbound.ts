@@ -88,23 +88,19 @@ export class CapturedRoutes implements OutboundListener {
   #choose(snapshot: Snapshot, asked: string | null, http: boolean): Route | null {
     const { captured } = snapshot;
     const name = asked === null ? null : askedName(asked);
-    const named = name === null ? null : captured.hostNamed(name, this.port);
+    const hostOf = http ? captured.hostNamed : captured.hostOfSni;
+    const named = name === null ? null : hostOf(name, this.port);
     const [oldest] = this.#hosts;
     if (oldest !== undefined) {
       const host = named !== null && this.#hosts.includes(named) ? named : oldest;
       return this.#to(snapshot, host, host === named ? name : null);
     }
-    const route = named === null ? this.#anywhere(snapshot, http) : this.#to(snapshot, named, name);
+    // Where requests are looked at, they name whom they mean: only other bytes go by the port.
+    const host = named ?? (http ? null : captured.hostAnywhere(this.port));
+    const route = host === null ? null : this.#to(snapshot, host, host === named ? name : null);
     // Istio's label is the Host header's too; of other bytes it says nothing.
     const told = http && name !== null && HOST_LABEL.test(name) ? name : 'unknown';
     return route ?? passthroughRoute(snapshot, told, this.#original);
-  }
-
-  /** Requests name whom they mean: unless the port was declared TCP, only what is none goes by it. */
-  #anywhere(snapshot: Snapshot, http: boolean): Route | null {
-    const host = snapshot.captured.hostAnywhere(this.port);
-    const route = host === null ? null : this.#to(snapshot, host, null);
-    return http && route?.protocol !== 'tcp' ? null : route;
   }
 
   /** @param name the name that was asked for, where that has led to the host */

@@ -7,13 +7,15 @@ import { type AddressIndex, indexAddresses, type Served } from './by-address.ts'
 import { isWildcard } from './hosts.ts';
 import { CLUSTER_DOMAIN } from './kube-schema.ts';
 import { findMember } from './members.ts';
-import { type Service, serviceAge, servicePort } from './registry.ts';
-import { type RouteContext, routeTo, routeToWorkload } from './route.ts';
-import { indexVirtualAddresses, isNamed, type VirtualAddresses } from './virtual-addresses.ts';
+import { type Service, serviceAge } from './registry.ts';
+import { PASSTHROUGH, type RouteContext, routeTo, routeToWorkload } from './route.ts';
+import { indexVirtualAddresses, type VirtualAddresses } from './virtual-addresses.ts';
 import { findService } from './visible.ts';
 
 /** Routes to single addresses that are kept; the oldest makes room. Ports of known addresses only, but 65,535 each. */
 const MAX_ROUTES = 4_096;
+
+const NONE: readonly string[] = [];
 
 /** What may be asked of a wildcard's service: letters, digits, dashes, dots, nothing else. */
 const HOST_NAME = /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/;
@@ -42,24 +44,38 @@ export function compileCaptured(
     return index;
   };
   const routes = new Map<string, Route | null>();
+  const routeAt = (address: string, port: number): Route | null => {
+    const { addresses } = indexes();
+    if (!addresses.has(address)) return null;
+    const key = `${address} ${port}`;
+    const known = routes.get(key);
+    if (known !== undefined) return known;
+    const route = routeToAddress({ context, own, addresses }, address, port);
+    if (routes.size >= MAX_ROUTES) routes.delete(routes.keys().next().value ?? '');
+    routes.set(key, route);
+    return route;
+  };
   return {
-    hostsAt: (address, port) => indexes().virtual.hostsAt(address, port),
-    routeAt(address, port) {
-      const { addresses } = indexes();
-      if (!addresses.has(address)) return null;
-      const key = `${address} ${port}`;
-      const known = routes.get(key);
-      if (known !== undefined) return known;
-      const route = routeToAddress({ context, own, addresses }, address, port);
-      if (routes.size >= MAX_ROUTES) routes.delete(routes.keys().next().value ?? '');
-      routes.set(key, route);
-      return route;
+    hostsAt(address, port) {
+      const { virtual } = indexes();
+      const hosts = virtual.hostsAt(address, port);
+      if (hosts.length > 0) return hosts;
+      const around = virtual.hostsAround(address, port);
+      // In the midst of a block an endpoint of a service is called by its own address.
+      return around.length > 0 && isEndpoint(routeAt(address, port)) ? NONE : around;
     },
+    routeAt,
     hostNamed: (name, port) => hostNamed(context, indexes().virtual, name, port),
+    hostOfSni: (sni, port) => hostOfSni(context, indexes().virtual, sni, port),
     namesAt: (port) => indexes().virtual.namesAt(port),
     hostAnywhere: (port) => indexes().virtual.hostAnywhere(port),
     ingressAt: (port) => ingress.get(port) ?? null,
   };
+}
+
+/** Whether an address is of a service's endpoint, not only of a workload. */
+function isEndpoint(route: Route | null): boolean {
+  return route !== null && route.service.name !== PASSTHROUGH;
 }
 
 interface Addressed {
@@ -106,9 +122,9 @@ function inOrder({ entry: a }: Served, { entry: b }: Served): number {
 }
 
 /**
- * The host that a Host header or SNI means: itself; the service of which it is a short form; the service whose address
- * it is; the wildcard that covers it (Istio: generateVirtualHostDomains). Exact ones go before short forms, and those
- * before wildcards. Plain TCP has no names.
+ * The host that a Host header means: itself; the service of which it is a short form; the service whose address it is;
+ * the wildcard that covers it (Istio: generateVirtualHostDomains). Exact ones go before short forms, and those before
+ * wildcards.
  */
 function hostNamed(
   context: RouteContext,
@@ -116,24 +132,35 @@ function hostNamed(
   name: string,
   port: number,
 ): string | null {
-  // Istio's ignore_port_in_host_matching, and the absolute form of a name.
+  // Istio's ignore_port_in_host_matching.
   const bare = name.toLowerCase().replace(/:[0-9]+$/, '');
   const literal = canonicalAddress(bare.replace(/^\[(.*)\]$/, '$1'));
-  if (literal !== null) return virtual.hostsAtAddress(literal, port)[0] ?? null;
+  if (literal !== null) return virtual.hostsAt(literal, port)[0] ?? null;
+  // The absolute form of a name.
   const asked = bare.endsWith('.') ? bare.slice(0, -1) : bare;
   if (!HOST_NAME.test(asked)) return null;
+  const told = (host: string): Service | null => {
+    const service = findService(context, host, port);
+    return service !== null && virtual.isToldByHost(service, port) ? service : null;
+  };
   for (const host of fullForms(asked, context.client.namespace)) {
-    const service = context.registry.services.has(host) ? namedService(context, host, port) : null;
+    const service = context.registry.services.has(host) ? told(host) : null;
     if (service !== null && !isWildcard(service.host)) return host;
-    if (findMember(context, host, port) !== null) return host;
+    const member = findMember(context, host, port);
+    if (member !== null && virtual.isToldByHost(member.service, port)) return host;
   }
-  return namedService(context, asked, port)?.host.toLowerCase() ?? null;
+  return told(asked)?.host.toLowerCase() ?? null;
 }
 
-function namedService(context: RouteContext, host: string, port: number): Service | null {
-  const service = findService(context, host, port);
-  const declared = service === null ? null : servicePort(service, port);
-  return declared !== null && isNamed(declared) ? service : null;
+/** The host that an SNI means: in full, or by a wildcard. */
+function hostOfSni(
+  context: RouteContext,
+  virtual: VirtualAddresses,
+  sni: string,
+  port: number,
+): string | null {
+  const service = HOST_NAME.test(sni) ? findService(context, sni, port) : null;
+  return service !== null && virtual.isToldBySni(service, port) ? service.host.toLowerCase() : null;
 }
 
 /** What a name may mean in full: itself, or `orders`, `orders.shop`, `orders.shop.svc`, `db-0.db` by our search domains. */

@@ -162,7 +162,7 @@ export function routeToWorkload(
 }
 
 /** Istio's cluster of what is at no service's address. */
-const PASSTHROUGH = 'PassthroughCluster';
+export const PASSTHROUGH = 'PassthroughCluster';
 
 /** The files of a TLS origination; none where the mode uses none. */
 function filesOf(

@@ -18,7 +18,11 @@ export interface ClientView {
  * How far an entry is exported to the client's namespace (`exportTo`: `*`, `.`, `~`, names): 1 by name, 2 to everyone,
  * 0 not at all. Istio's initServiceRegistry: `*` beats all, then `~` hides from everyone.
  */
-function exportRank(entry: ServiceEntry, clientNamespace: string, defaults: readonly string[]): 0 | 1 | 2 {
+export function exportRank(
+  entry: ServiceEntry,
+  clientNamespace: string,
+  defaults: readonly string[],
+): 0 | 1 | 2 {
   const exportTo = entry.exportTo.length > 0 ? entry.exportTo : defaults;
   if (exportTo.length === 0 || exportTo.includes('*')) return 2;
   if (exportTo.includes('~')) return 0;

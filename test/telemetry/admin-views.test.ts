@@ -95,6 +95,7 @@ t.test('/snapshot shows workload, modes with their source, listeners and routes'
       hostsAt: () => [],
       routeAt: () => null,
       hostNamed: () => null,
+      hostOfSni: () => null,
       namesAt: () => false,
       hostAnywhere: () => null,
       ingressAt: () => null,
