@@ -1,7 +1,7 @@
 /**
  * Bundles `oarlock` into dist/; or into FOLDER/dist, with all beside it that it needs to run (`node bin/build.ts FOLDER`).
  */
-import { cpSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build, type Plugin } from 'esbuild';
 
@@ -52,6 +52,8 @@ await build({
 writeFileSync(join(dist, 'package.json'), '{"type":"module"}\n');
 
 if (folder !== null) {
+  // Where no shell is, a program is what the kernel can start.
+  chmodSync(join(dist, 'main.js'), 0o755);
   const filter = (path: string): boolean => !NOT_TO_RUN.test(path);
   for (const name of [NATIVE, `@koromix/${NATIVE}-${process.platform}-${process.arch}`]) {
     const path = join('node_modules', name);

@@ -1,3 +1,4 @@
+#!/usr/local/bin/node
 /** The bundle's entry: takes code that was compiled before from a cache beside the bundle, then reads the command line. */
 import { existsSync } from 'node:fs';
 import { enableCompileCache } from 'node:module';
