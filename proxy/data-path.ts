@@ -36,6 +36,7 @@ import { Links } from './links.ts';
 import { maskNearest, maskParams } from './mask.ts';
 import { type MeshTlsParts, nobodyShunned, nobodyVerified, tlsPolicyOf } from './mesh-tls.ts';
 import { type ModeSwitch, PortModes } from './port-modes.ts';
+import type { BindFrom } from './setup/bound-socket.ts';
 import { InboundTls } from './tls-inbound.ts';
 import { type MeshTls, OutboundTls, type TlsFiles } from './tls-outbound.ts';
 import { Trust, type TrustAdditions } from './trust.ts';
@@ -138,6 +139,8 @@ export class DataPath implements TunnelContext {
   /** Of request bodies held back for it. */
   readonly heldRoom: HeldRoom;
   readonly #verifierOf: (rules: TokenRules) => TokenVerifier;
+  /** Set where connections are captured. */
+  bindFrom: BindFrom | null = null;
   inboundTls: InboundTls | null = null;
   outboundTls: OutboundTls | null = null;
   /** What both were made with. */

@@ -1,5 +1,5 @@
 /** Reaching an upstream: the app beside us, or a peer over mTLS; a pool keeps what can be used again. */
-import { connect, type IpcNetConnectOpts, type Socket, type TcpNetConnectOpts } from 'node:net';
+import { connect, type NetConnectOpts, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
@@ -11,6 +11,7 @@ import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
 import type { Links } from './links.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
+import type { BindFrom } from './setup/bound-socket.ts';
 import {
   type MeshTls,
   type OriginateDone,
@@ -206,6 +207,8 @@ export interface DialContext {
   readonly links: Links;
   /** Opens streams for endpoints that are reached by HBONE. */
   readonly tunnels: TunnelDialler;
+  /** Makes sockets for apps that are dialled from a given address; null: there are none, or libuv does. */
+  readonly bindFrom: BindFrom | null;
 }
 
 /** Why a dial failed. */
@@ -292,7 +295,7 @@ class Attempt implements OriginateDone, Reaching {
     this.#target = target;
     this.#address = address;
     this.#done = done;
-    this.#socket = connect({ ...whereTo(address), allowHalfOpen: true, noDelay: true });
+    this.#socket = connect({ ...whereTo(context, address), allowHalfOpen: true, noDelay: true });
     this.#timer = setTimeout(() => this.#timedOut(), context.limits.connectTimeout);
   }
 
@@ -402,9 +405,12 @@ class Attempt implements OriginateDone, Reaching {
 }
 
 /** As `net.connect` takes it. */
-function whereTo(address: AppAddress): TcpNetConnectOpts | IpcNetConnectOpts {
+function whereTo({ bindFrom }: DialContext, address: AppAddress): NetConnectOpts {
   if ('path' in address || address.from === undefined) return address;
-  return { host: address.host, port: address.port, localAddress: address.from };
+  const { host, port, from } = address;
+  const fd = bindFrom?.(from) ?? null;
+  // Where none was made, libuv comes to the same end, and says why.
+  return fd === null ? { host, port, localAddress: from } : ({ host, port, fd } as NetConnectOpts);
 }
 
 function describe(error: NodeJS.ErrnoException): string {

@@ -8,6 +8,7 @@ import { type HboneListener, serveHbone } from '../hbone/serve.ts';
 import { serveInbound } from '../inbound.ts';
 import { serveOutbound } from '../outbound.ts';
 import { EgressRoutes } from '../outbound-listener.ts';
+import { loadBindFrom } from './bound-socket.ts';
 import { Capture } from './capture.ts';
 import { LocalAddresses } from './local-addresses.ts';
 import {
@@ -176,7 +177,7 @@ export class Listeners {
   /**
    * Opens the ports of capture, which may be before there is a snapshot: what the app asks for is held until there is.
    * They stay open.
-   * @throws ListenError; Error where the kernel cannot be asked
+   * @throws ListenError
    */
   async listen(own: OwnPorts): Promise<void> {
     this.#ownPorts = own;
@@ -234,11 +235,21 @@ export class Listeners {
     return wanted;
   }
 
-  /** Once. @returns null where it is open or off @throws ListenError; Error where the kernel cannot be asked */
+  /** Loads what Node itself has not: before the first connection, for it takes its time. @throws ListenError */
+  async #askKernel(): Promise<AskOriginalDestination> {
+    try {
+      this.#path.bindFrom = await loadBindFrom();
+      return await loadOriginalDestination();
+    } catch (error) {
+      throw new ListenError(`--intercept redirect: koffi cannot be loaded: ${(error as Error).message}`);
+    }
+  }
+
+  /** Once. @returns null where it is open or off @throws ListenError */
   async #openCapture(kind: 'outbound' | 'inbound', port: number | null): Promise<Open | null> {
     const closed = port === null || (kind === 'inbound' && this.#inboundClosed);
     if (closed || this.#open.has(kind)) return null;
-    this.#ask ??= await loadOriginalDestination();
+    this.#ask ??= await this.#askKernel();
     this.#capture ??= new Capture({
       path: this.#path,
       ask: this.#ask,
