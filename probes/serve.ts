@@ -29,7 +29,10 @@ const SOURCES = { 4: '127.0.0.6', 6: '::6' } as const;
 /** The kubelet asks one at a time; who asks more of one is none. */
 const MAX_AT_ONCE = 8;
 const QUIET_MS = 1_000;
-/** About the connection, or the body that a GET has not (RFC 9110 §7.6.1). */
+/**
+ * About the connection, or the body that a GET has not (RFC 9110 §7.6.1); and the word of a sidecar on who called,
+ * which nobody here may give.
+ */
 const NOT_PASSED_ON: ReadonlySet<string> = new Set([
   'host',
   'connection',
@@ -41,6 +44,7 @@ const NOT_PASSED_ON: ReadonlySet<string> = new Set([
   'te',
   'trailer',
   'upgrade',
+  'x-forwarded-client-cert',
 ]);
 
 interface State {

@@ -198,7 +198,7 @@ function readyRoute(handlers: ServerHandlers): Route {
 
 function quit(request: IncomingMessage, response: ServerResponse, handlers: ServerHandlers): Answer {
   // A page in a browser on this machine comes from loopback too; it cannot help sending Origin.
-  if (!isLoopback(request.socket.remoteAddress ?? '') || request.headers.origin !== undefined) {
+  if (!isFromHere(request) || request.headers.origin !== undefined) {
     return json(403, { error: 'only from this machine, and not from a web page' });
   }
   response.once('finish', handlers.quit);
@@ -208,6 +208,11 @@ function quit(request: IncomingMessage, response: ServerResponse, handlers: Serv
 /** True for 127.0.0.0/8 and ::1, also as IPv4 mapped into IPv6. */
 export function isLoopback(address: string): boolean {
   return address === '::1' || /^(::ffff:)?127(\.\d{1,3}){3}$/i.test(address);
+}
+
+/** 127.0.0.6 is whom the sidecar dials the app as: such a caller may be anywhere. */
+function isFromHere({ socket: { remoteAddress = '' } }: IncomingMessage): boolean {
+  return isLoopback(remoteAddress) && !/(?:^|:)127\.0\.0\.6$/.test(remoteAddress);
 }
 
 /** DNS rebinding: a page of `evil.com` whose name was pointed at 127.0.0.1 still sends its own name. */
@@ -256,7 +261,7 @@ async function respond(
   routes: Routes,
   admin: boolean,
 ): Promise<void> {
-  if (admin && !(isLocalHostHeader(request.headers.host) && isLoopback(request.socket.remoteAddress ?? ''))) {
+  if (admin && !(isLocalHostHeader(request.headers.host) && isFromHere(request))) {
     return send(request, response, json(403, { error: 'Host must be localhost, 127.0.0.1 or [::1]' }));
   }
   const [path = ''] = (request.url ?? '').split('?', 1);

@@ -83,7 +83,7 @@ t.test('only what the table has is served, and by GET', async (t) => {
   t.same(asked, ['/live'], 'a query changes nothing');
 });
 
-t.test("the kubelet's headers go on, but those about the connection", async (t) => {
+t.test("the kubelet's headers go on, but those about the connection and the caller", async (t) => {
   const seen: IncomingMessage[] = [];
   const port = await httpApp(t, (request, response) => {
     seen.push(request);
@@ -99,6 +99,8 @@ t.test("the kubelet's headers go on, but those about the connection", async (t) 
       'trailers',
       'Upgrade',
       'h2c',
+      'X-Forwarded-Client-Cert',
+      'URI=spiffe://cluster.local/ns/shop/sa/admin',
       'Expect-CT',
       'stays',
       'X-Latin',

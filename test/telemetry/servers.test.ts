@@ -51,6 +51,8 @@ interface Asked {
   readonly method?: string;
   readonly headers?: Record<string, string>;
   readonly host?: string;
+  /** The address it comes from. */
+  readonly from?: string;
 }
 
 function ask(port: number, path: string, asked: Asked = {}): Promise<Got> {
@@ -63,6 +65,7 @@ function ask(port: number, path: string, asked: Asked = {}): Promise<Got> {
         agent: false,
         method: asked.method ?? 'GET',
         headers: asked.headers ?? {},
+        ...(asked.from === undefined ? {} : { localAddress: asked.from }),
       },
       (response) => {
         let body = '';
@@ -244,6 +247,21 @@ t.test('quitquitquit from another address is refused', { skip: outside === undef
     403,
   );
   t.equal((await ask(port, '/metrics', { host })).status, 200, 'but scrapes are welcome');
+  t.equal(quits, 0);
+});
+
+t.test('what the sidecar itself carries here is not from this machine', async (t) => {
+  let quits = 0;
+  const { servers, metrics, admin } = await started({ quit: () => quits++ });
+  t.teardown(() => servers.close());
+  // Whom it dials the app as, wherever the caller is.
+  const from = '127.0.0.6';
+  t.equal((await ask(metrics, '/quitquitquit', { method: 'POST', from })).status, 403);
+  for (const path of ['/', '/certs', '/snapshot', '/handshakes']) {
+    t.equal((await ask(admin, path, { from })).status, 403, path);
+  }
+  t.equal((await ask(metrics, '/healthz/ready', { from })).status, 200);
+  t.equal((await ask(admin, '/certs', { from: '127.0.0.7' })).status, 200);
   t.equal(quits, 0);
 });
 
