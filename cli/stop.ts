@@ -35,7 +35,7 @@ export async function leave({ plane, times, log, app }: Leaving): Promise<string
   const over = new AbortController();
   const { signal } = over;
   try {
-    const gone = app === null ? null : untilGone(app, log, signal).then(() => log.info('the app is gone'));
+    const gone = app === null ? null : untilGone(app, log, signal);
     if (times.drainDelay > 0) await first(sleep(times.drainDelay, signal), gone);
     log.info('drain begins: nothing new is taken from outside');
     const grace = sleep(times.drain, signal).then(() => 'not finished within --drain');
@@ -65,12 +65,13 @@ export async function untilSeen(app: AppWatch, log: Logger, signal: AbortSignal)
   while (!signal.aborted && !(await look(app, log, false))) await sleep(LOOK_MS, signal);
 }
 
-/** Resolves once the app was not seen for a moment. What cannot be looked at is taken to be there. */
+/** Resolves once the app was not seen for a moment, and says so. What cannot be looked at is taken to be there. */
 export async function untilGone(app: AppWatch, log: Logger, signal: AbortSignal): Promise<void> {
   for (let missed = 0; missed < LOOKS && !signal.aborted; ) {
     missed = (await look(app, log, true)) ? 0 : missed + 1;
     if (missed < LOOKS) await sleep(LOOK_MS, signal);
   }
+  if (!signal.aborted) log.info('the app is gone');
 }
 
 /** @param otherwise where it cannot be looked at */
