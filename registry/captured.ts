@@ -134,15 +134,17 @@ function hostNamed(
 ): string | null {
   // Istio's ignore_port_in_host_matching.
   const bare = name.toLowerCase().replace(/:[0-9]+$/, '');
-  const literal = canonicalAddress(bare.replace(/^\[(.*)\]$/, '$1'));
-  if (literal !== null) return virtual.hostsAt(literal, port)[0] ?? null;
-  // The absolute form of a name.
-  const asked = bare.endsWith('.') ? bare.slice(0, -1) : bare;
-  if (!HOST_NAME.test(asked)) return null;
   const told = (host: string): Service | null => {
     const service = findService(context, host, port);
     return service !== null && virtual.isToldByHost(service, port) ? service : null;
   };
+  const literal = canonicalAddress(bare.replace(/^\[(.*)\]$/, '$1'));
+  if (literal !== null) {
+    return virtual.hostsAt(literal, port).find((host) => told(host) !== null) ?? null;
+  }
+  // The absolute form of a name.
+  const asked = bare.endsWith('.') ? bare.slice(0, -1) : bare;
+  if (!HOST_NAME.test(asked)) return null;
   for (const host of fullForms(asked, context.client.namespace)) {
     const service = context.registry.services.has(host) ? told(host) : null;
     if (service !== null && !isWildcard(service.host)) return host;
