@@ -89,6 +89,7 @@ async function admin(t: Test, more: Partial<CertsSources>, recorder = new Flight
       certs: async () => certsView({ ...sources, ...more }, Date.now()),
       handshakes: async () => recorder.list(),
       snapshot: () => ({}),
+      probes: null,
       quit: () => {},
       failed: (error) => t.fail(String(error)),
     },
