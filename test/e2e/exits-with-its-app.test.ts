@@ -1,0 +1,78 @@
+/** A Job is complete when all its containers are: a sidecar that is told to leaves within two seconds of its app. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
+import { echo, httpApp, tcpApp } from './harness/apps.ts';
+import { call } from './harness/clients.ts';
+import { Mesh } from './harness/mesh.ts';
+import { shop, shopPorts } from './harness/shop.ts';
+import { pause, within } from './harness/wait.ts';
+
+t.setTimeout(120_000);
+
+const app = await httpApp(t);
+const tcp = await tcpApp(t, echo);
+const ports = await shopPorts();
+const mesh = await Mesh.create(t, shop(ports, { http: app.port, tcp: tcp.port }));
+const MAIN = join(import.meta.dirname, '../../cli/main.ts');
+
+/** A process that leads a group of its own. */
+function job(t: Test, script: string): ChildProcess {
+  const child = spawn('sh', ['-c', script], { detached: true, stdio: 'ignore' });
+  t.teardown(() => child.kill('SIGKILL'));
+  return child;
+}
+
+t.test('with a process group, once all of it is gone', async (t) => {
+  // Its leader ends first.
+  const child = job(t, 'sleep 60 & sleep 60 & exec sleep 60');
+  const group = child.pid ?? 0;
+  const orders = await mesh.sidecar('orders');
+  const web = await mesh.sidecar('web', '--exit-with-app', String(group));
+  await web.logged({ msg: /^the app runs/ });
+  child.kill('SIGKILL');
+  await pause(1_000);
+  t.equal((await call(ports.http, '/tell')).status, 200, 'it serves on while one of them runs');
+  process.kill(-group, 'SIGKILL');
+  const began = performance.now();
+  t.same(await web.process.end(), { code: 0, signal: null });
+  t.ok(performance.now() - began < 2_000, `${performance.now() - began} ms`);
+  t.match(web.process.stderr.matching({ msg: 'stopping' }), [{ cause: 'the app is gone' }]);
+  await orders.process.kill();
+});
+
+t.test('but not before it has come: an app may start later', async (t) => {
+  // A number that no process has.
+  const web = await mesh.sidecar('web', '--exit-with-app', '4194304');
+  await pause(1_500);
+  t.equal(web.process.child.exitCode, null);
+  t.same(web.process.stderr.matching({ msg: 'stopping' }), []);
+  web.process.signal('SIGTERM');
+  t.same(await web.process.end(), { code: 0, signal: null });
+});
+
+const isRoot = process.getuid?.() === 0 && process.platform === 'linux';
+t.test(
+  'with all that runs beside it in a pid namespace, as containers of a pod share one',
+  { skip: !isRoot && 'needs root, to make a pid namespace' },
+  async (t) => {
+    const { dir } = await mesh.certDir('web');
+    const flags = mesh.flags('shop/web', '--cert-dir', dir, '--exit-with-app');
+    const sidecar = [process.execPath, MAIN, ...flags].map((part) => `'${part}'`).join(' ');
+    // The shell stands for the pod's first process, which both come from; the app ends after it was seen.
+    const script = `${sidecar} & sidecar=$!; sleep 4 & wait $sidecar; echo "ended with $?"`;
+    const child = spawn('unshare', ['--pid', '--fork', '--mount-proc', '--kill-child', 'sh', '-c', script], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    t.teardown(() => child.kill('SIGKILL'));
+    let said = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (piece: Buffer) => (said += piece));
+    const began = performance.now();
+    await within('the end of the namespace', new Promise((resolve) => child.once('close', resolve)));
+    const took = performance.now() - began;
+    t.match(said, /the app runs: we leave when it is gone/);
+    t.match(said, /"cause":"the app is gone"/);
+    t.match(said, /ended with 0/);
+    t.ok(took >= 4_000 && took < 6_000, `${took} ms`);
+  },
+);
