@@ -54,10 +54,9 @@ async function unknownFields(t: Test, objects: readonly KubernetesObject[]): Pro
     '',
   ];
   const output = await new Promise<string>((resolve) => {
-    // Without the test runner's own flags for Node.
-    const options = { cwd: folder, env: { PATH: process.env.PATH } };
-    const tsc = join(root, 'node_modules/typescript/bin/tsc');
-    execFile(process.execPath, [tsc, ...flags, file], options, (_error, stdout, stderr) =>
+    // The compiler itself: its launcher is a Node program, which the test runner would hang its hooks into.
+    const tsc = `node_modules/@typescript/typescript-${process.platform}-${process.arch}/lib/tsc`;
+    execFile(join(root, tsc), [...flags, file], { cwd: folder }, (_error, stdout, stderr) =>
       resolve(stdout + stderr),
     );
   });
