@@ -1,7 +1,6 @@
 /** Answers the kubelet's probes on the sidecar's port by asking the app, as Istio's pilot-agent does. */
 import type { IncomingMessage } from 'node:http';
 import { isIP } from 'node:net';
-import { askGrpc } from './grpc.ts';
 import { askHttp } from './http.ts';
 import type { AppProbe, AppProbes } from './table.ts';
 import { askTcp } from './tcp.ts';
@@ -102,6 +101,8 @@ export class ProbeServer {
       return { status: 200, body: '' };
     }
     if (probe.kind === 'grpc') {
+      // Most pods have no such probe, and start-up shall not wait for its modules.
+      const { askGrpc } = await import('./grpc.ts');
       const userAgent = request.headers['user-agent'] ?? 'oarlock';
       await askGrpc({ ...target, service: probe.service, userAgent, timeoutMs: probe.timeoutMs }, signal);
       return { status: 200, body: '' };
