@@ -3,7 +3,7 @@ import { Command, Option } from 'commander';
 import { UsageError } from '../config/usage-error.ts';
 import { NEEDS_NET_ADMIN } from '../intercept/explain.ts';
 import {
-  carryOut,
+  bringAbout,
   emptyPlace,
   findings,
   findPlace,
@@ -59,10 +59,10 @@ function run(parsed: Readonly<Record<string, unknown>>): void {
   const privileged = hasCapability('NET_ADMIN');
   if (!privileged && !dryRun) throw new InterceptError(NEEDS_NET_ADMIN);
   const backend = (parsed.backend as Backend | undefined) ?? null;
-  const ipv6 = parsed.ipv6 as Ipv6;
+  // What is to be removed is removed of both families, wherever it can be.
+  const ipv6 = clean ? 'off' : (parsed.ipv6 as Ipv6);
   const place = (privileged ? findPlace : emptyPlace)(backend, ipv6);
   place.warnings.forEach(warn);
-  const steps = stepsTo(options, place);
   if (check) {
     const found = findings(options, place);
     if (output === 'json')
@@ -72,13 +72,16 @@ function run(parsed: Readonly<Record<string, unknown>>): void {
     return;
   }
   if (dryRun) {
-    process.stdout.write(steps.map(shown).join(''));
+    const steps = stepsTo(options, place);
+    if (output === 'json') printJson({ backend: place.store.backend, steps });
+    else process.stdout.write(steps.map(shown).join(''));
     if (steps.length === 0) warn('there is nothing to change');
     return;
   }
-  carryOut(steps, ipv6).forEach(warn);
-  if (output === 'json') printJson({ backend: place.store.backend, changed: steps.length > 0 });
-  else process.stdout.write(`${summary(place.store.backend, steps, clean === true)}\n`);
+  const { changed, warnings } = bringAbout(options, place, ipv6);
+  warnings.forEach(warn);
+  if (output === 'json') printJson({ backend: place.store.backend, changed });
+  else process.stdout.write(`${summary(place.store.backend, changed, clean === true)}\n`);
 }
 
 function warn(text: string): void {
@@ -99,10 +102,7 @@ function shown({ tool, args, input }: Step): string {
   return `# ${[tool, ...args].join(' ')}\n${input}`;
 }
 
-function summary(backend: Backend, steps: readonly Step[], clean: boolean): string {
-  if (clean)
-    return steps.length === 0 ? 'There are no rules of capture.' : 'The rules of capture are removed.';
-  return steps.length === 0
-    ? `The rules of capture stood already (${backend}).`
-    : `The rules of capture are set (${backend}).`;
+function summary(backend: Backend, changed: boolean, clean: boolean): string {
+  if (clean) return changed ? 'The rules of capture are removed.' : 'There are no rules of capture.';
+  return `The rules of capture ${changed ? 'are set' : 'stood already'} (${backend}).`;
 }

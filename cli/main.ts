@@ -12,6 +12,7 @@ import { injectCommand } from './inject.ts';
 import { iptablesCommand } from './iptables.ts';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
+import { dropPrivileges } from './privileges.ts';
 import { probeCommand } from './probe.ts';
 import { routeCommand } from './route.ts';
 import { waitCommand } from './wait.ts';
@@ -32,6 +33,8 @@ const program = new Command('oarlock')
 
 program.addCommand(
   runCommandOptions().action(async (options: Record<string, unknown>) => {
+    // First, as this may execute the process anew.
+    await dropPrivileges();
     // The daemon's modules are loaded for `run` alone.
     const { run } = await import('./run.ts');
     await run(options);

@@ -12,6 +12,10 @@ const NO_TABLE =
 const KNOWN: readonly (readonly [RegExp, string])[] = [
   [/you must be root|Operation not permitted|Permission denied/i, NEEDS_NET_ADMIN],
   [/xtables lock/i, 'another iptables holds its lock: try again'],
+  [
+    /is incompatible, use 'nft' tool/i,
+    'somebody set rules in that table by nft that iptables cannot read: give --backend nft',
+  ],
   [/lock file/i, 'there is no place for its lock: mount a writable /run'],
   [
     NO_TABLE,

@@ -1,4 +1,5 @@
 /** Where the rules of capture are to stand in this network namespace, and what it takes to get there. */
+import { isDeepStrictEqual } from 'node:util';
 import { explain, lacksTable } from './explain.ts';
 import { type AddressState, addressState, addStep, loopbackAddress, removeStep } from './loopback-address.ts';
 import { type CaptureOptions, type Family, families } from './options.ts';
@@ -143,12 +144,42 @@ function wantedOf(options: CaptureOptions | null, { families }: Place): Wanted {
   return options === null ? nothing : { rules: captureRules(options), families };
 }
 
+/** Another run at the same time may come between our look and our change; whoever is last puts it right. */
+const MOST_ATTEMPTS = 5;
+
 /**
- * Does it.
- * @returns what could not be done and need not be, a line each
+ * Takes us there, and looks whether we are.
+ * @returns whether anything was changed; what could not be done and need not be, a line each
  * @throws InterceptError that says what failed, and what to do about it
  */
-export function carryOut(steps: readonly Step[], ipv6: Ipv6): readonly string[] {
+export function bringAbout(
+  options: CaptureOptions | null,
+  place: Place,
+  ipv6: Ipv6,
+): { readonly changed: boolean; readonly warnings: readonly string[] } {
+  let steps = stepsTo(options, place);
+  const changed = steps.length > 0;
+  for (let attempt = 1; steps.length > 0; attempt++) {
+    let failure = new InterceptError(
+      'the rules were set, and do not stand: does something else change them?',
+    );
+    try {
+      const warnings = carryOut(steps, ipv6);
+      if (warnings.length > 0) return { changed, warnings };
+    } catch (error) {
+      if (!(error instanceof InterceptError)) throw error;
+      failure = error;
+    }
+    const left = stepsTo(options, findPlace(place.store.backend, ipv6));
+    // Nothing has moved, or it never comes to rest.
+    if (isDeepStrictEqual(left, steps) || (left.length > 0 && attempt === MOST_ATTEMPTS)) throw failure;
+    steps = left;
+  }
+  return { changed, warnings: [] };
+}
+
+/** @returns what could not be done and need not be */
+function carryOut(steps: readonly Step[], ipv6: Ipv6): readonly string[] {
   const warnings: string[] = [];
   for (const step of steps) {
     const { status, stderr } = runTool(step);

@@ -48,7 +48,8 @@ export function findTool(name: string, folders: readonly string[] = FOLDERS): st
  */
 export function runTool({ tool, args, input }: Step): Output {
   const path = findTool(tool);
-  if (path === null) throw new InterceptError(`${tool} is not installed`);
+  if (path === null)
+    throw new InterceptError(`${tool} is not installed${tool === 'ip' ? ' (package iproute2)' : ''}`);
   const { status, stdout, stderr, error, signal } = spawnSync(path, args, {
     input,
     encoding: 'utf8',
@@ -56,8 +57,7 @@ export function runTool({ tool, args, input }: Step): Output {
     timeout: TIMEOUT_MS,
     maxBuffer: MAX_OUTPUT,
   });
-  if (error !== undefined) throw new InterceptError(`${tool} did not run: ${error.message}`);
-  if (status === null) throw new InterceptError(`${tool} was ended by ${signal}`);
+  if (status === null) throw new InterceptError(`${tool} did not end by itself: ${error?.message ?? signal}`);
   return { status, stdout, stderr };
 }
 

@@ -316,6 +316,15 @@ if (!skipped(t)) {
     }
   });
 
+  t.test('runs at the same time do not disturb one another', async (t) => {
+    for (const backend of BACKENDS) {
+      const namespace = new Namespace(t);
+      const runs = Array.from({ length: 4 }, () => namespace.oarlockBeside(['--backend', backend]));
+      t.same(await Promise.all(runs), [0, 0, 0, 0], backend);
+      t.match(namespace.oarlock(['--check']), { status: 0 }, backend);
+    }
+  });
+
   t.test('an address that is there already is fine', async (t) => {
     const namespace = new Namespace(t);
     namespace.must('ip -6 address add ::6/128 dev lo');

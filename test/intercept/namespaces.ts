@@ -69,8 +69,27 @@ export class Namespace {
     return this.run([...before, ...command]);
   }
 
+  /** The same beside others. @returns its exit status */
+  oarlockBeside(flags: readonly string[]): Promise<number | null> {
+    const child = this.start([process.execPath, join(root, 'cli/main.ts'), 'iptables', ...flags]);
+    child.stderr.pipe(process.stderr);
+    return new Promise((resolve) => child.on('close', resolve));
+  }
+
   start(argv: readonly string[]): ChildProcessWithoutNullStreams {
-    const wrapped = ['netns', 'exec', this.name, 'setpriv', '--pdeathsig', 'KILL', '--', ...argv];
+    const wrapped = [
+      'netns',
+      'exec',
+      this.name,
+      'env',
+      '-i',
+      `PATH=${SYSTEM_PATH}`,
+      'setpriv',
+      '--pdeathsig',
+      'KILL',
+      '--',
+      ...argv,
+    ];
     return spawn('ip', wrapped, { env: { PATH: SYSTEM_PATH } });
   }
 
