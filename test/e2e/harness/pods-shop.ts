@@ -22,6 +22,8 @@ export const APP = {
   straySmtp: 2526,
   redis: 6379,
   echo: 7000,
+  /** The same, for much. */
+  bulk: 7001,
 } as const;
 
 /** Ports of the service `orders`. */
@@ -33,6 +35,7 @@ const SERVED: readonly ServicePort[] = [
   { name: 'smtp', port: 25, targetPort: APP.smtp },
   { name: 'tcp-redis', port: 6379, targetPort: APP.redis },
   { name: 'tcp-echo', port: 7000, targetPort: APP.echo },
+  { name: 'tcp-bulk', port: 7001, targetPort: APP.bulk },
 ];
 
 /** Label of the pods of a headless service, which find each other by address, as those of a StatefulSet do. */
@@ -65,13 +68,13 @@ export async function shopOfPods(
       `search shop.svc.cluster.local svc.cluster.local cluster.local\nnameserver ${BRIDGE.ipv4}\noptions ndots:5\n`,
     );
   }
-  const { http, open, plain, stray, smtp, straySmtp, echo } = APP;
+  const { http, open, plain, stray, smtp, straySmtp, echo, bulk } = APP;
   const image = stageImage(t);
   await Promise.all([
     pythonApps(t, orders, [
       ...[http, open, plain, stray].map((port) => `http:${port}`),
       ...[smtp, straySmtp].map((port) => `smtp:${port}`),
-      `echo:${echo}`,
+      ...[echo, bulk].map((port) => `echo:${port}`),
     ]),
     pythonApps(t, web, [`http:${http}`]),
     pythonApps(t, legacy, [`http:${http}`]),

@@ -1,5 +1,6 @@
 /** Rules that go, sidecars that are late or dead, every backend of the rules: a captured app is never let past its sidecar. */
 import t from 'tap';
+import { APP_UID } from '../harness/pods.ts';
 import { callerOf, curl, toldOf } from '../harness/pods-calls.ts';
 import type { PodSidecar } from '../harness/pods-mesh.ts';
 import { VIPS } from '../harness/pods-resources.ts';
@@ -18,6 +19,15 @@ const urls = [
   ...orders.hosts.map((host) => `http://${host}:${APP.http}`),
 ];
 
+/** Says one thing, lets a second pass, says another; tells what came back. */
+const TALK = `
+import socket, sys, time
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+for word in [b"first", b"second"]:
+    connection.sendall(word)
+    print(connection.recv(64).decode(), flush=True)
+    time.sleep(1)
+`;
 const FLAGS = ['--canary-interval', '500ms'];
 let ofWeb: PodSidecar;
 let ofOrders: PodSidecar;
@@ -146,4 +156,38 @@ t.test('what the rules leave out', async (t) => {
   );
   await mesh.rules(orders);
   await each(legacy, ({ error }, url) => t.match(error, /reset by peer/, `${url}: captured again`));
+});
+
+t.test('a sidecar that stops keeps what its app has under way', async (t) => {
+  const mark = ofWeb.mark;
+  const open = await ofWeb.metric('oarlock_connections_open', { direction: 'outbound' });
+  const talk = web.run(['python3', '-c', TALK, orders.ipv4, `${APP.echo}`], { uid: APP_UID });
+  await until(
+    'the app to be heard',
+    async () => (await ofWeb.metric('oarlock_connections_open', { direction: 'outbound' })) > open,
+  );
+  ofWeb.child.kill('SIGTERM');
+  await ofWeb.logged({ msg: /drain begins/ }, mark);
+  t.equal(
+    (await curl(web, `${urls[0]}/meanwhile`)).status,
+    200,
+    'new calls of the app are carried meanwhile',
+  );
+  t.equal((await talk).output, 'first\nsecond\n', 'and what had begun comes to its end');
+  await ofWeb.exited;
+});
+
+t.test('a pod without IPv6', async (t) => {
+  for (const scope of ['all', 'default'])
+    await web.must(['sysctl', '-w', `net.ipv6.conf.${scope}.disable_ipv6=1`]);
+  await mesh.rules(web, '--clean');
+  await mesh.rules(web);
+  await mesh.rules(web, '--check');
+  ofWeb = await mesh.start(web, { credentials: mesh.token('web'), flags: FLAGS }).ready();
+  for (const url of urls.filter((url) => !url.includes('['))) {
+    t.equal(callerOf(toldOf(await curl(web, `${url}/`))), WEB, url);
+  }
+  t.equal(await ofWeb.metric('oarlock_capture_rules', { family: 'ipv4' }), 1);
+  const exposition = await ofWeb.get('http://127.0.0.1:15020/metrics');
+  t.notMatch(exposition, /oarlock_capture_rules\{family="ipv6"\}/, 'nothing is said of what is not there');
 });

@@ -104,6 +104,21 @@ const answered: readonly Row[] = [
   { title: 'to a pod without a sidecar', from: web, urls: vips(VIP.legacy, 80), as: null, clear: true },
 ];
 
+t.test('sidecars run as Istio has it: another user than all apps, without a capability', async (t) => {
+  for (const { pod, child } of [ofWeb, ofOrders]) {
+    const status = await pod.must(['cat', `/proc/${child.pid}/status`]);
+    for (const [field, value] of [
+      ['Uid', '1337\t1337\t1337\t1337'],
+      ['Gid', '1337\t1337\t1337\t1337'],
+      ['CapPrm', '0000000000000000'],
+      ['CapEff', '0000000000000000'],
+      ['CapBnd', '0000000000000000'],
+    ] as const) {
+      t.match(status, `${field}:\t${value}\n`, `${pod.name}: ${field}`);
+    }
+  }
+});
+
 t.test('answered, and the app sees whom the mesh knows', async (t) => {
   for (const { title, from, urls, as, clear = false } of answered) {
     await t.test(title, async (t) => {
@@ -188,6 +203,20 @@ t.test('refused', async (t) => {
   });
 });
 
+/** Sends much while it reads what comes back, and ends its side before the other does. */
+const THERE_AND_BACK = `
+import os, socket, sys, threading
+sent, back = os.urandom(4_000_000), bytearray()
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def send():
+    connection.sendall(sent)
+    connection.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+while piece := connection.recv(65536):
+    back += piece
+print("as it was sent" if back == sent else f"{len(back)} of {len(sent)} bytes")
+`;
+
 /** An SMTP client waits to be greeted; VRFY is its question here. */
 async function mail(t: Test, from: Pod, host: string, port: number): Promise<string> {
   const secret = newSecret();
@@ -232,6 +261,29 @@ t.test('redis', async (t) => {
     t.equal(await ask('SET', 'word', secret), 'OK\n', host);
     t.equal(await ask('GET', 'word'), `${secret}\n`, host);
   }
+});
+
+t.test('many at once, and much', async (t) => {
+  const secret = newSecret();
+  secrets.push(secret);
+  const urls = [`http://orders/[1-130]?${secret}`, `http://${orders.ipv4}:${APP.http}/[1-70]?${secret}`];
+  const flags = [
+    '--silent',
+    '--parallel',
+    '--parallel-max',
+    '40',
+    '--max-time',
+    '60',
+    '--write-out',
+    'status=%{http_code}\n',
+  ];
+  const outs = urls.flatMap((url) => ['--output', '/dev/null', url]);
+  const { output } = await web.run(['curl', ...flags, ...outs], { uid: APP_UID, ms: 70_000 });
+  t.equal(output.match(/status=200\n/g)?.length, 200, `none is lost: ${output}`);
+  const { output: back } = await web.run(['python3', '-c', THERE_AND_BACK, 'orders', `${APP.bulk}`], {
+    uid: APP_UID,
+  });
+  t.equal(back, 'as it was sent\n', 'megabytes there and back, and the end of them');
 });
 
 t.test('over HBONE, once the pod says so', async (t) => {
@@ -285,7 +337,18 @@ t.test('the wire', async (t) => {
     // Each port that was called, and no other.
     t.strictSame(
       [...ports.keys()].sort((a, b) => a - b),
-      [APP.smtp, APP.straySmtp, APP.redis, APP.echo, APP.http, APP.open, APP.nginx, APP.stray, HBONE],
+      [
+        APP.smtp,
+        APP.straySmtp,
+        APP.redis,
+        APP.echo,
+        APP.bulk,
+        APP.http,
+        APP.open,
+        APP.nginx,
+        APP.stray,
+        HBONE,
+      ],
     );
   });
 

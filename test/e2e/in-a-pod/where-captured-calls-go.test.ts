@@ -17,6 +17,10 @@ t.setTimeout(120_000);
 /** An address that two hosts share, with HTTP at 8000 and TLS at 443. */
 const SHARED = { ipv4: `${VIPS.ipv4}100`, ipv6: `${VIPS.ipv6}100` } as const;
 
+/** A port of `orders` that its Sidecar leads to another, where an app listens on 127.0.0.1 alone. */
+const MOVED = 9000;
+const INSIDE = 9001;
+
 const external = (name: string, addresses: readonly string[], endpoint: readonly string[]): string =>
   document('networking.istio.io/v1', 'ServiceEntry', name, {
     spec: {
@@ -36,6 +40,15 @@ const { network, mesh, web, orders, legacy } = await shopOfPods(t, (network) => 
   external('blue', [SHARED.ipv4, SHARED.ipv6], [network.pod('legacy').ipv4]),
   external('green', [SHARED.ipv4, SHARED.ipv6], [BRIDGE.ipv4]),
   external('nowhere', [], [network.pod('legacy').ipv4]),
+  document('networking.istio.io/v1', 'Sidecar', 'orders', {
+    spec: {
+      workloadSelector: { labels: { app: 'orders' } },
+      ingress: [
+        { port: { number: MOVED, name: 'http' }, defaultEndpoint: `127.0.0.1:${INSIDE}` },
+        { port: { number: APP.http, name: 'http-own' }, defaultEndpoint: `0.0.0.0:${APP.http}` },
+      ],
+    },
+  }),
 ]);
 const { bridge } = network;
 
@@ -59,7 +72,9 @@ for (const [pod, name] of [
   );
 }
 await pythonApps(t, bridge, [`http:${APP.http}`]);
-const [ofWeb, ofOrders] = await mesh.inject([web, orders]);
+await pythonApps(t, orders, [`http:${INSIDE}@127.0.0.1`]);
+// Threads share the ports of capture, and each asks the kernel for itself.
+const [ofWeb, ofOrders] = await mesh.inject([web, orders], { flags: ['--concurrency', '2'] });
 if (ofWeb === undefined || ofOrders === undefined) throw new Error('no sidecars');
 
 const WEB = spiffe('shop', 'web');
@@ -121,11 +136,18 @@ t.test('an address that services share', async (t) => {
   }
 });
 
-t.test('a name without an address of its own', async (t) => {
-  const asked = await curl(web, `http://${OUTSIDE.ipv4}:8000/named`, {
-    headers: { host: 'nowhere.example.com' },
-  });
-  t.equal(toldOf(asked).at, legacy.ipv4, 'goes where its endpoints are');
+t.test('a name without an address of its own goes where its endpoints are', async (t) => {
+  for (const host of [OUTSIDE.ipv4, `[${OUTSIDE.ipv6}]`]) {
+    const headers = { host: 'nowhere.example.com' };
+    t.equal(
+      toldOf(await curl(web, `http://${host}:8000/named`, { headers })).at,
+      legacy.ipv4,
+      `${host}: by Host`,
+    );
+    const flags = ['--insecure', '--resolve', `nowhere.example.com:443:${host}`];
+    const { body, error } = await curl(web, 'https://nowhere.example.com/', { flags });
+    t.equal(body, 'blue by TLS', `${host}: by SNI ${error}`);
+  }
 });
 
 t.test('a service without a pod that is ready', async (t) => {
@@ -190,8 +212,29 @@ t.test('hosts that nobody knows', async (t) => {
       'GET',
       'who is known is reached',
     );
-    mesh.write('mesh-config.yaml', 'kind: MeshConfig\n');
+    await mesh.change('mesh-config.yaml', 'kind: MeshConfig\n', [ofWeb, ofOrders]);
   });
+});
+
+t.test('a port that a Sidecar resource leads elsewhere', async (t) => {
+  for (const host of orders.hosts) {
+    const told = toldOf(await curl(web, `http://${host}:${MOVED}/`));
+    t.equal(told.at, '127.0.0.1', host);
+    t.equal(callerOf(told), WEB);
+    const own = toldOf(await curl(web, `http://${host}:${APP.http}/`));
+    t.ok([orders.ipv4, orders.ipv6].includes(own.at), `the pod's own address: ${own.at}`);
+    // Nobody leads this one there: it is the pod's own address that is dialled.
+    t.equal((await curl(web, `http://${host}:${INSIDE}/`)).status, 503);
+  }
+});
+
+t.test("the admin API is nobody else's, however it is asked for", async (t) => {
+  for (const host of orders.hosts) {
+    for (const from of [web, legacy]) {
+      const { status } = await curl(from, `http://${host}:15000/certs`, { headers: { host: 'localhost' } });
+      t.ok(status === 0 || status === 503, `${from.name} to ${host}: ${status}`);
+    }
+  }
 });
 
 t.test('the ports of capture themselves', async (t) => {
