@@ -92,24 +92,30 @@ export class CapturedRoutes implements OutboundListener {
     const named = name === null ? null : hostOf(name, this.port);
     const [oldest] = this.#hosts;
     if (oldest !== undefined) {
-      const host = named !== null && this.#hosts.includes(named) ? named : oldest;
-      return this.#to(snapshot, host, host === named ? name : null);
+      const host = this.#hosts.find((one) => one === named || covers(one, name)) ?? oldest;
+      return this.#to(snapshot, host, name);
     }
     // Where requests are looked at, they name whom they mean: only other bytes go by the port.
     const host = named ?? (http ? null : captured.hostAnywhere(this.port));
-    const route = host === null ? null : this.#to(snapshot, host, host === named ? name : null);
+    const route = host === null ? null : this.#to(snapshot, host, name);
     // Istio's label is the Host header's too; of other bytes it says nothing.
     const told = http && name !== null && HOST_LABEL.test(name) ? name : 'unknown';
     return route ?? passthroughRoute(snapshot, told, this.#original);
   }
 
-  /** @param name the name that was asked for, where that has led to the host */
+  /** @param name that was asked for: what a wildcard's host is called there */
   #to(snapshot: Snapshot, host: string, name: string | null): Route | null {
-    const meant = host.startsWith('*') ? (name ?? host) : host;
+    const meant = host.startsWith('*') && covers(host, name) ? name : host;
     return this.#asOriginal(snapshot.route(meant, this.#original.port), meant);
   }
 
   #asOriginal(route: Route | null, name: string | null): Route | null {
     return route === null ? null : routeAsAsked(route, name, this.#original.address);
   }
+}
+
+/** True for the host itself, and for what its wildcard stands for. */
+function covers(host: string, name: string | null): name is string {
+  if (name === null) return false;
+  return host.startsWith('*') ? name.endsWith(host.slice(1)) : host === name;
 }

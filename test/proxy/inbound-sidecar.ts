@@ -79,6 +79,8 @@ export interface SidecarOptions {
   readonly limits?: Partial<Record<LimitName, number>>;
   /** Absent: TLS is refused for want of credentials. */
   readonly leaf?: Leaf;
+  /** What Sidecar listeners and captured addresses mean. Absent: nothing is captured. */
+  readonly intercept?: 'redirect';
   /** Absent: no name resolves. */
   readonly names?: NameResolver;
 }
@@ -177,7 +179,7 @@ export function credentialsOf({ cert, key, ca }: Leaf): Credentials {
 }
 
 function snapshotOf(options: SidecarOptions): Snapshot {
-  const { resources: yaml = '', ask, verify = null } = options;
+  const { resources: yaml = '', ask, verify = null, intercept = 'none' } = options;
   const asked = options.provider ?? null;
   const { resources, problems } = parseDocuments(SERVICES + yaml, 'test.yaml');
   const { snapshot, problems: all } = compileSnapshot({
@@ -190,7 +192,7 @@ function snapshotOf(options: SidecarOptions): Snapshot {
       serviceAccount: 'orders',
     },
     overrides: {},
-    intercept: 'none',
+    intercept,
     generation: 1,
   });
   if (snapshot === null) throw new Error(all.map(problemLine).join('\n'));
