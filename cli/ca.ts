@@ -45,6 +45,7 @@ interface AccountOptions extends DirOption {
 
 interface TokenOptions extends AccountOptions {
   readonly out?: string;
+  readonly rootOut?: string;
   readonly renew?: boolean;
 }
 
@@ -102,7 +103,8 @@ export function caCommand(): Command {
       new Option('--ttl <duration>', 'how long the token is good').argParser(ttl).default(43_200_000, '12h'),
     )
     .option('--out <file>', 'write it to FILE instead')
-    .option('--renew', 'keep FILE fresh until stopped')
+    .option('--root-out <file>', "write the CA's roots there too, for who may not see its folder")
+    .option('--renew', 'keep these files fresh until stopped')
     .action((options: TokenOptions) => token(options));
   withOutput(account(ca.command('issue').description('write credentials as the files --cert-dir reads')))
     .requiredOption('--out <dir>', 'where cert-chain.pem, key.pem and root-cert.pem go')
@@ -185,21 +187,27 @@ async function startKubernetes(
   };
 }
 
-async function token({
-  dir,
-  out,
-  renew,
-  ttl: ttlMs,
-  namespace,
-  serviceAccount,
-}: TokenOptions): Promise<void> {
+async function token(options: TokenOptions): Promise<void> {
+  const { dir, out, rootOut, renew, ttl: ttlMs, namespace, serviceAccount } = options;
   if (renew && out === undefined) throw new Error('--renew needs --out FILE to keep fresh');
-  const [{ openTokenKey, signToken }, { replaceFile, SECRET }] = await Promise.all([
-    import('../ca-client/ca-token.ts'),
-    import('../ca-client/file-store.ts'),
-  ]);
+  const [{ openTokenKey, signToken }, { replaceFile, readIfThere, SECRET, PUBLIC }, { CA_FILES }] =
+    await Promise.all([
+      import('../ca-client/ca-token.ts'),
+      import('../ca-client/file-store.ts'),
+      import('../ca-client/ca-folder.ts'),
+    ]);
   const keys = await openTokenKey(dir);
   const sign = () => signToken(keys, { namespace, serviceAccount }, ttlMs, Date.now());
+  let told = '';
+  const tellRoots = async () => {
+    if (rootOut === undefined) return;
+    const roots = await readIfThere(join(dir, CA_FILES.roots));
+    if (roots === null) throw new Error(`${dir} has no ${CA_FILES.roots} yet: start its CA first`);
+    if (roots === told) return;
+    await replaceFile(rootOut, roots, PUBLIC);
+    told = roots;
+  };
+  await tellRoots();
   if (out === undefined) {
     process.stdout.write(`${await sign()}\n`);
     return;
@@ -211,18 +219,23 @@ async function token({
   // looked at often, by the wall clock: a machine may have slept past any timer
   const timer = setInterval(
     () => {
+      tellRoots().catch((error: Error) => complain('roots', error));
       if (Date.now() - renewed < ttlMs / 2) return;
       const before = renewed;
       renewed = Date.now();
       write().catch((error: Error) => {
         renewed = before;
-        process.stderr.write(`oarlock: the token could not be renewed, will try again: ${error.message}\n`);
+        complain('token', error);
       });
     },
     Math.min(ttlMs / 8, 10_000),
   );
   await stopSignal();
   clearInterval(timer);
+}
+
+function complain(what: string, { message }: Error): void {
+  process.stderr.write(`oarlock: the ${what} could not be renewed, will try again: ${message}\n`);
 }
 
 async function issue(options: IssueOptions): Promise<void> {
