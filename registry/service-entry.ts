@@ -172,7 +172,7 @@ export function decodeServiceEntry(resource: Resource, problems: Problem[]): Ser
     resource.labels.get('networking.istio.io/enable-autoallocate-ip')?.toLowerCase() === 'false';
   const bare = (spec.ports ?? []).findIndex(({ protocol: word }) => !word || word === 'TCP');
   if (!given.addresses && (entry.resolution === 'NONE' || optedOut) && bare >= 0) {
-    const why = 'without addresses a TCP port is only known by its number';
+    const why = 'without addresses a TCP port is only known by its number; add addresses';
     reporter.report(['spec', 'ports', bare, 'protocol'], 'badValue', why, 'Warning');
   }
   const cidr = (spec.addresses ?? []).some((text) => text.includes('/'));

@@ -118,7 +118,7 @@ function protocolText(protocol: Protocol): string {
 export const portProtocols: RegistryCheck = (set) => {
   const problems: Problem[] = [];
   for (const { item, resource } of set.serviceEntries) {
-    const addressed = item.kubernetes !== null || rawAt(resource, ['spec', 'addresses']) !== undefined;
+    const addressed = item.kubernetes !== null || item.addresses.length > 0;
     item.ports.forEach(({ number, name, protocol }, i) => {
       const path = ['spec', 'ports', i];
       if (protocol === 'auto') {
@@ -130,7 +130,9 @@ export const portProtocols: RegistryCheck = (set) => {
       if (addressed || isHttp(protocol) || item.hosts.every((host) => host.startsWith('*'))) return;
       const declared = String(rawAt(resource, [...path, 'protocol']) ?? '').toUpperCase();
       if (declared !== '' && declared !== 'TCP') return;
-      const message = `captured TCP connections are told apart by address, and ${item.hosts[0]} has none in addresses`;
+      const message =
+        `without addresses every captured TCP connection to port ${number} that nobody else claims is taken for one to ` +
+        `${item.hosts[0]}; add addresses`;
       problems.push(finding(resource, path, 'addressRequired', message));
     });
   }

@@ -163,6 +163,46 @@ t.test('tunnels', async (t) => {
   t.match(table.stdout, /^endpoint +\[fd00::2\]:9080 ISTIO_MUTUAL by HBONE on \[fd00::2\]:25008$/m);
 });
 
+t.test('where capture takes a connection', async (t) => {
+  const captured = folder(t, {
+    'mesh.yaml': SET.replace('  resolution: STATIC', '  addresses: [240.0.0.1]\n  resolution: STATIC'),
+    'more.yaml':
+      'apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: db, namespace: foo}\n' +
+      'spec: {hosts: [db.example], ports: [{number: 5432, name: tcp}], resolution: DNS}\n',
+  });
+  const ask = async (...args: readonly string[]): Promise<Record<string, unknown>> => {
+    const { code, stdout, stderr } = await oarlock([
+      ...['route', '--config', captured, '-o', 'json', ...args],
+    ]);
+    t.equal(code, 0, stderr);
+    return JSON.parse(stdout);
+  };
+  t.same(await ask('--address', '240.0.0.1', '--port', '9080'), {
+    address: '240.0.0.1',
+    port: 9080,
+    by: 'address',
+    host: HOST,
+    protocol: 'http',
+    tls: autoTls,
+    endpoints: [v1, v2],
+    passthrough: false,
+    warnings: [],
+  });
+  const own = { ...autoTls, sni: null };
+  for (const [args, answer] of [
+    [['--address', '::ffff:10.0.0.1', '--port', '19080'], { by: 'endpoint', host: HOST, endpoints: [v1] }],
+    [['--address', '10.0.0.1', '--port', '1'], { by: 'workload', host: null, tls: own, protocol: 'auto' }],
+    [['--address', '8.8.8.8', '--port', '9080', '--host', 'reviews.foo'], { by: 'name', host: HOST }],
+    [['--address', '8.8.8.8', '--port', '5432'], { by: 'port', host: 'db.example', protocol: 'tcp' }],
+    [['--address', '8.8.8.8', '--port', '9080'], { by: 'nobody', host: null, passthrough: true }],
+  ] as const) {
+    t.match(await ask(...args), answer, args.join(' '));
+  }
+  const table = await oarlock(['route', '--config', captured, '--address', 'fd00::2', '--port', '9080']);
+  t.match(table.stdout, /^meant by +endpoint$/m);
+  t.match(table.stdout, /^endpoint +\[fd00::2\]:9080 DISABLE$/m);
+});
+
 t.test('REGISTRY_ONLY passes nothing through', async (t) => {
   const closed = folder(t, {
     'a.yaml': 'kind: MeshConfig\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n',
@@ -172,6 +212,15 @@ t.test('REGISTRY_ONLY passes nothing through', async (t) => {
   ]);
   t.equal(code, 0);
   t.match(JSON.parse(stdout), { passthrough: false, endpoints: [], warnings: [/REGISTRY_ONLY/] });
+  const address = await oarlock([
+    ...['route', '--config', closed, '--address', '8.8.8.8', '--port', '80', '-o', 'json'],
+  ]);
+  t.match(JSON.parse(address.stdout), {
+    by: 'nobody',
+    passthrough: false,
+    endpoints: [],
+    warnings: [/REGISTRY_ONLY/],
+  });
 });
 
 t.test('a table for people', async (t) => {
@@ -188,6 +237,12 @@ t.test('bad usage and unreadable input exit 2 with one line', async (t) => {
   const bad = folder(t, { 'bad.yaml': SET.replace('resolution: STATIC', 'resolution: STATICK') });
   const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
     ['no host', ['--config', dir, '--port', '80'], /--host/],
+    ['no IP address', ['--config', dir, '--address', 'a', '--port', '80'], /--address/],
+    [
+      'an address and a subset',
+      ['--config', dir, '--address', '1.1.1.1', '--port', '80', '--subset', 'v1'],
+      /--subset/,
+    ],
     ['no port', ['--config', dir, '--host', 'a'], /--port/],
     ['a bad port', ['--config', dir, '--host', 'a', '--port', '65536'], /port/],
     ['a host with port', ['--config', dir, '--host', 'a:80', '--port', '80'], /--host/],
