@@ -1,14 +1,15 @@
 /** The three small HTTP servers beside the data path: health, metrics and admin. They know nobody; answers come from providers. */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import {
+  bind,
+  closeServer,
+  createBoundedServer,
+  defaultServerBounds,
+  type Listen,
+  type ServerBounds,
+} from './bounded-server.ts';
 import { type FlightLog, handshakesView } from './flight-recorder.ts';
-
-/** Where a server listens. Port 0: the kernel chooses. */
-export interface Listen {
-  /** Null: all addresses, IPv6 and IPv4. Admin takes loopback addresses only; null means 127.0.0.1 there. */
-  readonly host: string | null;
-  readonly port: number;
-}
 
 /** Null turns a server off. */
 export interface ServersOptions {
@@ -17,29 +18,6 @@ export interface ServersOptions {
   readonly admin: Listen | null;
   readonly bounds?: ServerBounds;
 }
-
-/** Milliseconds and counts. */
-export interface ServerBounds {
-  readonly headTimeoutMs: number;
-  readonly requestTimeoutMs: number;
-  /** How often the two are looked at. */
-  readonly checkIntervalMs: number;
-  /** No byte either way: a scraper that stops reading must not keep an answer in memory. */
-  readonly idleTimeoutMs: number;
-  readonly maxConnections: number;
-}
-
-/** Small: probes and scrapers are few, near and quick; whoever is not is none of them. */
-export const defaultServerBounds: ServerBounds = {
-  headTimeoutMs: 5_000,
-  requestTimeoutMs: 10_000,
-  checkIntervalMs: 2_500,
-  idleTimeoutMs: 30_000,
-  maxConnections: 128,
-};
-const MAX_HEAD_BYTES = 8_192;
-/** How long `close` lets answers under way finish. */
-const CLOSE_MS = 500;
 
 export interface Readiness {
   readonly ready: boolean;
@@ -99,7 +77,13 @@ export async function startServers(options: ServersOptions, handlers: ServerHand
     for (const name of ['health', 'metrics', 'admin'] as const) {
       const listen = options[name];
       if (listen === null) continue;
-      const server = makeServer(bounds, routers[name](handlers, bounds), handlers, name === 'admin');
+      const routes = routers[name](handlers, bounds);
+      const server = createBoundedServer(bounds, (request, response) => {
+        respond(request, response, routes, name === 'admin').catch((error: unknown) => {
+          handlers.failed(error, request.url ?? '');
+          send(request, response, json(500, { error: 'internal error, see the log' }));
+        });
+      });
       await bind(server, name, name === 'admin' ? loopbackOnly(listen) : listen);
       started.push(server);
       ports[name] = (server.address() as AddressInfo).port;
@@ -235,26 +219,6 @@ function printable(_name: string, value: unknown): unknown {
   return value;
 }
 
-function makeServer(bounds: ServerBounds, routes: Routes, handlers: ServerHandlers, admin: boolean): Server {
-  const server = createServer(
-    {
-      headersTimeout: bounds.headTimeoutMs,
-      requestTimeout: bounds.requestTimeoutMs,
-      connectionsCheckingInterval: bounds.checkIntervalMs,
-      maxHeaderSize: MAX_HEAD_BYTES,
-    },
-    (request, response) => {
-      respond(request, response, routes, admin).catch((error: unknown) => {
-        handlers.failed(error, request.url ?? '');
-        send(request, response, json(500, { error: 'internal error, see the log' }));
-      });
-    },
-  );
-  server.maxConnections = bounds.maxConnections;
-  server.timeout = bounds.idleTimeoutMs;
-  return server;
-}
-
 async function respond(
   request: IncomingMessage,
   response: ServerResponse,
@@ -297,32 +261,4 @@ function loopbackOnly(listen: Listen): Listen {
     throw new Error(`admin listens on loopback only, not on ${host}`);
   }
   return { host, port: listen.port };
-}
-
-function bind(server: Server, name: ServerName, listen: Listen): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => reject(bindError(error, name, listen)));
-    server.listen(
-      { port: listen.port, ...(listen.host === null ? {} : { host: listen.host }), exclusive: true },
-      resolve,
-    );
-  });
-}
-
-function bindError(error: NodeJS.ErrnoException, name: ServerName, listen: Listen): Error {
-  const what = error.code === 'EADDRINUSE' ? 'is in use' : `cannot be bound (${error.code ?? error.message})`;
-  return new Error(`${name} port ${listen.port} ${what}: choose another with --${name}-port, or off`, {
-    cause: error,
-  });
-}
-
-function closeServer(server: Server): Promise<void> {
-  return new Promise((resolve) => {
-    const patience = setTimeout(() => server.closeAllConnections(), CLOSE_MS);
-    server.close(() => {
-      clearTimeout(patience);
-      resolve();
-    });
-    server.closeIdleConnections();
-  });
 }

@@ -13,6 +13,7 @@ import {
 import type { Test } from 'tap';
 import { ProbeServer } from '../../probes/serve.ts';
 import { readAppProbes } from '../../probes/table.ts';
+import { defaultServerBounds } from '../../telemetry/bounded-server.ts';
 import { startServers } from '../../telemetry/servers.ts';
 import { TestCa } from '../e2e/harness/test-ca.ts';
 
@@ -60,11 +61,8 @@ export async function sidecar(t: Test, table: object, options: SidecarOptions = 
       metrics: { host: '127.0.0.1', port: 0 },
       admin: null,
       bounds: {
-        headTimeoutMs: 5_000,
-        requestTimeoutMs: 10_000,
-        checkIntervalMs: 2_500,
-        idleTimeoutMs: options.idleTimeoutMs ?? 30_000,
-        maxConnections: 128,
+        ...defaultServerBounds,
+        idleTimeoutMs: options.idleTimeoutMs ?? defaultServerBounds.idleTimeoutMs,
       },
     },
     {

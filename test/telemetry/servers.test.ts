@@ -4,14 +4,15 @@ import { request as httpRequest } from 'node:http';
 import { connect, createServer, type Socket } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import t from 'tap';
+import { defaultServerBounds } from '../../telemetry/bounded-server.ts';
 import {
-  defaultServerBounds,
   isLocalHostHeader,
   isLoopback,
   type Readiness,
   type ServerHandlers,
   startServers,
 } from '../../telemetry/servers.ts';
+import { until } from '../e2e/harness/wait.ts';
 
 const READY: Readiness = { ready: true, waitingFor: [], warnings: [] };
 const PEM = '-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\n-----END PRIVATE KEY-----\n';
@@ -379,6 +380,25 @@ t.test('connections are bounded', async (t) => {
   await extra.closed;
   for (const { socket } of held) socket.destroy();
   t.pass('the fourth was closed');
+});
+
+t.test('one address cannot shut out another', async (t) => {
+  const { servers, metrics } = await started({}, { ...defaultServerBounds, maxConnectionsPerAddress: 3 });
+  t.teardown(() => servers.close());
+  const held = [];
+  for (let i = 0; i < 3; i++) held.push(await rawSocket(metrics));
+  await (await rawSocket(metrics)).closed;
+  await t.rejects(ask(metrics, '/healthz/ready'));
+  t.equal((await ask(metrics, '/healthz/ready', { from: '127.0.0.9' })).status, 200);
+  held[0]?.socket.destroy();
+  await held[0]?.closed;
+  await until('there is room again', () =>
+    ask(metrics, '/healthz/ready').then(
+      ({ status }) => status === 200,
+      () => false,
+    ),
+  );
+  for (const { socket } of held) socket.destroy();
 });
 
 t.test('close lets an answer under way finish and waits for no idle keep-alive', async (t) => {
