@@ -170,7 +170,7 @@ function statusPortOf({ annotations, statusPort }: ProbeRewriting, warnings: str
   const number = numberOf(String(text), {});
   if (number === null) {
     warnings.push(
-      `status.sidecar.istio.io/port ${JSON.stringify(text)} is no port: probes are left as they are`,
+      `status.sidecar.istio.io/port ${JSON.stringify(text)} is no port to ask at: probes are left as they are`,
     );
   }
   return number;
