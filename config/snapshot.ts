@@ -244,9 +244,10 @@ function assemble({ input, decoded, mesh: defaults, workload, identity, problems
   };
   const routes = cachedRoutes(context);
   const own: Workload = { ...workload, serviceAccount: identity.serviceAccount ?? workload.serviceAccount };
-  // Flags say little, but the Pod they mean may be known.
-  const pod = 'entry' in input.workload ? null : registry.pod(`${own.namespace}/${own.name}`);
-  const forms = formsOf(registry, own, pod?.workload ?? null, input.intercept);
+  // Flags say little, but the Pod they mean may be known, or its ports be told by injection.
+  const known = 'entry' in input.workload ? null : registry.pod(`${own.namespace}/${own.name}`);
+  const told = 'entry' in input.workload || own.ports.size === 0 ? null : own;
+  const forms = formsOf(registry, own, known?.workload ?? told, input.intercept);
   const inbound = inboundPorts(registry, sidecar, forms);
   const named = new Set(forms.flatMap(({ ports }) => [...ports.values()]));
   const ingress = ingressListeners(sidecar, own, input.intercept);

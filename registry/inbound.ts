@@ -47,7 +47,7 @@ export function inboundPorts(
 /**
  * All that a workload may be known by. Where connections are captured, `chosen` gives labels and account only, so a
  * WorkloadEntry that has the same ones may be this very workload at its other address.
- * @param pod the Pod that flags mean; null: none is known
+ * @param pod the Pod that flags mean, or what they tell of it; null: nothing is known
  */
 export function formsOf(
   registry: Registry,

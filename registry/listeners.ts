@@ -30,9 +30,10 @@ export function selectSidecar(
 
 function appAddress(entry: SidecarIngress, workload: Workload): AppAddress {
   if (entry.defaultEndpoint === null) return { host: '127.0.0.1', port: entry.port };
-  if (entry.defaultEndpoint !== 'instance') return entry.defaultEndpoint;
-  const ip = workload.addresses.find((address) => isIP(address) !== 0);
-  return { host: ip ?? '127.0.0.1', port: entry.instancePort };
+  if (typeof entry.defaultEndpoint !== 'string') return entry.defaultEndpoint;
+  const family = entry.defaultEndpoint === 'instance' ? 4 : 6;
+  const ip = workload.addresses.find((address) => isIP(address) === family);
+  return { host: ip ?? (family === 4 ? '127.0.0.1' : '::1'), port: entry.instancePort };
 }
 
 /** With capture off the kernel hands us nothing, so a DEFAULT entry is bound like a NONE one. */
@@ -51,12 +52,14 @@ export function ingressListeners(
     .map((entry) => ingressListener(entry, workload));
 }
 
-/** Those that say where captured connections go, by port. */
+/** Those that say where captured connections go, by port: without a `defaultEndpoint` that is where they were going. */
 export function capturedIngress(
   sidecar: Sidecar | null,
   workload: Workload,
 ): ReadonlyMap<number, IngressListener> {
-  const captured = (sidecar?.ingress ?? []).filter((entry) => !isBound(entry, 'redirect'));
+  const captured = (sidecar?.ingress ?? []).filter(
+    (entry) => entry.defaultEndpoint !== null && !isBound(entry, 'redirect'),
+  );
   return new Map(captured.map((entry) => [entry.port, ingressListener(entry, workload)]));
 }
 

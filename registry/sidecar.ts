@@ -22,14 +22,17 @@ import { connectionPool } from './unhonoured.ts';
 
 export type CaptureMode = 'DEFAULT' | 'IPTABLES' | 'NONE';
 
+/** The workload's own IPv4 or IPv6 address. */
+export type Instance = 'instance' | 'instance6';
+
 export interface SidecarIngress {
   readonly port: number;
   readonly protocol: Protocol;
   readonly bind: string | null;
   readonly captureMode: CaptureMode;
   /** Null: `127.0.0.1` at the same port. */
-  readonly defaultEndpoint: AppAddress | 'instance' | null;
-  /** The port of `instance`: the workload's own address. */
+  readonly defaultEndpoint: AppAddress | Instance | null;
+  /** The port of an `Instance`. */
   readonly instancePort: number;
 }
 
@@ -82,7 +85,7 @@ const bindAddress: Decoder<string> = (value, path, reporter) => {
 const LOCAL_HOSTS = new Set(['', '127.0.0.1', '::1', '0.0.0.0', '::']);
 
 interface DefaultEndpoint {
-  readonly address: AppAddress | 'instance';
+  readonly address: AppAddress | Instance;
   readonly port: number;
 }
 
@@ -103,7 +106,8 @@ const defaultEndpoint: Decoder<DefaultEndpoint> = (value, path, reporter) => {
   const host = parts[1] ?? parts[2] ?? '';
   const port = Number(parts[3]);
   if (!LOCAL_HOSTS.has(host) || port < 1 || port > 65535) return wrong();
-  if (host === '0.0.0.0' || host === '::') return { address: 'instance', port };
+  if (host === '0.0.0.0') return { address: 'instance', port };
+  if (host === '::') return { address: 'instance6', port };
   return { address: { host: host === '' ? '127.0.0.1' : host, port }, port };
 };
 

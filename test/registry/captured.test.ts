@@ -523,7 +523,8 @@ t.test('what the Sidecar says of capture', async (t) => {
   const { captured: meant, ingress } = sidecar(
     'ingress: [{port: {number: 8080, name: http}, defaultEndpoint: "127.0.0.1:9090"}, ' +
       '{port: {number: 8081}, captureMode: IPTABLES, defaultEndpoint: "0.0.0.0:9091"}, ' +
-      '{port: {number: 8082}, captureMode: NONE, bind: 127.0.0.1}]',
+      '{port: {number: 8082}, captureMode: NONE, bind: 127.0.0.1}, {port: {number: 8084}}, ' +
+      '{port: {number: 8085}, defaultEndpoint: "[::]:9095"}]',
   );
   t.same(meant.ingressAt(8080), {
     bind: null,
@@ -534,6 +535,8 @@ t.test('what the Sidecar says of capture', async (t) => {
   t.same(meant.ingressAt(8081)?.defaultEndpoint, { host: ADDRESS, port: 9091 });
   t.equal(meant.ingressAt(8082), null, 'a port of ours');
   t.equal(meant.ingressAt(8083), null);
+  t.equal(meant.ingressAt(8084), null, 'Istio: ORIGINAL_DST, where it was going');
+  t.same(meant.ingressAt(8085)?.defaultEndpoint, { host: '::1', port: 9095 }, 'no IPv6 address of ours');
   t.same(
     ingress.map(({ port }) => port),
     [8082],
@@ -558,6 +561,10 @@ t.test('our own ports, by whatever tells them', async (t) => {
   };
   const told = captured(named, 'web', { workload: { ...workload, ports: new Map([['web', 8080]]) } });
   t.equal(told.protocolOf(8080), 'http', 'by the ports told');
+  const numbered = captured(named.replace('targetPort: web', 'targetPort: 9090'), 'web', {
+    workload: { ...workload, ports: new Map([['http', 8080]]) },
+  });
+  t.same([8080, 9090].map(numbered.protocolOf), ['auto', 'http'], 'a number is the Pod’s, whatever it names');
   t.equal(captured(named, 'web', { workload }).protocolOf(8080), 'auto', 'nobody knows what `web` is');
   const inline = entry(
     'shop/e',
