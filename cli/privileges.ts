@@ -38,11 +38,7 @@ export async function dropPrivileges(): Promise<void> {
   if (after.held !== 0n || !after.noNewPrivileges || process.execve === undefined) {
     throw new Error(`capabilities are left (${after.held.toString(16)}), ${INSTEAD}`);
   }
-  process.execve(
-    process.execPath,
-    [process.argv0, ...process.execArgv, ...process.argv.slice(1)],
-    process.env,
-  );
+  process.execve(process.execPath, [process.argv0, ...process.execArgv, ...process.argv.slice(1)]);
 }
 
 const INSTEAD =

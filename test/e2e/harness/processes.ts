@@ -1,5 +1,5 @@
 /** Real `oarlock` processes: started, read line by line, and gone at the end of the test. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -108,6 +108,12 @@ process.on('exit', () => {
   for (const child of living) child.kill('SIGKILL');
 });
 
+/** Root's daemons start as they would run: without capabilities, which they need not execute themselves anew to drop. */
+const withoutRights =
+  process.getuid?.() === 0 && spawnSync('setpriv', ['--bounding-set=-all', 'true']).status === 0
+    ? ['setpriv', '--bounding-set=-all', '--inh-caps=-all', '--']
+    : [];
+
 export class Oarlock {
   readonly child: ChildProcess;
   readonly stdout: Lines;
@@ -117,7 +123,8 @@ export class Oarlock {
 
   constructor(args: readonly string[], env: Readonly<Record<string, string>>) {
     const { PATH = '', HOME = '', TMPDIR } = process.env;
-    this.child = spawn(process.execPath, [join(ROOT, 'cli/main.ts'), ...args], {
+    const [command = '', ...rest] = [...withoutRights, process.execPath, join(ROOT, 'cli/main.ts'), ...args];
+    this.child = spawn(command, rest, {
       // Nothing of the caller's environment may steer the daemon: POD_NAMESPACE and its like are flags.
       env: { PATH, HOME, ...(TMPDIR === undefined ? {} : { TMPDIR }), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
