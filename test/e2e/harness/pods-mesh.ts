@@ -103,6 +103,10 @@ export class PodMesh {
     this.write('mesh.yaml', resources);
   }
 
+  get #ca(): string {
+    return join(this.dir, 'ca');
+  }
+
   /** Puts a file of resources in place, by rename. */
   write(name: string, text: string): void {
     replace(join(this.config, name), text);
@@ -129,25 +133,41 @@ export class PodMesh {
   issue(account: string): string[] {
     const out = join(this.dir, `certs-${account}`);
     const whose = ['--namespace', 'shop', '--service-account', account];
-    this.oarlock('ca', 'issue', '--dir', join(this.dir, 'ca'), ...whose, '--out', out);
+    this.oarlock('ca', 'issue', '--dir', this.#ca, ...whose, '--out', out);
     for (const file of ['', ...readdirSync(out)]) chownSync(join(out, file), PROXY_UID, PROXY_UID);
     return ['--cert-dir', out];
   }
 
   /** The flags of a workload that asks the CA of the network, which need not run yet. */
   token(account: string): string[] {
-    // The CA's folder is made, and its root handed out, as a config map does it.
-    const [, certs = ''] = this.issue(account);
-    const file = join(this.dir, `${account}.token`);
-    const whose = ['--namespace', 'shop', '--service-account', account];
-    this.oarlock('ca', 'token', '--dir', join(this.dir, 'ca'), ...whose, '--out', file);
-    chownSync(file, PROXY_UID, PROXY_UID);
-    return ['--ca-address', CA_ADDRESS, '--ca-root', join(certs, 'root-cert.pem'), '--token', file];
+    return ['--ca-address', CA_ADDRESS, '--ca-root', this.caRoot(), '--token', this.tokenFile(account)];
   }
 
-  /** Starts that CA, outside all pods. */
-  async serveCa(): Promise<void> {
-    const flags = ['--dir', join(this.dir, 'ca'), '--listen', CA_ADDRESS];
+  /** A token of `shop/ACCOUNT`, which the sidecars' user may read. */
+  tokenFile(account: string): string {
+    const file = join(this.dir, `${account}.token`);
+    const whose = ['--namespace', 'shop', '--service-account', account];
+    this.oarlock('ca', 'token', '--dir', this.#ca, ...whose, '--out', file);
+    chownSync(file, PROXY_UID, PROXY_UID);
+    return file;
+  }
+
+  /** The CA's root, as a config map hands it out. */
+  caRoot(): string {
+    // What makes the CA's folder where it is not there.
+    const [, certs = ''] = this.issue('nobody');
+    return join(certs, 'root-cert.pem');
+  }
+
+  /** Starts that CA, outside all pods. @param names more names it is dialled by */
+  async serveCa(names: readonly string[] = []): Promise<void> {
+    const flags = [
+      '--dir',
+      this.#ca,
+      '--listen',
+      CA_ADDRESS,
+      ...names.flatMap((name) => ['--server-name', name]),
+    ];
     const child = this.network.bridge.spawn([...this.image.oarlock, 'ca', 'serve', ...flags]);
     this.t.teardown(() => child.kill('SIGKILL'));
     if (child.stdout === null) throw new Error('no pipe');

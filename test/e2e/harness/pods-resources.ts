@@ -63,10 +63,10 @@ export function document(
   apiVersion: string,
   kind: string,
   name: string,
-  { labels, ...rest }: Readonly<Record<string, unknown>>,
+  { labels, annotations, ...rest }: Readonly<Record<string, unknown>>,
   namespace = 'shop',
 ): string {
-  return `${JSON.stringify({ apiVersion, kind, metadata: { name, namespace, labels }, ...rest })}\n`;
+  return `${JSON.stringify({ apiVersion, kind, metadata: { name, namespace, labels, annotations }, ...rest })}\n`;
 }
 
 /** PeerAuthentication of all, or of one app with its ports. */

@@ -41,6 +41,9 @@ const SERVED: readonly ServicePort[] = [
 /** Label of the pods of a headless service, which find each other by address, as those of a StatefulSet do. */
 export const GOSSIP = { set: 'gossip' } as const;
 
+/** Where injected sidecars look for their CA. */
+export const CA_NAME = 'oarlock-ca.oarlock-system.svc';
+
 /** Last part of the services' addresses. */
 export const VIP = { orders: 1, web: 2, legacy: 3 } as const;
 
@@ -88,6 +91,7 @@ export async function shopOfPods(
       // Each address a socket of its own: UDP's answers come from where the question went.
       `dns:53@${BRIDGE.ipv4}`,
       `dns:53@${BRIDGE.ipv6}`,
+      `${CA_NAME}.cluster.local=${BRIDGE.ipv4}`,
       ...Object.entries(names).flatMap(([name, vip]) =>
         [`${VIPS.ipv4}${vip}`, `${VIPS.ipv6}${vip}`].map(
           (address) => `${name}.shop.svc.cluster.local=${address}`,
