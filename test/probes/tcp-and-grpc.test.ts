@@ -1,6 +1,8 @@
 /** TCP and gRPC probes through the sidecar: the cases of Istio's TestAppProbe and TestGRPCAppProbe, and hostile apps. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { createServer as createHttp2Server, type ServerHttp2Stream } from 'node:http2';
-import { createServer, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import t from 'tap';
 import { closedPort, emptyGrpcApp, healthApp, httpApp, listening, sidecar } from './helper.ts';
 
@@ -50,15 +52,20 @@ t.test('TCP: an app that never closes is left after a while', async (t) => {
 });
 
 t.test('TCP: a listener that does not accept costs its time-out', async (t) => {
-  // Nothing routes there: the dial neither succeeds nor fails.
-  const { ask } = await sidecar(
-    t,
-    { [LIVEZ]: { tcpSocket: { port: 9 }, timeoutSeconds: 1 } },
-    { address: '192.0.2.1' },
-  );
-  const got = await ask(LIVEZ);
-  t.equal(got.status, 500);
-  t.match(got.body, /no answer within 1000 ms|no connection to/);
+  // A backlog of one that is full: the kernel leaves further SYNs unanswered.
+  const script =
+    'import socket,sys\ns=socket.socket()\ns.bind(("127.0.0.1",0))\ns.listen(0)\nprint(s.getsockname()[1],flush=True)\nsys.stdin.read()';
+  const child = spawn('python3', ['-c', script], { stdio: ['pipe', 'pipe', 'inherit'] });
+  t.teardown(() => child.kill('SIGKILL'));
+  const [line] = (await once(child.stdout, 'data')) as [Buffer];
+  const port = Number(line.toString());
+  const waiting = Array.from({ length: 4 }, () => connect(port, '127.0.0.1').on('error', () => {}));
+  t.teardown(() => {
+    for (const socket of waiting) socket.destroy();
+  });
+  await once(waiting[0] as Socket, 'connect');
+  const { ask } = await sidecar(t, { [LIVEZ]: { tcpSocket: { port }, timeoutSeconds: 1 } });
+  t.match(await ask(LIVEZ), { status: 500, body: 'no answer within 1000 ms' });
 });
 
 t.test("gRPC: Istio's rows, on both families", async (t) => {
