@@ -139,9 +139,10 @@ t.test('each problem code has its row, and each row its code', async (t) => {
 t.test('each metric has its row, and each row its metric', async (t) => {
   const text = page('docs/METRICS.md');
   const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => 0 });
-  // Those that the data path registers: cli/data-plane.ts.
+  // Those that the data path registers, and `run`: cli/data-plane.ts, cli/run.ts.
   const names = new Set([
     'oarlock_access_log_dropped_total',
+    'oarlock_capture_rules',
     'oarlock_key_sets',
     'oarlock_handshakes_waiting',
     'oarlock_trust_bundles',

@@ -1,6 +1,7 @@
 /** A connection to ourselves, now and then, that proves that rules of capture stand: by them it comes to the inbound port. */
 import { connect, type Socket } from 'node:net';
 import { networkInterfaces } from 'node:os';
+import { unmapped } from '../connections.ts';
 import type { OriginalDestination } from './original-destination.ts';
 
 export type Family = 'ipv4' | 'ipv6';
@@ -22,7 +23,7 @@ const TIMEOUT_MS = 3_000;
 /** True for a connection that a canary of whoever runs on this machine has made. */
 export function isCanary({ address, port }: OriginalDestination, { remoteAddress = '' }: Socket): boolean {
   if (port !== PORT) return false;
-  if (address === TARGETS.ipv4.to) return remoteAddress.endsWith(TARGETS.ipv4.from);
+  if (address === TARGETS.ipv4.to) return unmapped(remoteAddress) === TARGETS.ipv4.from;
   return address === TARGETS.ipv6.to && remoteAddress === TARGETS.ipv6.from;
 }
 
@@ -37,6 +38,8 @@ export interface CanaryOptions {
   readonly intervalMs: number;
   /** What our inbound port answers with, and no other program does. */
   readonly nonce: string;
+  /** Those to try now; those that this machine has an address of unless told. */
+  readonly families?: () => ReadonlySet<Family>;
   /** Called where a family's rules are found to stand or not, and that is news. @param why they do not; null: they do */
   changed(family: Family, why: string | null): void;
 }
@@ -74,7 +77,7 @@ export class Canary {
   }
 
   #send(): void {
-    const up = familiesUp();
+    const up = (this.#options.families ?? familiesUp)();
     for (const family of ['ipv4', 'ipv6'] as const) {
       if (!up.has(family)) this.#found.delete(family);
       else if (!this.#flying.has(family)) this.#fly(family);
