@@ -228,7 +228,7 @@ export class LocalPlane implements DataPlane {
       if (connection.direction !== direction || Math.max(since, startedTick) > before) continue;
       if (carrier !== null) carrier.drain();
       else if (socket instanceof Socket && socket.bytesRead === 0)
-        refuseConnection(this.#path, connection, 'draining');
+        refuseConnection(this.#path, connection, 'draining', { detail: 'nothing was said on it' });
     }
   }
 

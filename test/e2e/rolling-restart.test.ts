@@ -183,7 +183,7 @@ class Load {
 /** It serves on until callers have the news. */
 const a = await startReplica('orders-a', '--drain-delay', '1200ms');
 /** It does not: callers meet a closed port, and go elsewhere. */
-const b = await startReplica('orders-b');
+const b = await startReplica('orders-b', '--concurrency', '2');
 const web = await mesh.sidecar('web', '--access-log', 'off');
 const load = new Load('web');
 await load.goesOn();
