@@ -32,6 +32,8 @@ export interface Served {
 export interface AddressIndex {
   /** Whether anybody known has the address. */
   has(address: string): boolean;
+  /** Whether it is the workload's whose sidecar this is. */
+  isOwn(address: string): boolean;
   /** The workload that has it for itself; the first of several; null: none. */
   workloadAt(address: string): Workload | null;
   /**
@@ -75,6 +77,7 @@ export function indexAddresses(registry: Registry, own: Workload): AddressIndex 
       for (const { address } of slice.endpoints) at(address)?.sliced.push({ entry, slice });
     }
   }
+  const ownAddresses = new Set(own.addresses.map(canonicalAddress));
   for (const address of own.addresses) {
     const known = at(address);
     if (known?.workloads.length === 0) known.workloads.push(own);
@@ -82,6 +85,7 @@ export function indexAddresses(registry: Registry, own: Workload): AddressIndex 
 
   return {
     has: (address) => index.has(address),
+    isOwn: (address) => ownAddresses.has(address),
     workloadAt: (address) => index.get(address)?.workloads[0] ?? null,
     servedAt(address, number) {
       const known = index.get(address);

@@ -50,7 +50,7 @@ export function compileCaptured(
     const key = `${address} ${port}`;
     const known = routes.get(key);
     if (known !== undefined) return known;
-    const route = routeToAddress({ context, own, addresses }, address, port);
+    const route = routeToAddress({ context, addresses }, address, port);
     if (routes.size >= MAX_ROUTES) routes.delete(routes.keys().next().value ?? '');
     routes.set(key, route);
     return route;
@@ -80,7 +80,6 @@ function isEndpoint(route: Route | null): boolean {
 
 interface Addressed {
   readonly context: CapturedContext;
-  readonly own: Workload;
   readonly addresses: AddressIndex;
 }
 
@@ -88,7 +87,7 @@ interface Addressed {
  * The route to whoever is at an address: as the endpoint of a service that this client knows, else as the workload it is.
  * Under REGISTRY_ONLY a port that no such service declares stays closed, as in Istio, but for a call to ourselves.
  */
-function routeToAddress({ context, own, addresses }: Addressed, address: string, port: number): Route | null {
+function routeToAddress({ context, addresses }: Addressed, address: string, port: number): Route | null {
   let best: { readonly service: Service; readonly served: Served } | null = null;
   for (const served of addresses.servedAt(address, port)) {
     const service = serviceOf(context, served);
@@ -99,7 +98,7 @@ function routeToAddress({ context, own, addresses }: Addressed, address: string,
   }
   const workload = addresses.workloadAt(address);
   if (workload === null) return null;
-  const mayPass = context.mesh.outboundTrafficPolicy === 'ALLOW_ANY' || own.addresses.includes(address);
+  const mayPass = context.mesh.outboundTrafficPolicy === 'ALLOW_ANY' || addresses.isOwn(address);
   return mayPass ? routeToWorkload(context, { workload, address, port }) : null;
 }
 

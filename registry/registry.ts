@@ -1,4 +1,5 @@
 /** The registry: who defines a host, which workloads stand behind it, and who has an address or an identity. */
+import { canonicalAddress } from '../mesh/cidr.ts';
 import { selects } from '../mesh/schema.ts';
 import { compareText } from '../mesh/text.ts';
 import type { Workload } from '../mesh/workload.ts';
@@ -36,6 +37,11 @@ export interface Registry {
   workloadByAccount(namespace: string, serviceAccount: string): Workload | null;
 }
 
+/** An IP address as it is looked up; a host name or socket path as it is. */
+function oneForm(address: string): string {
+  return canonicalAddress(address) ?? address;
+}
+
 /** What a registry is made of. */
 export interface RegistryInput {
   /** Kubernetes Services among them. */
@@ -58,7 +64,7 @@ export function buildRegistry(input: RegistryInput): Registry {
   // An address of the node tells nothing of the pod.
   const shared = new Set(pods.filter(({ hostNetwork }) => hostNetwork).map(({ workload }) => workload));
   const addressOf = (workload: Workload): readonly string[] =>
-    shared.has(workload) ? [] : workload.addresses;
+    shared.has(workload) ? [] : workload.addresses.map(oneForm);
   const accountOf = ({ namespace, serviceAccount }: Workload): readonly string[] =>
     serviceAccount === '' ? [] : [`${namespace}/${serviceAccount}`];
   const byAddress = uniqueBy(addressOf, known, inline);
@@ -81,7 +87,7 @@ export function buildRegistry(input: RegistryInput): Registry {
       return null;
     },
     pod: (key) => podsByName.get(key) ?? null,
-    workloadByAddress: (address) => byAddress(address),
+    workloadByAddress: (address) => byAddress(oneForm(address)),
     workloadByAccount: (namespace, serviceAccount) => byAccount(`${namespace}/${serviceAccount}`),
   };
 }

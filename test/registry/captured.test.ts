@@ -306,6 +306,15 @@ t.test('whoever is at an address, by himself', async (t) => {
   }
 });
 
+t.test('ourselves, however our address is written', async (t) => {
+  const closed = '---\nkind: MeshConfig\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n';
+  const workload = { namespace: 'web', name: 'c', labels: new Map(), serviceAccount: 'c' };
+  const snapshot = captured(closed, 'web', { workload: { ...workload, addresses: ['FD00:0::99'] } });
+  t.match(line(snapshot.captured.routeAt('fd00::99', 80)), /^fd00::99 80 auto ISTIO_MUTUAL \[web\/sa\/c\]/);
+  const entries = resource('WorkloadEntry', 'web/w', 'address: "2001:DB8:0::7"\nserviceAccount: w');
+  t.equal(captured(entries).workloadByAddress('2001:db8::7')?.name, 'w', 'and any other, for metrics');
+});
+
 t.test('who is no longer, or not alone, at an address', async (t) => {
   const gone = pod('shop/old', 'old', ['10.0.1.1']).replace('Running', 'Succeeded');
   const node = pod('shop/agent', 'agent', ['10.0.1.2']).replace('spec: {', 'spec: {hostNetwork: true, ');
