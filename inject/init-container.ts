@@ -35,8 +35,7 @@ export function initContainer(pod: Pod, settings: Settings, config: InjectConfig
       allowPrivilegeEscalation: false,
       privileged: false,
       capabilities: { add: ['NET_ADMIN', 'NET_RAW'], drop: ['ALL'] },
-      // The tools of iptables take a lock under /run.
-      readOnlyRootFilesystem: false,
+      readOnlyRootFilesystem: true,
       runAsGroup: 0,
       runAsNonRoot: false,
       runAsUser: 0,

@@ -3,7 +3,7 @@ import { ports } from '../mesh/ports.ts';
 import { names } from './annotations.ts';
 import { DEFAULT_IDS } from './init-container.ts';
 import type { InjectConfig } from './inject-config.ts';
-import { compact, type JsonObject } from './json.ts';
+import { compact, isList, type Json, type JsonObject } from './json.ts';
 import { canComplete, type Named, type Pod, PROXY_CONTAINER } from './pod.ts';
 import type { Settings } from './settings.ts';
 import { files, paths, volumeMounts } from './volumes.ts';
@@ -93,9 +93,11 @@ function environment(
     POD_NAME: fromPod('metadata.name'),
     POD_NAMESPACE: fromPod('metadata.namespace'),
     INSTANCE_IP: fromPod('status.podIP'),
+    INSTANCE_IPS: fromPod('status.podIPs'),
     SERVICE_ACCOUNT: fromPod('spec.serviceAccountName'),
     HOST_IP: fromPod('status.hostIP'),
     ISTIO_META_LABELS: JSON.stringify(labels),
+    ISTIO_META_POD_PORTS: JSON.stringify(appPorts(pod)),
     TRUST_DOMAIN: config.trustDomain,
     ISTIO_META_CLUSTER_ID: config.clusterId,
     ISTIO_META_INTERCEPTION_MODE: settings.redirect ? 'REDIRECT' : 'NONE',
@@ -111,6 +113,14 @@ function environment(
   return Object.entries(all)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => (typeof value === 'string' ? { name, value } : { name, ...value }));
+}
+
+/** A Service may name a container's port; a native sidecar's of the app count too. */
+function appPorts({ containers, initContainers }: Pod): readonly Json[] {
+  const stays = initContainers.filter(({ restartPolicy }) => restartPolicy === 'Always');
+  return [...stays, ...containers]
+    .filter(({ name }) => name !== PROXY_CONTAINER)
+    .flatMap(({ ports: list }) => (isList(list) ? list : []));
 }
 
 function metricsPort(statusPort: number): string {
