@@ -1,25 +1,30 @@
 /** The command line's entry: one file a command, loaded when asked for. */
 import { Command, CommanderError } from 'commander';
-import { runCommandOptions } from '../config/options.ts';
-import { analyzeCommand } from './analyze.ts';
-import { authzCommand } from './authz-check.ts';
-import { caCommand } from './ca.ts';
-import { certsCommand } from './certs.ts';
-import { demoCommand } from './demo.ts';
-import { describeCommand } from './describe.ts';
-import { handshakesCommand } from './handshakes.ts';
-import { injectCommand } from './inject.ts';
-import { iptablesCommand } from './iptables.ts';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
-import { dropPrivileges } from './privileges.ts';
-import { probeCommand } from './probe.ts';
-import { routeCommand } from './route.ts';
-import { waitCommand } from './wait.ts';
-import { webhookCommand } from './webhook.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
 const BAD_USAGE = 2;
+
+/** A command starts without the others' modules: an app may wait for `run`, and `probe` runs every few seconds. */
+const commands = new Map<string, () => Promise<Command>>(
+  Object.entries({
+    run: runCommand,
+    ca: async () => (await import('./ca.ts')).caCommand(),
+    certs: async () => (await import('./certs.ts')).certsCommand(),
+    handshakes: async () => (await import('./handshakes.ts')).handshakesCommand(),
+    inject: async () => (await import('./inject.ts')).injectCommand(),
+    iptables: async () => (await import('./iptables.ts')).iptablesCommand(),
+    analyze: async () => (await import('./analyze.ts')).analyzeCommand(),
+    authz: async () => (await import('./authz-check.ts')).authzCommand(),
+    describe: async () => (await import('./describe.ts')).describeCommand(),
+    demo: async () => (await import('./demo.ts')).demoCommand(),
+    probe: async () => (await import('./probe.ts')).probeCommand(),
+    route: async () => (await import('./route.ts')).routeCommand(),
+    wait: async () => (await import('./wait.ts')).waitCommand(),
+    webhook: async () => (await import('./webhook.ts')).webhookCommand(),
+  }),
+);
 
 // Before any command has a key; `run` tells where it could not be done.
 keepMemoryPrivate();
@@ -31,28 +36,20 @@ const program = new Command('oarlock')
   .showSuggestionAfterError()
   .configureHelp({ showGlobalOptions: true });
 
-program.addCommand(
-  runCommandOptions().action(async (options: Record<string, unknown>) => {
+// For all else (help, a name mistyped) every command is there.
+const asked = commands.get(process.argv[2] ?? '');
+for (const make of asked === undefined ? commands.values() : [asked]) program.addCommand(await make());
+
+async function runCommand(): Promise<Command> {
+  const { runCommandOptions } = await import('../config/options.ts');
+  return runCommandOptions().action(async (options: Record<string, unknown>) => {
+    const { dropPrivileges } = await import('./privileges.ts');
     // First, as this may execute the process anew.
     await dropPrivileges();
-    // The daemon's modules are loaded for `run` alone.
     const { run } = await import('./run.ts');
     await run(options);
-  }),
-);
-program.addCommand(caCommand());
-program.addCommand(certsCommand());
-program.addCommand(handshakesCommand());
-program.addCommand(injectCommand());
-program.addCommand(iptablesCommand());
-program.addCommand(analyzeCommand());
-program.addCommand(authzCommand());
-program.addCommand(describeCommand());
-program.addCommand(demoCommand());
-program.addCommand(probeCommand());
-program.addCommand(routeCommand());
-program.addCommand(waitCommand());
-program.addCommand(webhookCommand());
+  });
+}
 
 function inherit(command: Command): void {
   command.exitOverride();
