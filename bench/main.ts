@@ -5,7 +5,7 @@ import { Figures } from './figures.ts';
 import { GROUPS, KEYS } from './handshake-rows.ts';
 import { type BenchOptions, type HandshakeOptions, MEASUREMENTS, type Measurement } from './options.ts';
 
-const USAGE = `npm run bench -- [pairs|handshakes|decide|micro|profile] [options]
+const USAGE = `npm run bench -- [pairs|handshakes|startup|memory|decide|micro|profile] [options]
   --rows LIST          rows of pairs (default all, bench/README.md has them; what is not on the machine is left out);
                        profile takes the first, oarlock; handshakes those of oarlock, pipe, nginx, haproxy, envoy
   --measure LIST       of ${MEASUREMENTS.join(', ')} (default all)
@@ -97,7 +97,9 @@ async function main(): Promise<void> {
   } else if (which === 'decide') {
     (await import('./decide.ts')).benchDecide(options, figures);
     (await import('./authz-check.ts')).benchAuthzCheck(options, figures);
-  } else if (which === 'micro') await (await import('./micro.ts')).benchMicro(options, figures);
+  } else if (which === 'startup') await (await import('./startup.ts')).benchStartup(options, figures);
+  else if (which === 'memory') await (await import('./memory.ts')).benchMemory(options, figures);
+  else if (which === 'micro') await (await import('./micro.ts')).benchMicro(options, figures);
   else if (which === 'profile') return (await import('./profile.ts')).benchProfile(options);
   else if (which === 'help') return void process.stdout.write(USAGE);
   else throw new UsageError(`there is no bench ${JSON.stringify(which)}`);

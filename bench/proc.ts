@@ -32,6 +32,21 @@ export function memoryOf(pid: number): Memory | null {
   return { rssMb: mb('VmRSS'), rssAnonMb: mb('RssAnon') };
 }
 
+/** Resident memory, and what of it is no other process's: its own pages and those of files that nobody else has mapped. */
+export interface OwnMemory {
+  readonly rssMb: number;
+  readonly privateMb: number;
+}
+
+/** From /proc/PID/smaps_rollup (proc(5)); null where there is no /proc. */
+export function ownMemoryOf(pid: number): OwnMemory | null {
+  if (process.platform !== 'linux') return null;
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
+  const mb = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(rollup)?.[1]) / 1024;
+  return { rssMb: mb('Rss'), privateMb: mb('Private_Clean') + mb('Private_Dirty') };
+}
+
 /** Connections that are open to a port, of the network namespace that this process is in; null where there is no /proc. */
 export function connectionsTo(port: number, pid: number): number | null {
   if (process.platform !== 'linux') return null;

@@ -76,6 +76,15 @@ export interface HeldResult {
   readonly held: number;
 }
 
+/** Keep-alive connections that had one request each and stay open, idle, until the process is stopped. */
+export interface IdleTask {
+  readonly host: string;
+  readonly port: number;
+  readonly connections: number;
+  /** Files to present and to verify with; null for plaintext. */
+  readonly tls: { readonly cert: string; readonly key: string; readonly root: string } | null;
+}
+
 /** The task this process was started with. */
 export function taskOf<T>(): T {
   return JSON.parse(process.argv.at(-1) ?? '') as T;

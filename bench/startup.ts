@@ -1,0 +1,73 @@
+/** `startup`: from a process's start to its first answer, ours as an image has it beside Envoy. */
+import { join } from 'node:path';
+import { bundledOarlock } from './bundle.ts';
+import { Child } from './children.ts';
+import type { Figures } from './figures.ts';
+import type { BenchOptions } from './options.ts';
+import { benchDir, startApp } from './pairs.ts';
+import { issueCredentials } from './peers/credentials.ts';
+import { envoy } from './peers/envoy.ts';
+import { oarlock } from './peers/oarlock.ts';
+import { type PortPeer, type Side, USUAL_TLS } from './peers/peer.ts';
+import { startPair } from './peers/start.ts';
+import { freePort } from './ports.ts';
+
+const TO_ANSWER = "the caller's side: from its process to its first answer of 200, ms";
+const TO_READY = 'from its process to its ready line, ms';
+const READY_MS = 15_000;
+
+/** Rounds, each row in turn: what the machine does besides falls on all. */
+export async function benchStartup({ rounds, accessLog }: BenchOptions, figures: Figures): Promise<void> {
+  const dir = benchDir();
+  const app = await startApp();
+  const credentials = await issueCredentials(dir);
+  const ours = [
+    await bundledOarlock(join(dir, 'warm'), 'Oarlock', true),
+    await bundledOarlock(join(dir, 'cold'), 'Oarlock, no cache of compiled code', false),
+    { ...oarlock, name: 'Oarlock, from source' },
+  ];
+  const peers: readonly PortPeer[] = envoy.missing() === null ? [...ours, envoy] : ours;
+  const wanted = {
+    protocol: 'http1',
+    tunnelled: null,
+    app: app.ports.http1,
+    credentials,
+    accessLog,
+  } as const;
+  const pairs = [];
+  for (const peer of peers) {
+    pairs.push({ peer, pair: await startPair(peer, { ...wanted, dir: join(dir, peer.name) }) });
+  }
+  for (let round = 1; round <= rounds; round++) {
+    for (const { peer, pair } of pairs) figures.add(TO_ANSWER, peer.name, 'ms', await pair.timedStart());
+    for (const peer of ours) {
+      for (const intercept of ['none', 'redirect']) {
+        const column = `--intercept ${intercept}`;
+        const side = { role: 'callee', listen: await freePort(), dial: app.ports.http1, dir } as const;
+        const ms = await timeToReady(
+          peer,
+          { ...side, credentials: credentials.orders, ...rest, accessLog },
+          intercept,
+        );
+        figures.add(TO_READY, peer.name, column, ms);
+      }
+    }
+  }
+  for (const { pair } of pairs) await pair.stop();
+  await app.child.stop();
+}
+
+const rest = { protocol: 'http1', tunnelled: null, tls: USUAL_TLS, nodeFlags: [] } as const;
+
+/** Ports are the kernel's choice, and no rules lead to those of capture: what is timed is the start. */
+async function timeToReady(peer: PortPeer, side: Side, intercept: string): Promise<number> {
+  const { program, args, env = {} } = peer.command(side);
+  const captured = ['--inbound-port', '0', '--outbound-port', '0', '--allow-root'];
+  const all = args.map((arg, i) => (args[i - 1] === '--intercept' ? intercept : arg));
+  const began = performance.now();
+  const child = new Child({ program, args: [...all, ...captured, '--log-level', 'error'], env }, 'line');
+  await child.firstLine(READY_MS);
+  const ms = performance.now() - began;
+  await child.stop();
+  return ms;
+}
