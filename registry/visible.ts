@@ -1,7 +1,7 @@
 /** Which services a client knows: those exported to its namespace that its Sidecar lets it see. */
 import { compareText } from '../mesh/text.ts';
 import type { KnownHost } from './listeners.ts';
-import type { Registry, Service } from './registry.ts';
+import { type Registry, type Service, servicePort } from './registry.ts';
 import type { ServiceEntry } from './service-entry.ts';
 
 /** A client workload, as far as it matters for what it sees. */
@@ -57,11 +57,15 @@ function viewOf(context: ClientView, service: Service): Service | null {
 const MAX_ALIASES = 8;
 
 /**
- * The service that a host and port mean to this client; null where it knows none. A Kubernetes ExternalName that
- * stands for a known service is that service (Istio: resolveServiceAliases).
+ * The service that a host and port mean to this client; null where it knows none with that port: of a port that the exact
+ * host lacks, a wildcard may speak. A Kubernetes ExternalName that stands for a known service is that service (Istio:
+ * resolveServiceAliases).
  */
 export function findService(context: ClientView, host: string, port: number): Service | null {
-  return findBy(context, host, ({ namespace, host: name }) => context.imports(namespace, name, port));
+  return findBy(context, host, (service) => {
+    const has = isAlias(service) || servicePort(service, port) !== null;
+    return has && context.imports(service.namespace, service.host, port);
+  });
 }
 
 /** The ports on which this client may reach a host, in the service's order; empty where it knows none. */

@@ -457,6 +457,10 @@ t.test('exact names go before short ones, and those before wildcards', async (t)
   t.equal(meant.hostNamed('orders.shop', 80), 'orders.shop');
   t.equal(meant.hostNamed('orders.shop.svc', 80), 'orders.shop.svc.cluster.local');
   t.equal(meant.hostNamed('stock.shop', 80), '*.shop');
+  const other = entry('web/e', 'hosts: [stock.shop]\nports: [{number: 81, name: http}]\nresolution: NONE');
+  const wild = captured(http('web/c', '*.shop') + other);
+  t.equal(wild.captured.hostNamed('stock.shop', 80), '*.shop', 'a port that the exact host lacks');
+  t.equal(wild.route('stock.shop', 80)?.service.host, '*.shop');
   t.equal(meant.hostNamed('stock.shop.svc.cluster.local', 80), '*.svc.cluster.local');
 });
 
