@@ -30,8 +30,11 @@ export function listenerAt(
   return { port, protocol, app: captured ? fromSidecar(app) : app };
 }
 
-/** The rules leave 127.0.0.1 and ::1 alone, so that an app there sees what it would see without us. */
-function fromSidecar(app: AppAddress): AppAddress {
+/**
+ * An app as the rules of capture let us dial it. They leave 127.0.0.1 and ::1 alone: an app there sees what it would see
+ * without them.
+ */
+export function fromSidecar(app: AppAddress): AppAddress {
   if ('path' in app || app.host === '127.0.0.1' || app.host === '::1' || app.host === 'localhost') return app;
   return { ...app, from: app.host.includes(':') ? FROM_IPV6 : FROM_IPV4 };
 }

@@ -1,7 +1,7 @@
 /** The ports we accept on: opened and closed as snapshots ask, all or none. */
 import { createServer, type Server, type Socket } from 'node:net';
 import type { IngressListener, Snapshot } from '../../mesh/snapshot.ts';
-import { listenerAt } from '../captured-inbound.ts';
+import { fromSidecar, listenerAt } from '../captured-inbound.ts';
 import { CapturedRoutes } from '../captured-outbound.ts';
 import type { DataPath } from '../data-path.ts';
 import { type HboneListener, serveHbone } from '../hbone/serve.ts';
@@ -268,8 +268,11 @@ export class Listeners {
     // It is tried once: a port that comes free later, unasked for, is nothing to start using in the midst of things.
     const closed = hbone === null || this.#inboundClosed;
     if (closed || this.#open.has(HBONE) || (this.#hboneMissed && !hboneNeeded)) return null;
-    const captures = (this.#ownPorts.capture?.inbound ?? null) !== null;
-    const entry: HboneListener = { port: hbone, captures, isOurs: (port) => this.#isOurs(port) };
+    const entry: HboneListener = {
+      port: hbone,
+      captures: this.#captures,
+      isOurs: (port) => this.#isOurs(port),
+    };
     try {
       return await this.#listen({ kind: 'hbone', entry, bind: this.#bind, port: hbone });
     } catch (error) {
@@ -278,6 +281,11 @@ export class Listeners {
       this.#path.log.warn(withoutHbone(error));
       return null;
     }
+  }
+
+  /** Rules of capture lead what comes for the app to us. */
+  get #captures(): boolean {
+    return (this.#ownPorts.capture?.inbound ?? null) !== null;
   }
 
   /** Ports that we listen on, or the process does: what a tunnel brings there would come back to us, or reach the admin API. */
@@ -360,7 +368,8 @@ export class Listeners {
     else if (wanted.kind === 'hbone') serveHbone(path, wanted.entry, socket);
     else if (wanted.kind === 'ingress') {
       const { port, protocol, defaultEndpoint } = wanted.entry;
-      serveInbound(path, { port, protocol, app: defaultEndpoint }, socket);
+      const app = this.#captures ? fromSidecar(defaultEndpoint) : defaultEndpoint;
+      serveInbound(path, { port, protocol, app }, socket);
     } else if (original !== null && path.snapshot !== null) {
       if (wanted.kind === 'outbound')
         serveOutbound(path, new CapturedRoutes(path.snapshot, original), socket, original);
