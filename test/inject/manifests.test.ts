@@ -7,6 +7,7 @@ import { parseDocuments } from '../../config/documents.ts';
 import { readInjectConfig } from '../../inject/inject-config.ts';
 import type { Json } from '../../inject/json.ts';
 import { SYSTEM_NAMESPACES } from '../../inject/needed.ts';
+import { runToEnd } from '../e2e/harness/processes.ts';
 import { schemaProblems } from './schemas.ts';
 
 const folder = join(import.meta.dirname, '../../deploy/kubernetes');
@@ -69,6 +70,15 @@ t.test('resources of the mesh are read without a problem', async (t) => {
     t.same(problems, [], file);
     t.ok(resources.length > 0, file);
   }
+});
+
+t.test("the example's client reaches web over mutual TLS, wherever its Service's address is", async (t) => {
+  const args = ['route', '--config', join(folder, 'example/web.yaml'), '--namespace', 'shop', '--port', '80'];
+  const { stdout } = await runToEnd(t, [...args, '--address', '10.96.5.5', '--host', 'web', '-o', 'json']);
+  t.match(JSON.parse(stdout), {
+    tls: { mode: 'ISTIO_MUTUAL', expectedIdentities: ['spiffe://cluster.local/ns/shop/sa/web'] },
+    endpoints: [{ address: '10.96.5.5', port: 80, tls: 'ISTIO_MUTUAL' }],
+  });
 });
 
 t.test('names agree', async (t) => {
