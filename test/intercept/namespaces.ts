@@ -40,6 +40,17 @@ export function skipped(t: Test): boolean {
 }
 
 let count = 0;
+/** A test file that is ended from outside has no teardown: its namespaces must not outlive it all the same. */
+const living = new Set<string>();
+function removeAll(): void {
+  for (const name of living) run(['ip', 'netns', 'delete', name]);
+  living.clear();
+}
+process.on('exit', removeAll);
+process.once('SIGTERM', () => {
+  removeAll();
+  process.kill(process.pid, 'SIGTERM');
+});
 
 /** A network namespace; it is gone after the test. */
 export class Namespace {
@@ -48,7 +59,11 @@ export class Namespace {
   constructor(t: Test) {
     this.name = `oarlock-rules-${process.pid}-${++count}`;
     must(run(['ip', 'netns', 'add', this.name]));
-    t.teardown(() => run(['ip', 'netns', 'delete', this.name]));
+    living.add(this.name);
+    t.teardown(() => {
+      living.delete(this.name);
+      run(['ip', 'netns', 'delete', this.name]);
+    });
     this.must('ip link set lo up');
   }
 
