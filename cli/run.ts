@@ -101,6 +101,13 @@ class Daemon {
   async start(): Promise<void> {
     const leak = keepMemoryPrivate();
     if (leak !== null) this.#log.warn(leak);
+    // First: a container's pid 1 is deaf to signals that it has no ear for.
+    process.on('SIGTERM', () => this.#signalled('SIGTERM'));
+    process.on('SIGINT', () => this.#signalled('SIGINT'));
+    process.on('SIGHUP', () => this.#signalled('SIGHUP'));
+    // Envoy's signal for it. Node would else open its debugger's port.
+    process.on('SIGUSR1', () => this.#plane.reopenLogs());
+    process.on('uncaughtException', (error) => this.#broken(error));
     this.#servers = await this.#startServers();
     // Before all that takes its time: the app may be there already, and the rules of capture send it here.
     await this.#plane.listen(this.#ownPorts(null));
@@ -111,12 +118,6 @@ class Daemon {
       throw new UsageError(`the resources are not valid:\n${this.#problems.join('\n')}`);
     }
     await this.#identity.start();
-    process.on('SIGTERM', () => this.#signalled('SIGTERM'));
-    process.on('SIGINT', () => this.#signalled('SIGINT'));
-    process.on('SIGHUP', () => this.#signalled('SIGHUP'));
-    // Envoy's signal for it. Node would else open its debugger's port.
-    process.on('SIGUSR1', () => this.#plane.reopenLogs());
-    process.on('uncaughtException', (error) => this.#broken(error));
     if (this.#processes !== null) void this.#leaveWith(this.#processes);
     if (snapshot !== null) await this.#putInForce(snapshot, input);
     if (this.#waitingFor !== null) this.#log.warn({ waitingFor: this.#waitingFor }, 'waiting, not ready');
