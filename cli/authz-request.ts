@@ -1,13 +1,13 @@
 /** One request of `authz check`: its JSON checked field by field and made into the facts the data path would have. */
 
 import { isIP } from 'node:net';
+import { parseCidr } from '../mesh/cidr.ts';
 import type { ConnectionFacts } from '../mesh/facts.ts';
 import { type Identity, parseIdentity } from '../mesh/identity.ts';
 import { limitTable } from '../mesh/limits.ts';
 import { isObject } from '../mesh/schema.ts';
 import type { PathNormalization, Snapshot } from '../mesh/snapshot.ts';
 import type { Claims } from '../mesh/tokens.ts';
-import { parseCidr } from '../mesh/cidr.ts';
 import { normalizeTarget } from '../policy/path.ts';
 import { addFields } from '../proxy/http/added-fields.ts';
 import { forwardedCert, peersCert } from '../proxy/http/forwarded-cert.ts';
