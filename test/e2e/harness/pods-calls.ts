@@ -42,18 +42,13 @@ export async function curl(pod: Pod, url: string, how: HowToCall = {}): Promise<
     ...flags,
     `${url}${url.includes('?') ? '&' : '?'}${secret}`,
   ];
-  const { status, output } = await pod.run(argv, { uid });
-  const lines = output.split('\n');
-  const code = lines.findLastIndex((line) => /^\d{3}$/.test(line));
-  const error = lines.find((line) => line.startsWith('curl: (')) ?? '';
+  const { status, stdout, stderr } = await pod.run(argv, { uid });
+  const end = stdout.lastIndexOf('\n');
   return {
     exit: status,
-    status: Number(lines[code] ?? 0),
-    body: lines
-      .slice(0, code)
-      .filter((line) => line !== error)
-      .join('\n'),
-    error,
+    status: Number(stdout.slice(end + 1)),
+    body: stdout.slice(0, Math.max(end, 0)),
+    error: stderr.trim(),
     secret,
   };
 }

@@ -5,7 +5,7 @@
 import { type ChildProcess, execFileSync } from 'node:child_process';
 import { chownSync, cpSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { BRIDGE, type Pod, PROXY_UID } from './pods.ts';
+import { BARE, BRIDGE, type Pod, PROXY_UID } from './pods.ts';
 import { type PodMesh, PodSidecar } from './pods-mesh.ts';
 import { until } from './wait.ts';
 
@@ -63,8 +63,8 @@ export interface Template {
 
 /** Has `oarlock inject` add to a Deployment what it adds. */
 export function inject(mesh: PodMesh, deployment: string): Template {
-  const [node = '', ...rest] = mesh.image.oarlock;
-  const text = execFileSync(node, [...rest, 'inject', '-f', '-', '-o', 'json'], {
+  const [env, ...rest] = [...BARE, ...mesh.image.oarlock];
+  const text = execFileSync(env, [...rest, 'inject', '-f', '-', '-o', 'json'], {
     input: deployment,
     encoding: 'utf8',
   });

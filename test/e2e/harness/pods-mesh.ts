@@ -1,10 +1,10 @@
 /** A mesh of pods: resources as kubectl prints them, credentials of `oarlock ca issue`, and sidecars as injection starts them. */
 import { type ChildProcess, execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, createWriteStream, mkdirSync, readdirSync } from 'node:fs';
+import { chmodSync, chownSync, cpSync, createWriteStream, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Test } from 'tap';
 import { sumOf, tempDir } from './mesh.ts';
-import { BRIDGE, type Pod, type PodNetwork, PROXY_UID } from './pods.ts';
+import { BARE, BRIDGE, type Pod, type PodNetwork, PROXY_UID } from './pods.ts';
 import type { Image } from './pods-image.ts';
 import { type Line, Lines, type Match } from './processes.ts';
 import { replace } from './test-ca.ts';
@@ -125,8 +125,8 @@ export class PodMesh {
 
   /** Runs `oarlock ARGS` here, in no pod. */
   oarlock(...args: readonly string[]): void {
-    const [node = '', ...rest] = this.image.oarlock;
-    execFileSync(node, [...rest, ...args], { stdio: ['ignore', 'ignore', 'pipe'], cwd: '/' });
+    const [env, ...rest] = [...BARE, ...this.image.oarlock];
+    execFileSync(env, [...rest, ...args], { stdio: ['ignore', 'ignore', 'pipe'], cwd: '/' });
   }
 
   /** The flags of credentials in files for `shop/ACCOUNT`, which the sidecars' user may read. */
@@ -146,6 +146,7 @@ export class PodMesh {
   /** A token of `shop/ACCOUNT`, which the sidecars' user may read. */
   tokenFile(account: string): string {
     const file = join(this.dir, `${account}.token`);
+    if (existsSync(file)) return file;
     const whose = ['--namespace', 'shop', '--service-account', account];
     this.oarlock('ca', 'token', '--dir', this.#ca, ...whose, '--out', file);
     chownSync(file, PROXY_UID, PROXY_UID);
@@ -154,9 +155,12 @@ export class PodMesh {
 
   /** The CA's root, as a config map hands it out. */
   caRoot(): string {
-    // What makes the CA's folder where it is not there.
+    const file = join(this.dir, 'root-cert.pem');
+    if (existsSync(file)) return file;
+    // Makes the CA, whose folder is nobody else's to read.
     const [, certs = ''] = this.issue('nobody');
-    return join(certs, 'root-cert.pem');
+    cpSync(join(certs, 'root-cert.pem'), file);
+    return file;
   }
 
   /** Starts that CA, outside all pods. @param names more names it is dialled by */

@@ -84,7 +84,7 @@ export async function shopOfPods(
     nginx(
       t,
       orders,
-      `${orders.hosts.map((host) => `listen ${host}:${APP.nginx};`).join(' ')} location / { return 200 "nginx for $remote_addr: $request_uri\\n"; }`,
+      `${orders.hosts.map((host) => `listen ${host}:${APP.nginx};`).join(' ')} location / { return 200 "nginx for $remote_addr: $request_uri"; }`,
     ),
     redis(t, orders, APP.redis),
     pythonApps(t, network.bridge, [

@@ -15,6 +15,11 @@ export const APP_UID = 1000;
 const PREFIX = 'oarlock-pods-';
 /** The system's own tools: what a user of this machine has in his path may be in a folder of his own. */
 const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/**
+ * Before a command line: what a test runner wants every Node of its children to load lies in the checkout, which other
+ * users may not read.
+ */
+export const BARE = ['/usr/bin/env', '--unset=NODE_OPTIONS'] as const;
 /** Where `ip netns exec` finds the files a namespace has in the place of /etc's. */
 const NETNS_ETC = '/etc/netns';
 /** The bridge, whom all pods' default routes name: what nobody has, ends there. */
@@ -22,6 +27,12 @@ export const BRIDGE = { ipv4: '10.77.0.1', ipv6: 'fd00:77::1' } as const;
 
 /** Further addresses of the bridge: a host outside the cluster. */
 export const OUTSIDE = { ipv4: '10.77.0.2', ipv6: 'fd00:77::2' } as const;
+
+/** How a command in a pod ended; `output`: stdout and stderr as they came. */
+export interface PodRan extends Ran {
+  readonly stdout: string;
+  readonly stderr: string;
+}
 
 /** A process in a pod, and whom it runs as. */
 export interface PodCommand {
@@ -110,36 +121,39 @@ export class Pod {
       'KILL',
       ...user,
       '--',
+      ...BARE,
       ...argv,
     ];
     const everywhere = { PATH: SYSTEM_PATH, HOME: '/nonexistent' };
     return spawn('ip', command, { env: { ...everywhere, ...env }, cwd: '/', stdio: stdio ?? 'pipe' });
   }
 
-  /** Runs a command to its end; stdout and stderr together. */
-  run(argv: readonly string[], command: PodCommand = {}): Promise<Ran> {
+  /** Runs a command to its end. */
+  run(argv: readonly string[], command: PodCommand = {}): Promise<PodRan> {
     const child = this.spawn(argv, command);
-    let output = '';
-    for (const stream of [child.stdout, child.stderr]) {
-      stream?.on('data', (chunk: Buffer) => {
-        output += chunk.toString('latin1');
+    const said = { stdout: '', stderr: '', output: '' };
+    for (const name of ['stdout', 'stderr'] as const) {
+      child[name]?.on('data', (chunk: Buffer) => {
+        const text = chunk.toString('latin1');
+        said[name] += text;
+        said.output += text;
       });
     }
     child.stdin?.on('error', () => {});
     child.stdin?.end(command.input ?? '');
-    const ended = new Promise<Ran>((resolve, reject) => {
+    const ended = new Promise<PodRan>((resolve, reject) => {
       child.once('error', reject);
-      child.once('close', (status) => resolve({ status, output }));
+      child.once('close', (status) => resolve({ status, ...said }));
     });
     const what = `${argv.slice(0, 3).join(' ')} in ${this.name}`;
     return within(what, ended, command.ms ?? PATIENCE).finally(() => child.kill('SIGKILL'));
   }
 
-  /** The same, where anything but success is the test's own fault. */
+  /** What the same says on stdout, where anything but success is the test's own fault. */
   async must(argv: readonly string[], command: PodCommand = {}): Promise<string> {
-    const { status, output } = await this.run(argv, command);
+    const { status, stdout, output } = await this.run(argv, command);
     if (status !== 0) throw new Error(`${argv.join(' ')} in ${this.name} ended with ${status}: ${output}`);
-    return output;
+    return stdout;
   }
 
   /** Files in the place of /etc's, as a kubelet writes them. */

@@ -117,14 +117,16 @@ t.test('every backend', async (t) => {
         return texts.join('').replaceAll(/^#.*\n|\[\d+:\d+\]/gm, '');
       };
       const check = ['--check', '--backend', backend];
-      for (const pod of [web, orders]) {
-        await mesh.rules(pod, '--clean');
-        const { status, output } = await pod.run([...mesh.image.oarlock, 'iptables', ...check]);
-        t.equal(status, 1, 'none of the backend before has stayed');
-        t.match(output, /missing/);
-        await mesh.rules(pod, '--backend', backend);
-        await mesh.rules(pod, ...check);
-      }
+      await Promise.all(
+        [web, orders].map(async (pod) => {
+          await mesh.rules(pod, '--clean');
+          const { status, output } = await pod.run([...mesh.image.oarlock, 'iptables', ...check]);
+          t.equal(status, 1, `none of the backend before has stayed in ${pod.name}`);
+          t.match(output, /missing/);
+          await mesh.rules(pod, '--backend', backend);
+          await mesh.rules(pod, ...check);
+        }),
+      );
       const once = await saved();
       await mesh.rules(orders, '--backend', backend);
       t.equal(await saved(), once, 'set twice is set once');
