@@ -39,7 +39,8 @@ export function kubernetesApi({ url, caFile, tokenFile }: KubernetesApiOptions):
   async function agentNow(): Promise<Agent> {
     const ca = await readFile(caFile, 'utf8');
     if (agent?.ca === ca) return agent.agent;
-    const { Agent } = await import('undici');
+    // By `default`: the bundle gives a CommonJS package no other name.
+    const { Agent } = (await import('undici')).default;
     const before = agent;
     const limits = { headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS, maxResponseSize: MAX_BYTES };
     const connect = { ca, timeout: TIMEOUT_MS };
@@ -51,7 +52,7 @@ export function kubernetesApi({ url, caFile, tokenFile }: KubernetesApiOptions):
   return {
     async ask(method, path, body) {
       const [dispatcher, token] = await Promise.all([agentNow(), readFile(tokenFile, 'utf8')]);
-      const { request } = await import('undici');
+      const { request } = (await import('undici')).default;
       const response = await request(new URL(path, url), {
         dispatcher,
         method,

@@ -49,7 +49,8 @@ const guardedLookup: LookupFunction = (hostname, options, callback) => {
 export function createGetter(ca?: readonly string[]): Get {
   let agent: Agent | null = null;
   return async (uri, signal) => {
-    const { Agent, request } = await import('undici');
+    // By `default`: the bundle gives a CommonJS package no other name.
+    const { Agent, request } = (await import('undici')).default;
     agent ??= new Agent({
       connect: { lookup: guardedLookup, ca: [...(ca ?? systemRoots())] },
       maxResponseSize: MAX_BYTES,
