@@ -59,9 +59,9 @@ const isCount: Check = (text) => /^\d{1,10}$/.test(text) && Number(text) <= 0xff
 /** Linux allows 15 bytes; what a shell or a rule could read otherwise is not let through. */
 const isInterfaces: Check = (text) =>
   text === '' || text.split(',').every((name) => /^\w[\w.-]{0,14}$/.test(name.trim()));
-/** Kubernetes' resource.Quantity. */
+/** Kubernetes' resource.Quantity. Digits can be read in one way only, so that no text takes long to refuse. */
 const isQuantity: Check = (text) =>
-  /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$/.test(text);
+  /^[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$/.test(text);
 
 /** As Istio's own injector checks them (pkg/kube/inject/validate.go), and what a good value is. */
 const CHECKS: Readonly<Record<string, readonly [check: Check, shape: string]>> = {

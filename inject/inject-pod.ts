@@ -1,5 +1,6 @@
 /** Injection: a pod template in, the same with a sidecar out. */
 import { names } from './annotations.ts';
+import { checkBounds } from './bounds.ts';
 import { DEFAULT_IDS, initContainer, type ProxyIds } from './init-container.ts';
 import type { InjectConfig } from './inject-config.ts';
 import { InjectError } from './inject-error.ts';
@@ -56,6 +57,7 @@ export function injectPod(
     const { reason, warn } = verdict;
     return { pod: original, injected: false, warnings: warn ? [`not injected: ${reason}`] : [] };
   }
+  checkBounds(pod, at);
   const settings = readSettings(pod, config);
   const { pod: withSidecar, warnings } = addSidecar(pod, owner, settings, config);
   return {
@@ -158,7 +160,8 @@ function withEnv(container: Named, name: string, value: string | null): Named {
 
 /** A volume that the pod has under one of our names is the user's word. */
 function withVolumes(own: readonly Named[], added: readonly Named[]): readonly Named[] {
-  return [...own, ...added.filter(({ name }) => !own.some((volume) => volume.name === name))];
+  const has = new Set(own.map(({ name }) => name));
+  return [...own, ...added.filter(({ name }) => !has.has(name))];
 }
 
 function withSecrets(pod: Pod, secrets: readonly string[]): readonly Json[] {

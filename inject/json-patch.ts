@@ -1,5 +1,5 @@
 /** The difference between two JSON values as JSON Patch operations (RFC 6902): few, and each as deep as can be. */
-import { isList, isObject, type Json, type JsonObject, sameJson } from './json.ts';
+import { isList, isObject, type Json, type JsonObject } from './json.ts';
 
 export type PatchOperation =
   | { readonly op: 'add' | 'replace'; readonly path: string; readonly value: Json }
@@ -29,7 +29,8 @@ export function jsonPatch(before: Json, after: Json): readonly PatchOperation[] 
 }
 
 function diff(before: Json, after: Json, at: PatchPath, steps: PatchStep[]): void {
-  if (sameJson(before, after)) return;
+  if (before === after) return;
+  // What is the same inside gives no step: to compare it first, level by level, would cost the depth squared.
   if (isObject(before) && isObject(after)) diffObject(before, after, at, steps);
   else if (isList(before) && isList(after)) diffList(before, after, at, steps);
   else steps.push({ op: 'replace', at, value: after });
@@ -55,10 +56,11 @@ function diffList(before: readonly Json[], after: readonly Json[], at: PatchPath
     diffByPosition(before, after, at, steps);
     return;
   }
+  const [isOld, isNew] = [new Set(oldNames), new Set(newNames)];
   const names = [...oldNames];
   const values = [...before];
   for (let i = names.length - 1; i >= 0; i--) {
-    if (newNames.includes(names[i] ?? '')) continue;
+    if (isNew.has(names[i] ?? '')) continue;
     names.splice(i, 1);
     values.splice(i, 1);
     steps.push({ op: 'remove', at: [...at, i] });
@@ -70,7 +72,7 @@ function diffList(before: readonly Json[], after: readonly Json[], at: PatchPath
       diff(old, value, [...at, i], steps);
       return;
     }
-    const from = names.indexOf(name);
+    const from = isOld.has(name) ? names.indexOf(name) : -1;
     if (from >= 0) {
       names.splice(from, 1);
       values.splice(from, 1);

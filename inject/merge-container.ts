@@ -23,7 +23,7 @@ export function mergeContainer(injected: Named, user: Named): Named {
 function mergeObject(below: JsonObject, above: JsonObject): JsonObject {
   const merged: Record<string, Json | undefined> = { ...below };
   for (const [name, value] of Object.entries(above)) {
-    const old = merged[name];
+    const old = Object.hasOwn(merged, name) ? merged[name] : undefined;
     if (isObject(old) && isObject(value)) merged[name] = mergeObject(old, value);
     else if (isList(old) && isList(value)) merged[name] = mergeList(old, value, KEYS[name]);
     else if (value !== null) merged[name] = value;
@@ -31,12 +31,20 @@ function mergeObject(below: JsonObject, above: JsonObject): JsonObject {
   return merged;
 }
 
+/** In one pass: whoever may create a pod says how long its lists are. */
 function mergeList(below: readonly Json[], above: readonly Json[], key: string | undefined): readonly Json[] {
   if (key === undefined) return above;
   const merged = [...below];
+  const places = new Map<Json | undefined, number>();
+  merged.forEach((item, at) => {
+    if (isObject(item) && !places.has(item[key])) places.set(item[key], at);
+  });
   for (const item of above) {
-    const at = merged.findIndex((one) => isObject(one) && isObject(item) && one[key] === item[key]);
-    if (at < 0) merged.push(item);
+    const at = isObject(item) ? places.get(item[key]) : undefined;
+    if (at === undefined) {
+      if (isObject(item)) places.set(item[key], merged.length);
+      merged.push(item);
+    }
     // A variable's value and where it comes from exclude each other: the user's stands alone.
     else merged[at] = key === 'name' ? item : mergeObject(merged[at] as JsonObject, item as JsonObject);
   }

@@ -1,8 +1,8 @@
 /** The annotation `proxy.istio.io/config`: the fields of Istio's ProxyConfig that mean something to this sidecar. */
-import { parse } from 'yaml';
 import { parseDuration } from '../mesh/duration.ts';
 import { InjectError } from './inject-error.ts';
 import { isObject, type Json, type JsonObject } from './json.ts';
+import { parseSmallYaml } from './proxy-config-text.ts';
 
 export interface ProxyConfig {
   /** Null where the annotation says nothing: so all others. */
@@ -49,7 +49,7 @@ export function readProxyConfig(text: string | undefined): ProxyConfig {
 function fieldsOf(text: string): JsonObject {
   let value: Json;
   try {
-    value = parse(text) as Json;
+    value = parseSmallYaml(text);
   } catch (error) {
     throw new InjectError(`annotation proxy.istio.io/config cannot be parsed: ${(error as Error).message}`);
   }

@@ -28,18 +28,18 @@ export interface Settings {
 }
 
 /** Envoy's levels, which `sidecar.istio.io/logLevel` has, beside ours. */
-const LOG_LEVELS: Readonly<Record<string, string>> = {
-  trace: 'trace',
-  debug: 'debug',
-  info: 'info',
-  warning: 'warn',
-  warn: 'warn',
-  error: 'error',
-  critical: 'error',
-  fatal: 'error',
-  off: 'error',
-  none: 'error',
-};
+const LOG_LEVELS: ReadonlyMap<string, string> = new Map([
+  ['trace', 'trace'],
+  ['debug', 'debug'],
+  ['info', 'info'],
+  ['warning', 'warn'],
+  ['warn', 'warn'],
+  ['error', 'error'],
+  ['critical', 'error'],
+  ['fatal', 'error'],
+  ['off', 'error'],
+  ['none', 'error'],
+]);
 
 /** @throws InjectError for an annotation with a value that Istio's injector refuses too */
 export function readSettings(pod: Pod, config: InjectConfig): Settings {
@@ -96,7 +96,7 @@ function logLevel(annotations: Pod['annotations'], config: InjectConfig, warning
   const text = annotations[names.logLevel] ?? annotations[names.agentLogLevel];
   if (text === undefined) return config.logLevel;
   // Of istiod's agent: `default:info,ads:debug`.
-  const level = LOG_LEVELS[text.replace(/^default:/, '').split(',')[0] ?? ''];
+  const level = LOG_LEVELS.get(text.replace(/^default:/, '').split(',')[0] ?? '');
   if (level !== undefined) return level;
   warnings.push(`log level ${JSON.stringify(text)} is not known: ${config.logLevel} is used`);
   return config.logLevel;
