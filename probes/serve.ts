@@ -25,8 +25,11 @@ export interface ProbeOptions {
 
 /** The addresses that Istio's rules let past: what comes from them goes to the app (`InboundPassthroughBindIpv4`). */
 const SOURCES = { 4: '127.0.0.6', 6: '::6' } as const;
-/** The kubelet asks one at a time; who asks more of one is none. */
-const MAX_AT_ONCE = 8;
+/**
+ * Of one address and probe. The kubelet asks one at a time; who asks more is none, and must not use up what is
+ * everybody's: the kubelet would take the app for dead. How many addresses ask is bounded by the server's connections.
+ */
+const MAX_OF_ONE_CALLER = 2;
 const QUIET_MS = 1_000;
 /**
  * About the connection, or the body that a GET has not (RFC 9110 §7.6.1); and the word of a sidecar on who called,
@@ -47,7 +50,8 @@ const NOT_PASSED_ON: ReadonlySet<string> = new Set([
 ]);
 
 interface State {
-  underWay: number;
+  /** How many are under way, by who asks; nobody stands there with none. */
+  readonly underWay: Map<string, number>;
   /** What `turned` was last told. */
   said: 'well' | 'failing';
   saidAt: number;
@@ -61,7 +65,10 @@ export class ProbeServer {
   constructor(options: ProbeOptions) {
     this.#options = options;
     this.#states = new Map(
-      [...options.probes.keys()].map((path) => [path, { underWay: 0, said: 'well', saidAt: -QUIET_MS }]),
+      [...options.probes.keys()].map((path) => [
+        path,
+        { underWay: new Map(), said: 'well', saidAt: -QUIET_MS },
+      ]),
     );
   }
 
@@ -78,9 +85,12 @@ export class ProbeServer {
     const probe = this.#options.probes.get(path);
     const state = this.#states.get(path);
     if (probe === undefined || state === undefined) return { status: 404, body: 'no such probe' };
-    if (state.underWay >= MAX_AT_ONCE)
-      return { status: 503, body: `${MAX_AT_ONCE} such probes are under way` };
-    state.underWay++;
+    const caller = request.socket.remoteAddress ?? '';
+    const before = state.underWay.get(caller) ?? 0;
+    if (before >= MAX_OF_ONE_CALLER) {
+      return { status: 503, body: `${MAX_OF_ONE_CALLER} such probes of ${caller} are under way` };
+    }
+    state.underWay.set(caller, before + 1);
     try {
       const answer = await within(probe.timeoutMs, gone, (signal) => this.#asked(probe, request, signal));
       this.#note(path, state, answer.status < 400 ? null : `answered ${answer.status}`);
@@ -90,7 +100,9 @@ export class ProbeServer {
       if (!gone.aborted) this.#note(path, state, message);
       return { status: 500, body: message };
     } finally {
-      state.underWay--;
+      const left = (state.underWay.get(caller) ?? 1) - 1;
+      if (left === 0) state.underWay.delete(caller);
+      else state.underWay.set(caller, left);
     }
   }
 

@@ -1,6 +1,6 @@
 /** A small HTTP server whose callers are bounded: in time, in number, and each address in its share. */
 import { createServer, type RequestListener, type Server } from 'node:http';
-import type { Socket } from 'node:net';
+import { boundConnections, type PlaceBounds } from './connection-places.ts';
 
 /** Where a server listens. Port 0: the kernel chooses. */
 export interface Listen {
@@ -10,16 +10,13 @@ export interface Listen {
 }
 
 /** Milliseconds and counts. */
-export interface ServerBounds {
+export interface ServerBounds extends PlaceBounds {
   readonly headTimeoutMs: number;
   readonly requestTimeoutMs: number;
   /** How often the two are looked at. */
   readonly checkIntervalMs: number;
   /** No byte either way: a scraper that stops reading must not keep an answer in memory. */
   readonly idleTimeoutMs: number;
-  readonly maxConnections: number;
-  /** Of one address: nobody shall shut out the kubelet, who would take the pod for dead. */
-  readonly maxConnectionsPerAddress: number;
 }
 
 /** Small: probes and scrapers are few, near and quick; whoever is not is none of them. */
@@ -28,7 +25,7 @@ export const defaultServerBounds: ServerBounds = {
   requestTimeoutMs: 10_000,
   checkIntervalMs: 2_500,
   idleTimeoutMs: 30_000,
-  maxConnections: 128,
+  maxConnections: 512,
   maxConnectionsPerAddress: 48,
 };
 const MAX_HEAD_BYTES = 8_192;
@@ -46,30 +43,9 @@ export function createBoundedServer(bounds: ServerBounds, listener: RequestListe
     },
     listener,
   );
-  server.maxConnections = bounds.maxConnections;
   server.timeout = bounds.idleTimeoutMs;
-  const ofAddress = new Map<string, number>();
-  server.on('connection', (socket) => boundPerAddress(socket, ofAddress, bounds));
+  boundConnections(server, bounds);
   return server;
-}
-
-function boundPerAddress(
-  socket: Socket,
-  ofAddress: Map<string, number>,
-  { maxConnectionsPerAddress }: ServerBounds,
-): void {
-  const address = socket.remoteAddress ?? '';
-  const before = ofAddress.get(address) ?? 0;
-  if (before >= maxConnectionsPerAddress) {
-    socket.destroy();
-    return;
-  }
-  ofAddress.set(address, before + 1);
-  socket.once('close', () => {
-    const left = (ofAddress.get(address) ?? 1) - 1;
-    if (left === 0) ofAddress.delete(address);
-    else ofAddress.set(address, left);
-  });
 }
 
 /**

@@ -37,6 +37,8 @@ export interface AskOptions {
   /** Names and values in turn; the kubelet's `Host` is added where none is given. */
   readonly headers?: readonly string[];
   readonly signal?: AbortSignal;
+  /** The caller's address. */
+  readonly from?: string;
 }
 
 interface SidecarOptions {
@@ -84,7 +86,7 @@ export async function sidecar(t: Test, table: object, options: SidecarOptions = 
 function ask(
   port: number,
   path: string,
-  { method = 'GET', headers = [], signal }: AskOptions = {},
+  { method = 'GET', headers = [], signal, from }: AskOptions = {},
 ): Promise<Answer> {
   const host = headers.some((name, at) => at % 2 === 0 && name.toLowerCase() === 'host');
   return new Promise((resolve, reject) => {
@@ -97,6 +99,7 @@ function ask(
         agent: false,
         headers: [...(host ? [] : ['Host', `127.0.0.1:${port}`]), ...headers, 'Connection', 'close'],
         ...(signal === undefined ? {} : { signal }),
+        ...(from === undefined ? {} : { localAddress: from }),
       },
       (response) => {
         let body = '';

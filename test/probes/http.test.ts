@@ -1,8 +1,8 @@
 /** HTTP probes through the sidecar: the cases of Istio's TestAppProbe, TestHttpsAppProbe and TestProbeHeader, and hostile apps. */
-import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Socket } from 'node:net';
 import t from 'tap';
+import { until } from '../e2e/harness/wait.ts';
 import { type Answer, closedPort, httpApp, httpsApp, listening, sidecar } from './helper.ts';
 
 const LIVEZ = '/app-health/web/livez';
@@ -388,7 +388,7 @@ t.test('bytes come back as they are, and never as a page', async (t) => {
   });
 });
 
-t.test('no more than eight of one probe at once, and others are not held up', async (t) => {
+t.test('no more than two of one probe for one caller, and others are not held up', async (t) => {
   const waiting: ServerResponse[] = [];
   const port = await httpApp(t, (request, response) => {
     if (request.url === '/other') response.end();
@@ -398,13 +398,19 @@ t.test('no more than eight of one probe at once, and others are not held up', as
     ...httpGet(port, {}, 60),
     '/app-health/other/livez': { httpGet: { port, path: '/other' } },
   });
-  const asking = Array.from({ length: 8 }, () => ask(LIVEZ));
-  while (waiting.length < 8)
-    await once(process, 'oarlock-never', { signal: AbortSignal.timeout(20) }).catch(() => {});
-  t.match(await ask(LIVEZ), { status: 503, body: /8 such probes/ });
-  t.equal((await ask('/app-health/other/livez')).status, 200);
+  const callers = Array.from({ length: 20 }, (_, i) => `127.0.1.${i + 1}`);
+  const asking = callers.flatMap((from) => [ask(LIVEZ, { from }), ask(LIVEZ, { from })]);
+  await until('all are with the app', () => waiting.length === asking.length);
+  t.match(await ask(LIVEZ, { from: '127.0.1.1' }), { status: 503, body: /2 such probes of 127\.0\.1\.1 / });
+  t.equal((await ask('/app-health/other/livez', { from: '127.0.1.1' })).status, 200);
+  const kubelet = ask(LIVEZ);
+  await until('the kubelet is heard beside forty of strangers', () => waiting.length === asking.length + 1);
   for (const response of waiting) response.end('done');
-  for (const got of await Promise.all(asking)) t.equal(got.status, 200);
+  for (const got of await Promise.all([...asking, kubelet])) t.equal(got.status, 200);
+  const again = ask(LIVEZ, { from: '127.0.1.1' });
+  await until('the share is free again', () => waiting.length === asking.length + 2);
+  waiting.at(-1)?.end();
+  t.equal((await again).status, 200);
 });
 
 t.test('no connection is kept: each probe has its own', async (t) => {

@@ -12,7 +12,6 @@ import {
   type ServerHandlers,
   startServers,
 } from '../../telemetry/servers.ts';
-import { until } from '../e2e/harness/wait.ts';
 
 const READY: Readiness = { ready: true, waitingFor: [], warnings: [] };
 const PEM = '-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\n-----END PRIVATE KEY-----\n';
@@ -340,10 +339,14 @@ t.test('a port in use names the port and the flag, and leaves nothing listening'
   }
 });
 
-async function rawSocket(
-  port: number,
-): Promise<{ socket: Socket; text: () => string; closed: Promise<unknown> }> {
-  const socket = connect(port, '127.0.0.1');
+interface Held {
+  readonly socket: Socket;
+  readonly text: () => string;
+  readonly closed: Promise<unknown>;
+}
+
+async function rawSocket(port: number, from = '127.0.0.1'): Promise<Held> {
+  const socket = connect({ port, host: '127.0.0.1', localAddress: from });
   let text = '';
   socket.on('data', (chunk) => {
     text += chunk.toString('latin1');
@@ -371,34 +374,55 @@ t.test('a slow or endless head ends the connection; the next client is served', 
   t.equal((await ask(health, '/healthz/ready')).status, 200);
 });
 
-t.test('connections are bounded', async (t) => {
+t.test('connections are bounded, and whoever comes finds a place', async (t) => {
   const { servers, health } = await started({}, { ...defaultServerBounds, maxConnections: 3 });
   t.teardown(() => servers.close());
-  const held = [];
-  for (let i = 0; i < 3; i++) held.push(await rawSocket(health));
-  const extra = await rawSocket(health);
-  await extra.closed;
+  const held: Held[] = [];
+  for (let i = 0; i < 4; i++) held.push(await rawSocket(health));
+  await held[0]?.closed;
+  t.equal((await ask(health, '/healthz/ready')).status, 200);
+  await held[1]?.closed;
+  t.equal(held[3]?.socket.destroyed, false);
   for (const { socket } of held) socket.destroy();
-  t.pass('the fourth was closed');
 });
 
-t.test('one address cannot shut out another', async (t) => {
+t.test('strangers do not shut out the kubelet', async (t) => {
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<void>();
+  const metrics = async () => {
+    asked.resolve();
+    await answer.promise;
+    return { contentType: 'text/plain', text: 'late' };
+  };
+  const bounds = { ...defaultServerBounds, maxConnections: 12, maxConnectionsPerAddress: 4 };
+  const { servers, metrics: port } = await started({ metrics }, bounds);
+  t.teardown(() => servers.close());
+  const scrape = ask(port, '/metrics', { from: '127.0.0.9' });
+  await asked.promise;
+  const held: Held[] = [];
+  for (let round = 0; round < 4; round++) {
+    for (let n = 1; n <= 8; n++) held.push(await rawSocket(port, `127.0.2.${n}`));
+    t.equal((await ask(port, '/healthz/ready', { from: '127.0.0.8' })).status, 200);
+  }
+  answer.resolve();
+  t.equal((await scrape).body, 'late', 'what is under way stays');
+  for (const { socket } of held) socket.destroy();
+});
+
+t.test('one address has its share, and its newest connections', async (t) => {
   const { servers, metrics } = await started({}, { ...defaultServerBounds, maxConnectionsPerAddress: 3 });
   t.teardown(() => servers.close());
-  const held = [];
-  for (let i = 0; i < 3; i++) held.push(await rawSocket(metrics));
-  await (await rawSocket(metrics)).closed;
-  await t.rejects(ask(metrics, '/healthz/ready'));
-  t.equal((await ask(metrics, '/healthz/ready', { from: '127.0.0.9' })).status, 200);
-  held[0]?.socket.destroy();
-  await held[0]?.closed;
-  await until('there is room again', () =>
-    ask(metrics, '/healthz/ready').then(
-      ({ status }) => status === 200,
-      () => false,
-    ),
+  const other = await rawSocket(metrics, '127.0.0.9');
+  const held: Held[] = [];
+  for (let i = 0; i < 5; i++) held.push(await rawSocket(metrics));
+  await Promise.all([held[0]?.closed, held[1]?.closed]);
+  t.same(
+    [other, ...held.slice(2)].map(({ socket }) => socket.destroyed),
+    [false, false, false, false],
   );
-  for (const { socket } of held) socket.destroy();
+  t.equal((await ask(metrics, '/healthz/ready')).status, 200);
+  await held[2]?.closed;
+  for (const { socket } of [other, ...held]) socket.destroy();
 });
 
 t.test('close lets an answer under way finish and waits for no idle keep-alive', async (t) => {
