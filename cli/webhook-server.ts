@@ -7,6 +7,7 @@ import { answerReview } from '../inject/admission.ts';
 import type { InjectConfig } from '../inject/inject-config.ts';
 import { InjectError } from '../inject/inject-error.ts';
 import type { Json } from '../inject/json.ts';
+import { boundConnections } from '../telemetry/connection-places.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { ServerKeys } from './webhook-certificate.ts';
 
@@ -29,8 +30,8 @@ export interface WebhookServer {
 
 /** What etcd takes is 1.5 MiB, and the API server sends an object with little about it. */
 const MAX_BODY_BYTES = 3 * 1024 * 1024;
-/** The API server keeps a few open. */
-const MAX_CONNECTIONS = 256;
+/** Each API server keeps a few open; whoever holds more loses the oldest of his own. */
+const PLACES = { maxConnections: 256, maxConnectionsPerAddress: 64 } as const;
 /** Its own patience is 10 s (timeoutSeconds). */
 const REQUEST_MS = 10_000;
 const HANDSHAKE_MS = 5_000;
@@ -49,7 +50,7 @@ export async function startWebhookServer(options: WebhookServerOptions): Promise
     keepAliveTimeout: IDLE_MS,
     connectionsCheckingInterval: 1_000,
   });
-  server.maxConnections = MAX_CONNECTIONS;
+  boundConnections(server, PLACES);
   server.on('request', (request, response) => {
     serve(request, response, options).catch((error: Error) => {
       options.log.error({ event: 'webhook', error: error.message }, 'a request failed');

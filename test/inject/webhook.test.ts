@@ -1,7 +1,9 @@
 /** The webhook over TLS: what it answers, and what it does not let happen. */
 
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { request } from 'node:https';
+import { connect as dial, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
 import t, { type Test } from 'tap';
@@ -157,6 +159,27 @@ t.test('a pod of odd shapes is answered, and the server lives on', async (t) => 
     t.equal(status, 200);
     t.equal(body.response.allowed, false, JSON.stringify(object));
   }
+});
+
+t.test('strangers who hold connections do not shut out the API server', async (t) => {
+  const at = await server(t);
+  const held: Socket[] = [];
+  t.teardown(() => {
+    for (const socket of held) socket.destroy();
+  });
+  const hold = async (localAddress: string, tls: boolean) => {
+    const where = { host: '127.0.0.1', port: at.port, localAddress };
+    const socket = tls ? connect({ ...where, ca: at.ca }) : dial(where);
+    socket.on('error', () => {});
+    held.push(socket);
+    await once(socket, tls ? 'secureConnect' : 'connect');
+  };
+  // Of one that waits for nothing but its handshake, of one that has made it, and of many.
+  for (let n = 0; n < 70; n++) await hold('127.0.0.2', false);
+  for (let n = 0; n < 70; n++) await hold('127.0.0.3', true);
+  for (let n = 0; n < 300; n++) await hold(`127.0.3.${n % 250}`, false);
+  t.equal((await ask(at, '/inject', review())).body.response.allowed, true);
+  await until('the oldest have made room', () => held.filter(({ closed }) => closed).length >= 440 - 256);
 });
 
 t.test('files are watched, and a pair that does not fit is not used', async (t) => {
