@@ -9,7 +9,7 @@ import type { AskOriginalDestination, OriginalDestination } from './original-des
 
 /** What the ports of capture are told by whoever opens them. */
 export interface CaptureOptions {
-  readonly path: DataPath;
+  readonly path: Pick<DataPath, 'turnAway'>;
   readonly ask: AskOriginalDestination;
   /** Of this machine. */
   readonly addresses: LocalAddresses;
@@ -58,10 +58,23 @@ export class Capture {
     const { localAddress = '', localPort } = socket;
     if (port === localPort && address === unmapped(localAddress)) return 'the kernel redirected nothing';
     if (isCapture(port)) return `it was going to ${hostPort(address, port)}, a port of capture`;
+    if (staysHere(address) && !staysHere(localAddress))
+      return `it was going to ${hostPort(address, port)}, and another machine sent it`;
     if (direction === 'inbound' && !addresses.has(address))
       return `it was going to ${hostPort(address, port)}, which is no address of this machine`;
     if (isOurs(port) && (direction === 'inbound' || addresses.has(address)))
       return `it was going to ${hostPort(address, port)}, a port of the sidecar`;
     return null;
   }
+}
+
+/**
+ * True for what the kernel takes from no wire, and for ::6, which is there for us alone. Rules redirect before the
+ * kernel looks whether such a destination may come by an interface, so that is ours to look at. Where to they redirect
+ * tells who sent it, as no source address does: what a process of this machine sends goes to loopback, what an interface
+ * brings to an address of the interface.
+ */
+function staysHere(address: string): boolean {
+  const bare = unmapped(address);
+  return bare.startsWith('127.') || bare === '::1' || bare === '::6';
 }

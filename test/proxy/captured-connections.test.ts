@@ -2,7 +2,9 @@
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import t, { type Test } from 'tap';
+import { Capture } from '../../proxy/setup/capture.ts';
 import { Listeners } from '../../proxy/setup/listeners.ts';
+import { LocalAddresses } from '../../proxy/setup/local-addresses.ts';
 import type { OriginalDestination } from '../../proxy/setup/original-destination.ts';
 import { type App, echo, httpApp, tcpApp } from '../e2e/harness/apps.ts';
 import { call, keepAlive, open, Peer } from '../e2e/harness/clients.ts';
@@ -341,6 +343,64 @@ t.test('what may not pass', async (t) => {
     await peer.ended();
     t.match(lines.at(-1), { reason: 'app_unreachable' }, 'an address of an interface of ours');
   });
+});
+
+t.test('loopback is for this machine alone: where the rules redirected to tells who sent it', async (t) => {
+  let accepted = (_socket: Socket): void => {};
+  const arrived = new Promise<Socket>((resolve) => {
+    accepted = resolve;
+  });
+  const app = await tcpApp(t, (socket) => accepted(socket));
+  await open(t, app.port);
+  const peer = await arrived;
+  /** The same connection, redirected to this address. */
+  const redirectedTo = (address: string): Socket =>
+    Object.create(peer, { localAddress: { value: address } }) as Socket;
+  const interfaces = Object.values(networkInterfaces()).flatMap((all) => all ?? []);
+  const own =
+    interfaces.find(({ internal, family }) => !internal && family === 'IPv4')?.address ?? '127.0.0.1';
+  const refused = /^not_redirected: .* another machine sent it$/;
+  const cases: readonly (readonly ['inbound' | 'outbound', string, string, RegExp | null])[] = [
+    // By OUTPUT: the kernel redirects to 127.0.0.1 or ::1.
+    ['inbound', '127.0.0.9', '127.0.0.1', null],
+    ['inbound', '127.0.0.9', '::ffff:127.0.0.1', null],
+    ['inbound', own, '127.0.0.1', null],
+    ['outbound', '127.0.0.9', '::ffff:127.0.0.1', null],
+    ['outbound', '::6', '::1', null],
+    // By PREROUTING: to the interface's own address.
+    ['inbound', '127.0.0.1', '10.1.0.7', refused],
+    ['inbound', '127.8.8.8', '::ffff:10.1.0.7', refused],
+    ['inbound', '::ffff:127.0.0.1', 'fd00::7', refused],
+    ['inbound', '::1', 'fd00::7', refused],
+    ['inbound', '::6', 'fd00::7', refused],
+    ['inbound', '::6', 'fe80::7%eth0', refused],
+    ['outbound', '127.0.0.1', '10.1.0.7', refused],
+    ['outbound', '::1', 'fd00::7', refused],
+    ['inbound', own, own, null],
+    ['outbound', '203.0.113.7', '10.1.0.7', null],
+  ];
+  for (const [direction, address, to, detail] of cases) {
+    let why: string | null = null;
+    const capture = new Capture({
+      path: {
+        turnAway: (_socket, _direction, _port, reason, said) => {
+          why = `${reason}: ${said}`;
+        },
+      },
+      ask: () => ({ address, port: 8_080 }),
+      addresses: new LocalAddresses(),
+      isOurs: () => false,
+      isCapture: () => false,
+      nonce: () => '',
+    });
+    const title = `${direction} to ${address}, redirected to ${to}`;
+    const admitted = capture.admit(direction, 15_006, redirectedTo(to));
+    if (detail === null) t.same(admitted, { address, port: 8_080 }, title);
+    else {
+      t.equal(admitted, null, title);
+      t.match(why, detail, title);
+    }
+  }
 });
 
 t.test('held until there are credentials and a set, asked at once where it was going', async (t) => {
