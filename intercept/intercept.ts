@@ -1,7 +1,14 @@
 /** Where the rules of capture are to stand in this network namespace, and what it takes to get there. */
 import { isDeepStrictEqual } from 'node:util';
 import { explain, lacksTable } from './explain.ts';
-import { type AddressState, addressState, addStep, loopbackAddress, removeStep } from './loopback-address.ts';
+import {
+  type AddressState,
+  addressState,
+  addStep,
+  ipv6Way,
+  loopbackAddress,
+  removeStep,
+} from './loopback-address.ts';
 import { type CaptureOptions, type Family, families } from './options.ts';
 import { captureRules } from './rules.ts';
 import {
@@ -101,7 +108,7 @@ function ipv6Of({ withoutIpv6 }: Store, ipv6: Ipv6, warnings: string[]): Pick<Pl
   const why = address === 'unsupported' ? 'the kernel has no IPv6' : withoutIpv6;
   if (why !== null) {
     if (ipv6 === 'on') throw new InterceptError(`--ipv6 on: ${why}`);
-    warnings.push(`IPv4 alone is captured: ${why}`);
+    warnings.push(ipv4Alone(why));
     return { families: [4], address };
   }
   if (address === 'disabled') {
@@ -187,7 +194,19 @@ function carryOut(steps: readonly Step[], ipv6: Ipv6): readonly string[] {
     if (status === 0 || (step === addStep && addressState() === 'present')) continue;
     const why = explain(step.tool, stderr, step.input);
     if (step.family !== 6 || ipv6 === 'on' || !lacksTable(stderr)) throw new InterceptError(why);
-    warnings.push(`IPv4 alone is captured: ${why}`);
+    warnings.push(ipv4Alone(why));
   }
   return warnings;
+}
+
+/**
+ * What to tell of IPv6 that cannot be captured, where nothing is lost by it.
+ * @throws InterceptError where IPv6 would go past the sidecar, both ways
+ */
+function ipv4Alone(why: string): string {
+  const way = ipv6Way();
+  if (way === null) return `IPv4 alone is captured: ${why}`;
+  throw new InterceptError(
+    `IPv6 cannot be captured, and would go past the sidecar: ${way}. Disable IPv6 there by sysctl, or accept it with --ipv6 off. The cause: ${why}`,
+  );
 }

@@ -298,6 +298,26 @@ if (!skipped(t)) {
       stderr: 'oarlock: --ipv6 on: ip6tables-nft-save is not installed\n',
     });
 
+    const reachable = new Namespace(t);
+    reachable.must('ip link add eth0 type veth peer name eth1');
+    reachable.must('sysctl -q -w net.ipv6.conf.eth1.disable_ipv6=1');
+    reachable.must('ip link set eth1 up');
+    reachable.must('ip link set eth0 up');
+    const past =
+      /^oarlock: IPv6 cannot be captured, .*: eth0 .*--ipv6 off.*ip6tables-nft-save is not installed\n$/;
+    for (const flags of [[], ['--check']]) {
+      t.match(reachable.oarlock(flags, withTools(t, four)), { status: 2, stdout: '', stderr: past });
+    }
+    t.match(reachable.oarlock(['--ipv6', 'off'], withTools(t, four)), { status: 0, stderr: '' }, 'accepted');
+    reachable.must('sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1');
+    t.match(reachable.oarlock([], withTools(t, four)), { status: 0, stderr: warning }, 'disabled there');
+    reachable.must('ip -6 address add fd00::9/128 dev lo');
+    t.match(
+      reachable.oarlock([], withTools(t, four)),
+      { status: 2, stderr: /: lo has the address fd00:0000:/ },
+      'an address of the pod on lo',
+    );
+
     const disabled = new Namespace(t);
     disabled.must('sysctl -q -w net.ipv6.conf.all.disable_ipv6=1');
     disabled.must('sysctl -q -w net.ipv6.conf.lo.disable_ipv6=1');
