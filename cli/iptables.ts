@@ -1,5 +1,5 @@
 /** `oarlock iptables`: sets, checks and removes the rules that redirect a workload's connections to its sidecar. */
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { UsageError } from '../config/usage-error.ts';
 import { NEEDS_NET_ADMIN } from '../intercept/explain.ts';
 import {
@@ -13,7 +13,10 @@ import {
 } from '../intercept/intercept.ts';
 import { type Backend, backends, type Finding } from '../intercept/store.ts';
 import { hasCapability, InterceptError, type Step } from '../intercept/tools.ts';
+import { parseDuration } from '../mesh/duration.ts';
+import { findingLine } from './iptables-findings.ts';
 import { addCaptureFlags, captureOptions } from './iptables-flags.ts';
+import { hold } from './iptables-hold.ts';
 import { addOutputOption, printJson } from './query.ts';
 
 /** Exit status of an answer that is no (CLI.md). */
@@ -39,7 +42,12 @@ export function iptablesCommand(): Command {
     )
     .option('--clean', "remove the rules, Istio's too, whatever holds them")
     .option('--check', 'change nothing; say what is missing or foreign, with exit status 1')
-    .option('--dry-run', 'change nothing; print what would be fed to the tools');
+    .option('--dry-run', 'change nothing; print what would be fed to the tools')
+    .addOption(
+      new Option('--hold [interval]', 'stay, look each interval (10s), and set again what was changed')
+        .preset('10s')
+        .argParser(interval),
+    );
   return addOutputOption(command).action((parsed: Record<string, unknown>) => run(parsed));
 }
 
@@ -47,11 +55,25 @@ interface Modes {
   readonly clean?: true;
   readonly check?: true;
   readonly dryRun?: true;
+  /** Milliseconds. */
+  readonly hold?: number;
   readonly output?: 'json';
 }
 
-function run(parsed: Readonly<Record<string, unknown>>): void {
-  const { clean, check, dryRun, output } = parsed as Modes;
+/** A look takes some tenths of a second of a CPU. */
+const SHORTEST_INTERVAL_MS = 1_000;
+const LONGEST_INTERVAL_MS = 3_600_000;
+
+function interval(text: string): number {
+  const ms = parseDuration(text);
+  if (ms !== null && ms >= SHORTEST_INTERVAL_MS && ms <= LONGEST_INTERVAL_MS) return ms;
+  throw new InvalidArgumentError('It must be a duration from 1s to 1h, as 10s.');
+}
+
+async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
+  const { clean, check, dryRun, output, hold: intervalMs } = parsed as Modes;
+  if (intervalMs !== undefined && (clean || check || dryRun))
+    throw new UsageError('--hold sets the rules and stays: leave out --clean, --check and --dry-run');
   if (clean && check) throw new UsageError('--clean removes, --check looks: give one of them');
   if (dryRun && check) throw new UsageError('--check changes nothing by itself: leave out --dry-run');
   if (process.platform !== 'linux') throw new UsageError('the rules of capture are a matter of Linux');
@@ -82,6 +104,8 @@ function run(parsed: Readonly<Record<string, unknown>>): void {
   warnings.forEach(warn);
   if (output === 'json') printJson({ backend: place.store.backend, changed });
   else process.stdout.write(`${summary(place.store.backend, changed, clean === true)}\n`);
+  if (options !== null && intervalMs !== undefined)
+    await hold({ options, backend: place.store.backend, ipv6, intervalMs });
 }
 
 function warn(text: string): void {
@@ -90,12 +114,7 @@ function warn(text: string): void {
 
 function checkLines(backend: Backend, found: readonly Finding[]): readonly string[] {
   if (found.length === 0) return [`The rules of capture stand (${backend}).`];
-  return found.map(({ backend, family, table, chain, kind, rule }) => {
-    const where = [backend, family === null ? '' : `IPv${family}`, table, chain]
-      .filter((word) => word !== '')
-      .join(' ');
-    return `${where}: ${kind === 'order' ? `out of order, from: ${rule}` : `${kind}: ${rule}`}`;
-  });
+  return found.map(findingLine);
 }
 
 function shown({ tool, args, input }: Step): string {

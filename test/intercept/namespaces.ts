@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Test } from 'tap';
 
-const oarlock = [process.execPath, join(import.meta.dirname, '../../cli/main.ts'), 'iptables'];
+/** `oarlock iptables`. */
+export const oarlock = [process.execPath, join(import.meta.dirname, '../../cli/main.ts'), 'iptables'];
 const sockets = join(import.meta.dirname, 'sockets.py');
 /** Where the kernel's tools are: a user's PATH may lack it. */
 const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
