@@ -3,6 +3,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { IngressListener, Snapshot } from '../../mesh/snapshot.ts';
 import { fromSidecar, listenerAt } from '../captured-inbound.ts';
 import { CapturedRoutes } from '../captured-outbound.ts';
+import type { Direction } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
 import { type HboneListener, serveHbone } from '../hbone/serve.ts';
 import { serveInbound } from '../inbound.ts';
@@ -10,6 +11,7 @@ import { serveOutbound } from '../outbound.ts';
 import { EgressRoutes } from '../outbound-listener.ts';
 import { loadBindFrom } from './bound-socket.ts';
 import { Capture } from './capture.ts';
+import { Held } from './held.ts';
 import { LocalAddresses } from './local-addresses.ts';
 import {
   type AskOriginalDestination,
@@ -83,20 +85,6 @@ const CAPTURE = ['outbound', 'inbound'] as const;
 const OWN: ReadonlySet<string> = new Set([HBONE, ...CAPTURE]);
 /** Pending connections the kernel keeps for us: a burst must not meet a full queue. */
 const BACKLOG = 1_024;
-/** Connections held until credentials arrive. */
-const MAX_HELD = 1_024;
-/** How long one is held: longer than a CA's restart, shorter than anyone's patience. */
-const HOLD_MS = 60_000;
-
-/** A connection that waits for credentials. */
-interface Held {
-  readonly open: Open;
-  readonly original: OriginalDestination | null;
-  readonly forget: () => void;
-  readonly timer: NodeJS.Timeout;
-}
-
-function ignore(): void {}
 
 export class Listeners {
   readonly #path: DataPath;
@@ -111,8 +99,7 @@ export class Listeners {
   /** Of capture; known before their first connection is accepted. */
   readonly #capturePorts = new Set<number>();
   #ask: AskOriginalDestination | null;
-  /** Accepted before we had credentials: held, not refused, so that an app may start before its sidecar is ready. */
-  readonly #held = new Map<Socket, Held>();
+  readonly #held = new Held();
 
   /**
    * @param options `bind`: address of our own ports and of ingress entries that name none; `''` means all addresses,
@@ -189,20 +176,14 @@ export class Listeners {
 
   /** Serves what was held, once there are credentials and a snapshot. */
   release(): void {
-    if (!this.#ready()) return;
-    for (const [socket, { open, original, forget, timer }] of this.#held) {
-      clearTimeout(timer);
-      socket.off('end', forget).off('close', forget);
-      this.#serve(open.wanted, socket, original);
-    }
-    this.#held.clear();
+    if (this.#ready()) this.#held.release();
   }
 
   /** Stops accepting from outside; no later set opens such a port again. */
   closeInbound(): void {
     this.#inboundClosed = true;
     for (const [key, { server, wanted }] of this.#open) {
-      if (wanted.kind === 'egress' || wanted.kind === 'outbound') continue;
+      if (directionOf(wanted) === 'outbound') continue;
       server.close();
       this.#open.delete(key);
     }
@@ -210,7 +191,7 @@ export class Listeners {
 
   /** Stops accepting. */
   close(): void {
-    for (const socket of this.#held.keys()) socket.destroy();
+    this.#held.close();
     for (const { server } of this.#open.values()) server.close();
     this.#open.clear();
   }
@@ -329,37 +310,21 @@ export class Listeners {
       original = this.#capture?.admit(kind, port, socket) ?? null;
       if (original === null) return;
     }
-    if (this.#ready()) this.#serve(open.wanted, socket, original);
-    else if (this.#held.size < MAX_HELD) this.#hold(open, socket, original);
-    else this.#turnAway(open, socket);
+    if (this.#ready()) {
+      this.#serve(open.wanted, socket, original);
+      return;
+    }
+    const serve = (): void => this.#serve(open.wanted, socket, original);
+    const turnAway = (): void => this.#turnAway(open, socket);
+    if (!this.#held.take(directionOf(open.wanted), socket, { serve, turnAway })) turnAway();
   }
 
   #ready(): boolean {
     return this.#path.outboundTls !== null && this.#path.snapshot !== null;
   }
 
-  /** One that leaves or has waited too long makes room. */
-  #hold(open: Open, socket: Socket, original: OriginalDestination | null): void {
-    const forget = (): void => {
-      const held = this.#held.get(socket);
-      // It ended its side and said nothing, or it is gone: nobody waits any more.
-      if (held === undefined || (!socket.destroyed && socket.readableLength > 0)) return;
-      clearTimeout(held.timer);
-      this.#held.delete(socket);
-      socket.destroy();
-    };
-    const timer = setTimeout(() => {
-      this.#held.delete(socket);
-      this.#turnAway(open, socket);
-    }, HOLD_MS);
-    socket.on('error', ignore);
-    socket.on('end', forget).on('close', forget);
-    this.#held.set(socket, { open, original, forget, timer });
-  }
-
   #turnAway({ wanted }: Open, socket: Socket): void {
-    const direction = wanted.kind === 'egress' || wanted.kind === 'outbound' ? 'outbound' : 'inbound';
-    this.#path.turnAway(socket, direction, wanted.port, 'no_credentials');
+    this.#path.turnAway(socket, directionOf(wanted), wanted.port, 'no_credentials');
   }
 
   #serve(wanted: Wanted, socket: Socket, original: OriginalDestination | null): void {
@@ -376,6 +341,10 @@ export class Listeners {
       else serveInbound(path, listenerAt(path.snapshot, original, true), socket, original);
     }
   }
+}
+
+function directionOf({ kind }: Wanted): Direction {
+  return kind === 'egress' || kind === 'outbound' ? 'outbound' : 'inbound';
 }
 
 /** Whose wish a port is, for an error. */

@@ -8,25 +8,28 @@ import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import { until } from '../e2e/harness/wait.ts';
 import { credentialsOf, type InboundSidecar, inboundSidecar } from './inbound-sidecar.ts';
 
-/** Of `--intercept redirect`'s port for the app. */
+/** Of each direction. */
 const BOUND = 1_024;
+/** Of one address, coming in. */
+const SHARE = 64;
 
 const app = await tcpApp(t, echo);
 const ca = await TestCa.create();
 const leaf = await ca.leaf(spiffe('shop', 'orders'));
 
-/** A port of capture that takes all for connections to `app`; no credentials yet. */
+/** Ports of capture that take all for connections to `app`; no credentials yet. */
 async function capture(
   t: Test,
   { port }: App,
-): Promise<{ sidecar: InboundSidecar; listeners: Listeners; port: number }> {
+): Promise<{ sidecar: InboundSidecar; listeners: Listeners; port: number; inbound: number }> {
   const sidecar = await inboundSidecar(t, port, { intercept: 'redirect' });
   const ask = () => ({ address: '127.0.0.1', port });
   const listeners = new Listeners(sidecar.path, { bind: '127.0.0.1', reusePort: false, ask });
-  const ports = { outbound: 0, inbound: null, nonce: '' };
+  const ports = { outbound: 0, inbound: 0, nonce: '' };
   await listeners.listen({ capture: ports, hbone: null, hboneNeeded: false, others: [] });
   t.teardown(() => listeners.close());
-  return { sidecar, listeners, port: listeners.ports().outbound ?? 0 };
+  const { outbound = 0, inbound = 0 } = listeners.ports();
+  return { sidecar, listeners, port: outbound, inbound };
 }
 
 t.test('held, and served once there are credentials', async (t) => {
@@ -64,4 +67,31 @@ t.test('more than can be held are refused, with the reason', async (t) => {
   listeners.release();
   await until('all others to be served', () => sidecar.path.connections.size === BOUND);
   t.equal(lost, 3);
+});
+
+t.test('who comes in takes no place of the app, and no more than his own share', async (t) => {
+  const { sidecar, listeners, port, inbound } = await capture(t, app);
+  const [sockets, lost] = [new Set<Socket>(), new Map<string, number>()];
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy();
+  });
+  // Two strangers, who say a byte and leave: what they said is held, as an app's would be.
+  for (const localAddress of ['127.0.0.2', '127.0.0.3']) {
+    for (let i = 0; i < SHARE + 3; i++) {
+      const socket = connect({ port: inbound, host: '127.0.0.1', localAddress });
+      socket.on('error', () => {});
+      socket.on('close', (failed) => {
+        if (failed) lost.set(localAddress, (lost.get(localAddress) ?? 0) + 1);
+      });
+      socket.end('G');
+      sockets.add(socket);
+    }
+  }
+  await until('three of each to be refused', () => [...lost.values()].join() === '3,3');
+  const peers = await Promise.all(Array.from({ length: 10 }, () => open(t, port)));
+  for (const peer of peers) peer.write('hello');
+  sidecar.path.applyCredentials(credentialsOf(leaf));
+  listeners.release();
+  for (const peer of peers) t.equal(await peer.until('the echo', (text) => text === 'hello'), 'hello');
+  t.match([...lost.values()], [3, 3], 'no more than what had no place');
 });
