@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { parse } from 'yaml';
 
-export type Condition = 'service_started' | 'service_healthy' | 'service_completed_successfully';
+export type Condition = 'service_started' | 'service_healthy';
 
 export interface Service {
   readonly image: string;
@@ -14,9 +14,12 @@ export interface Service {
   readonly network_mode?: string;
   readonly networks?: Readonly<Record<string, { readonly ipv4_address: string }>>;
   readonly extra_hosts?: readonly string[];
-  readonly depends_on?: Readonly<Record<string, { readonly condition: Condition }>>;
+  readonly depends_on?: Readonly<
+    Record<string, { readonly condition: Condition; readonly restart?: boolean }>
+  >;
   readonly healthcheck?: { readonly disable?: boolean; readonly test?: readonly string[] };
   readonly read_only?: boolean;
+  readonly restart?: string;
   readonly cap_drop?: readonly string[];
   readonly cap_add?: readonly string[];
   readonly security_opt?: readonly string[];

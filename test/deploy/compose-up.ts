@@ -14,7 +14,6 @@ const USER = `${PROXY_UID}:${PROXY_UID}`;
 
 interface Started {
   readonly pod: Pod;
-  readonly ended: Promise<number | null>;
   readonly said: () => string;
 }
 
@@ -93,16 +92,12 @@ export class ComposeUp {
     const service = this.#compose.services[name];
     if (service === undefined) throw new Error(`no service ${name}`);
     for (const [other, { condition }] of Object.entries(service.depends_on ?? {})) {
-      const { ended, said } = await this.#started(other);
+      await this.#started(other);
       if (condition === 'service_healthy') await this.#healthy(other);
-      if (condition !== 'service_completed_successfully') continue;
-      const status = await within(`${other} to be done`, ended);
-      if (status !== 0) throw new Error(`${other} ended with ${status}: ${said()}`);
     }
     const network = networkOf(name, service);
     // Without any network: nothing that it does needs one, so that this machine's own may stand in.
     const pod = network === null ? this.network.bridge : this.pod(network);
-    if (service.image.includes('/pause:')) return { pod, ended: new Promise(() => {}), said: () => '' };
     return this.#spawn(name, service, pod);
   }
 
@@ -122,7 +117,7 @@ export class ComposeUp {
       child.kill('SIGKILL');
       await within(`${name} to end`, ended);
     });
-    return { pod, ended, said: () => said };
+    return { pod, said: () => said };
   }
 
   /** By its health check, or its image's. */
@@ -135,7 +130,8 @@ export class ComposeUp {
     if (kind !== 'CMD') throw new Error(`a health check by shell: ${name}`);
     const argv = test[0] === '/usr/local/bin/oarlock' ? [...this.#image.oarlock, ...test.slice(1)] : test;
     const { pod, said } = await this.#started(name);
-    const healthy = async (): Promise<boolean> => (await pod.run(argv, { uid: PROXY_UID })).status === 0;
+    const healthy = async (): Promise<boolean> =>
+      (await pod.run(argv, this.#commandOf(service))).status === 0;
     await until(`${name} to be healthy`, healthy).catch((error: Error) => {
       throw new Error(`${error.message}: ${said()}`);
     });

@@ -10,7 +10,7 @@ import { stageImage } from '../e2e/harness/pods-image.ts';
 import { between, notTls, openWire } from '../e2e/harness/pods-wire.ts';
 import { runToEnd } from '../e2e/harness/processes.ts';
 import { until } from '../e2e/harness/wait.ts';
-import { networkOf, readCompose, type Service } from './compose-file.ts';
+import { networkOf, readCompose } from './compose-file.ts';
 import { ComposeUp } from './compose-up.ts';
 
 t.setTimeout(120_000);
@@ -41,28 +41,37 @@ t.test('each container has no more rights than it needs', async (t) => {
     t.equal(service.read_only, true, `${name}: a read-only root`);
     t.same(service.cap_drop, ['ALL'], `${name}: no capability`);
     t.same(service.security_opt, ['no-new-privileges:true'], `${name}: none to be had`);
-    const sets = name.endsWith('-rules');
+    const sets = name.endsWith('-pod');
     t.same(service.cap_add ?? [], sets ? ['NET_ADMIN', 'NET_RAW'] : [], `${name}: but for rules`);
     if (!sets) t.not(service.user?.split(':')[0], '0', `${name}: not root`);
   }
 });
 
 t.test('no app starts before its rules stand and its sidecar serves', async (t) => {
-  const conditionOf = (service: Service | undefined, on: string): string | undefined =>
-    service?.depends_on?.[on]?.condition;
   for (const app of APPS) {
-    const sidecar = compose.services[`${app}-sidecar`];
-    t.equal(conditionOf(compose.services[app], `${app}-sidecar`), 'service_healthy', app);
-    t.equal(conditionOf(sidecar, `${app}-rules`), 'service_completed_successfully', app);
-    for (const part of [app, `${app}-sidecar`, `${app}-rules`]) {
+    const [holder, sidecar] = [`${app}-pod`, `${app}-sidecar`];
+    const ready = { condition: 'service_healthy' };
+    t.match(compose.services[app]?.depends_on, { [sidecar]: ready, [holder]: { ...ready, restart: true } });
+    t.match(compose.services[sidecar]?.depends_on, { [holder]: { ...ready, restart: true } });
+    for (const part of [app, sidecar, holder]) {
       const service = compose.services[part];
-      if (service !== undefined) t.equal(networkOf(part, service), `${app}-pod`, part);
+      if (service !== undefined) t.equal(networkOf(part, service), holder, part);
     }
     // Tokens are the CA's to make: its folder is mounted nowhere else.
     t.notOk(
-      sidecar?.volumes?.some((volume) => volume.startsWith('ca:')),
+      compose.services[sidecar]?.volumes?.some((volume) => volume.startsWith('ca:')),
       app,
     );
+  }
+});
+
+t.test('no network is ever without rules: what holds it sets them, and nothing sets them once', async (t) => {
+  for (const [name, service] of services) {
+    const captured = networkOf(name, service)?.endsWith('-pod');
+    if (captured || name === 'ca') t.equal(service.restart, 'unless-stopped', name);
+    if (!name.endsWith('-pod')) continue;
+    t.same(service.command, ['iptables', '--hold'], name);
+    t.same(service.healthcheck?.test, ['CMD', '/usr/local/bin/oarlock', 'iptables', '--check'], name);
   }
 });
 
