@@ -142,7 +142,7 @@ function createCertificateHandler(options: CaServerOptions, { status, Metadata }
     let account: ServiceAccount | null = null;
     async function answer(): Promise<IstioCertificateResponse> {
       const token = bearerToken(call.metadata.get('authorization'));
-      account = await accountOfToken(options, token, now());
+      account = await accountOfToken(options, token, peer, now());
       const identity = identityOf(ca.trustDomain, account.namespace, account.serviceAccount);
       rates.take(identity.uri, performance.now());
       const ttlMs = grantedTtl(call.request.validityDuration, options.ttlMs);
@@ -194,9 +194,14 @@ function createCertificateHandler(options: CaServerOptions, { status, Metadata }
 }
 
 /** Our own tokens name us; what others sign goes to whoever may know them. */
-function accountOfToken(options: CaServerOptions, token: string, now: number): Promise<ServiceAccount> {
-  const { reviewToken = null, tokenKeys } = options;
-  return reviewToken === null || claimsOurs(token) ? verifyToken(tokenKeys, token, now) : reviewToken(token);
+function accountOfToken(
+  { reviewToken = null, tokenKeys }: CaServerOptions,
+  token: string,
+  peer: string,
+  now: number,
+): Promise<ServiceAccount> {
+  if (reviewToken === null || claimsOurs(token)) return verifyToken(tokenKeys, token, now);
+  return reviewToken(token, peer);
 }
 
 /** @throws TokenError unless there is exactly one bearer token. */

@@ -1,5 +1,5 @@
 /** Whether the app's processes run: those of a process group, or all that can be seen beside the pod's own and sidecars. */
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 
 /** A process by proc(5)'s `stat`. */
@@ -13,23 +13,42 @@ interface Process {
 const GONE = /^[ZXx]$/;
 /** PF_KTHREAD of the kernel's `sched.h`. */
 const KERNEL_THREAD = 0x00200000;
-/** What stands beside an app in a pod and is not it: the container that holds its namespaces, other sidecars' programs. */
-const NOT_THE_APP: ReadonlySet<string> = new Set(['pause', 'envoy', 'pilot-agent', 'oarlock']);
+/** Programs of other sidecars, which run as the user that we run as. */
+const SIDECARS: ReadonlySet<string> = new Set(['envoy', 'pilot-agent']);
+
+interface Program {
+  readonly exe: string;
+  readonly script: string;
+}
+
+interface From {
+  readonly proc: string;
+  readonly self: number;
+  readonly program: Program;
+}
+
+/** The bundle is a script of Node. */
+const OURS: Program = { exe: process.execPath, script: process.argv[1] ?? '' };
 
 export class AppProcesses {
   readonly #which: number | 'all';
   readonly #proc: string;
   readonly #self: number;
+  readonly #program: Program;
 
   /**
    * @param which a process group, or all: every process but ourselves, those that started us or that we started, the
    *   pod's `/pause`, kernel threads, and sidecars
-   * @param from procfs, and our process in it
+   * @param from procfs, our process in it, and what it runs
    */
-  constructor(which: number | 'all', { proc = '/proc', self = process.pid } = {}) {
+  constructor(
+    which: number | 'all',
+    { proc = '/proc', self = process.pid, program = OURS }: Partial<From> = {},
+  ) {
     this.#which = which;
     this.#proc = proc;
     this.#self = self;
+    this.#program = program;
   }
 
   /** True while one of them runs. */
@@ -56,11 +75,24 @@ export class AppProcesses {
     return { pid, parent: Number(parent), group: Number(group) };
   }
 
+  /**
+   * The pod's `/pause`, and sidecars. A process says itself what it is called: a sidecar has our user and a program
+   * that the kernel names, so that no app of another user is overlooked, whatever it calls itself.
+   */
   async #isNotTheApp(pid: number): Promise<boolean> {
-    const text = await readFile(`${this.#proc}/${pid}/cmdline`, 'utf8').catch(() => '');
-    const [program = '', script = ''] = text.split('\0');
-    // The bundle is a script: `node /opt/oarlock/dist/main.js`.
-    return NOT_THE_APP.has(basename(program)) || /(?:^|\/)oarlock\//.test(script);
+    const at = `${this.#proc}/${pid}`;
+    const command = await readFile(`${at}/cmdline`, 'utf8').catch(() => '');
+    const [program = '', ...words] = command.split('\0');
+    if (pid === 1 && program === '/pause') return true;
+    const [owner, exe] = await Promise.all([
+      stat(at).then(
+        ({ uid }) => uid,
+        () => null,
+      ),
+      readlink(`${at}/exe`).catch(() => ''),
+    ]);
+    if (owner !== process.getuid?.()) return false;
+    return SIDECARS.has(basename(exe)) || (exe === this.#program.exe && words.includes(this.#program.script));
   }
 }
 

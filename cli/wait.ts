@@ -68,7 +68,9 @@ async function run({ url, healthPort, timeout }: WaitOptions): Promise<void> {
 /** @returns for people; null: nothing, it is ready */
 function whatIsMissing(url: string): Promise<string | null> {
   return new Promise((resolve) => {
-    const question = get(url, { timeout: ANSWER_MS, agent: false }, (answer) => {
+    // Of the whole answer: one that comes in drops is none.
+    const late = setTimeout(() => question.destroy(new Error(`no answer in ${ANSWER_MS} ms`)), ANSWER_MS);
+    const question = get(url, { agent: false }, (answer) => {
       let text = '';
       answer.setEncoding('utf8');
       answer.on('data', (piece: string) => {
@@ -79,7 +81,7 @@ function whatIsMissing(url: string): Promise<string | null> {
         resolve(answer.statusCode === 200 ? null : waitedFor(text, url, answer.statusCode)),
       );
     });
-    question.on('timeout', () => question.destroy(new Error(`no answer in ${ANSWER_MS} ms`)));
+    question.on('close', () => clearTimeout(late));
     question.on('error', ({ code, message }: NodeJS.ErrnoException) =>
       resolve(`the sidecar to start: ${code ?? message} at ${url}`),
     );

@@ -1,10 +1,11 @@
 /** Projected tokens: what the Kubernetes API is asked, and which of its answers make an identity. */
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import { SignJWT } from 'jose';
 import t, { type Test } from 'tap';
 import { kubernetesApi } from '../../ca-client/kubernetes-api.ts';
-import { tokenReview } from '../../ca-client/token-review.ts';
+import { type TokenReview, tokenReview } from '../../ca-client/token-review.ts';
 import { selfSigned } from '../../cli/webhook-certificate.ts';
 import { fileWith } from './helper.ts';
 
@@ -16,7 +17,7 @@ interface Asked {
 }
 
 interface Scene {
-  readonly review: ReturnType<typeof tokenReview>;
+  readonly review: (token: string) => ReturnType<TokenReview>;
   readonly asked: Asked[];
   /** What the API answers from now on; null: nothing. */
   answer: { readonly status: number; readonly body: unknown } | null;
@@ -46,15 +47,22 @@ async function scene(t: Test): Promise<Scene> {
     tokenFile: fileWith(t, 'own-token\n'),
   });
   t.teardown(() => api.close());
-  const scene: Scene = { review: tokenReview(api), asked, answer: null };
+  const reviewed = tokenReview(api);
+  const scene: Scene = { review: (token) => reviewed(token, '10.1.1.1:40000'), asked, answer: null };
   return scene;
 }
 
-function token(audience: string | string[] = 'istio-ca'): Promise<string> {
-  return new SignJWT({})
+const hour = (): number => Math.floor(Date.now() / 1_000) + 3_600;
+
+function token(
+  audience: string | string[] = 'istio-ca',
+  subject = 'system:serviceaccount:shop:forged',
+  expires: number | null = hour(),
+): Promise<string> {
+  return new SignJWT(expires === null ? {} : { exp: expires })
     .setProtectedHeader({ alg: 'HS256' })
     .setAudience(audience)
-    .setSubject('system:serviceaccount:shop:forged')
+    .setSubject(subject)
     .sign(new Uint8Array(32));
 }
 
@@ -126,19 +134,49 @@ t.test('answers that name nobody', async (t) => {
 t.test('what cannot be a token for us is not asked about', async (t) => {
   const at = await scene(t);
   at.answer = review({});
-  for (const text of ['', 'x', 'a.b.c', await token('kubernetes'), await token([])]) {
-    await t.rejects(at.review(text), { name: 'TokenError' }, text.slice(0, 10));
-  }
+  const rows: readonly (readonly [string, RegExp])[] = [
+    ['', /not a signed JWT/],
+    ['x', /not a signed JWT/],
+    ['a.b.c', /not a signed JWT/],
+    [await token('kubernetes'), /audience istio-ca/],
+    [await token([]), /audience istio-ca/],
+    [await token('istio-ca', 'alice'), /no service account's/],
+    [await token('istio-ca', undefined, 1), /has expired/],
+    [await token('istio-ca', undefined, null), /has expired/],
+  ];
+  for (const [text, message] of rows) await t.rejects(at.review(text), { name: 'TokenError', message });
   t.equal(at.asked.length, 0);
 });
 
-t.test('so many at once, and no more', async (t) => {
-  const at = await scene(t);
-  at.answer = review({});
+t.test('so many at once, of each its share, and the others in turn', async (t) => {
+  const answers: (() => void)[] = [];
+  const api = {
+    ask: () =>
+      new Promise<{ status: number; body: { status: typeof status } }>((resolve) =>
+        answers.push(() => resolve({ status: 201, body: { status } })),
+      ),
+    close: async () => {},
+  };
+  const check = tokenReview(api);
   const one = await token();
-  const all = await Promise.allSettled(Array.from({ length: 40 }, () => at.review(one)));
-  const refused = all.filter((result) => result.status === 'rejected');
-  t.equal(refused.length, 8);
-  t.ok(refused.every(({ reason }) => reason.name === 'ReviewUnavailableError'));
-  t.match(await at.review(one), { serviceAccount: 'web' });
+  const refused: Error[] = [];
+  for (let n = 0; n < 200; n++) check(one, `10.1.1.1:${n}`).catch((error: Error) => refused.push(error));
+  await setImmediate();
+  t.equal(refused.length, 196);
+  t.ok(refused.every(({ name }) => name === 'ReviewUnavailableError'));
+  t.equal(answers.length, 4);
+
+  const others = Array.from({ length: 40 }, (_, n) => check(one, `10.1.2.${n}:40000`));
+  await setImmediate();
+  t.equal(answers.length, 32, 'the API server is asked so much at once');
+  for (let n = 0; n < 44; n++) {
+    t.ok(answers[n], 'each has its turn');
+    answers[n]?.();
+    await setImmediate();
+  }
+  for (const account of await Promise.all(others)) t.match(account, { serviceAccount: 'web' });
+  const again = check(one, '10.1.1.1:50000');
+  await setImmediate();
+  answers[44]?.();
+  t.match(await again, { serviceAccount: 'web' }, 'its share is free again');
 });

@@ -1,5 +1,5 @@
 /** Which processes count as the app: states, kernel threads, families and sidecars, as proc(5) shows them. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { AppProcesses } from '../../cli/app-processes.ts';
@@ -13,9 +13,14 @@ interface Row {
   readonly flags?: number;
   readonly name?: string;
   readonly command?: readonly string[];
+  /** What the kernel says it runs; absent: we may not see it, as of another user. */
+  readonly exe?: string;
 }
 
 const SELF = 50;
+const NODE = '/usr/local/bin/node';
+const MAIN = '/opt/oarlock/dist/main.js';
+const program = { exe: NODE, script: MAIN };
 /** A pod's shared namespace: what holds it, a launcher, ourselves, and what we started. */
 const POD: readonly Row[] = [
   { pid: 1, parent: 0, command: ['/pause'] },
@@ -34,11 +39,13 @@ function procOf(rows: readonly Row[]): string {
     flags = 4_194_560,
     name = 'x',
     command = [],
+    exe,
   } of rows) {
     const dir = join(proc, String(pid));
     mkdirSync(dir);
     const rest = [state, parent, group, group, 0, -1, flags, ...Array.from({ length: 43 }, () => 0)];
     writeFileSync(join(dir, 'stat'), `${pid} (${name}) ${rest.join(' ')}\n`);
+    if (exe !== undefined) symlinkSync(exe, join(dir, 'exe'));
     writeFileSync(join(dir, 'cmdline'), command.map((part) => `${part}\0`).join(''));
   }
   writeFileSync(join(proc, 'uptime'), '1 1');
@@ -69,22 +76,24 @@ const all: readonly (readonly [title: string, more: readonly Row[], sees: boolea
   [
     "Istio's agent and Envoy",
     [
-      { pid: 60, command: ['/usr/local/bin/pilot-agent', 'proxy'] },
-      { pid: 61, parent: 60, command: ['/usr/local/bin/envoy', '-c'] },
+      { pid: 60, command: ['/usr/local/bin/pilot-agent', 'proxy'], exe: '/usr/local/bin/pilot-agent' },
+      { pid: 61, parent: 60, command: ['envoy', '-c'], exe: '/usr/local/bin/envoy' },
     ],
     false,
   ],
-  [
-    'another sidecar of ours',
-    [{ pid: 60, command: ['/usr/local/bin/node', '/opt/oarlock/dist/main.js'] }],
-    false,
-  ],
+  ['another sidecar of ours', [{ pid: 60, command: [NODE, MAIN, 'run'], exe: NODE }], false],
+  ['one with a flag of Node', [{ pid: 60, command: [NODE, '--no-opt', MAIN, 'run'], exe: NODE }], false],
+  ['an app that calls itself a sidecar', [{ pid: 60, command: ['envoy'], exe: '/app/shop' }], true],
+  ['one that we may not look at', [{ pid: 60, command: ['/app/envoy'] }], true],
+  ['one called pause', [{ pid: 60, command: ['/pause'], exe: '/pause' }], true],
+  ['an app of Node', [{ pid: 60, command: [NODE, '/srv/oarlock/shop.js'], exe: NODE }], true],
+  ['an app that names our script', [{ pid: 60, command: ['cat', MAIN], exe: '/bin/cat' }], true],
   ['an app with a file of that name', [{ pid: 60, command: ['cat', '/tmp/oarlock.log'] }], true],
 ];
 
 t.test('all', async (t) => {
   for (const [title, more, sees] of all) {
-    const app = new AppProcesses('all', { proc: procOf([...POD, ...more]), self: SELF });
+    const app = new AppProcesses('all', { proc: procOf([...POD, ...more]), self: SELF, program });
     t.equal(await app.sees(), sees, title);
   }
 });
@@ -97,7 +106,7 @@ t.test('a process group', async (t) => {
     ['zombies', [{ pid: 60, group: 60, state: 'Z' }], false],
   ];
   for (const [title, more, sees] of rows) {
-    const app = new AppProcesses(60, { proc: procOf([...POD, ...more]), self: SELF });
+    const app = new AppProcesses(60, { proc: procOf([...POD, ...more]), self: SELF, program });
     t.equal(await app.sees(), sees, title);
   }
 });

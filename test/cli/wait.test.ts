@@ -67,6 +67,17 @@ const rows: readonly (readonly [
     /no answer in 500 ms/,
   ],
   [
+    'an answer in drops',
+    (port) => ['--health-port', `${port}`, '--timeout', '700ms'],
+    (response) => {
+      response.writeHead(503);
+      const drops = setInterval(() => response.write('.'), 50);
+      response.once('close', () => clearInterval(drops));
+    },
+    1,
+    /no answer in 500 ms/,
+  ],
+  [
     'somebody else',
     (port) => ['--url', `http://127.0.0.1:${port}/`, '--timeout', '200ms'],
     ready,
