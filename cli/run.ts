@@ -221,7 +221,8 @@ class Daemon {
   /** From when the inbound port of capture is open. */
   #watchRules(): void {
     const { inboundPort, limits } = this.#options;
-    if (inboundPort === null || this.#canary !== null || this.#stopping) return;
+    if (inboundPort === null || limits.canaryInterval === 0 || this.#canary !== null || this.#stopping)
+      return;
     const canary = new Canary({
       intervalMs: limits.canaryInterval,
       nonce: this.#canaryNonce,
@@ -229,6 +230,7 @@ class Daemon {
         if (why === null) this.#log.info({ family }, RULES_BACK);
         else this.#log.error({ family, detail: why }, rulesGone(family, why));
       },
+      proven: () => this.#announceOnce(),
     });
     this.#canary = canary;
     this.#metrics.watch({
@@ -253,7 +255,7 @@ class Daemon {
   // ---- readiness
 
   #readiness(): Readiness {
-    const waitingFor = [...this.#identity.waitingFor(Date.now())];
+    const waitingFor = [...this.#identity.waitingFor(Date.now()), ...(this.#canary?.waitingFor() ?? [])];
     if (this.#waitingFor !== null) waitingFor.unshift(this.#waitingFor);
     if (this.#stopping) waitingFor.push('nothing: it is stopping');
     return {

@@ -6,7 +6,7 @@ export interface LimitRow {
   /** Flag of `oarlock run`, without dashes; its environment name is OARLOCK_ and the flag in capitals. */
   readonly flag: string;
   readonly why: string;
-  /** 0 may be asked for, and means at once. */
+  /** 0 may be asked for, and means at once, or never. */
   readonly mayBeZero?: true;
 }
 
@@ -28,7 +28,8 @@ export const limitTable = {
     unit: 'ms',
     value: 10_000,
     flag: 'canary-interval',
-    why: 'how often a connection to ourselves proves that the rules of capture stand',
+    mayBeZero: true,
+    why: 'how often a connection to ourselves proves that the rules of capture stand; we are not ready before the first has; 0s: never, and ready without',
   },
   handshakeTimeout: {
     unit: 'ms',

@@ -17,6 +17,8 @@ const TARGETS: Readonly<Record<Family, { readonly to: string; readonly from: str
 const PORT = 15002;
 /** Longer than any nonce. */
 const MAX_ANSWER = 64;
+/** Until the first have come back nothing is ready, and rules may be set at any moment. */
+const UNPROVEN_MS = 500;
 /** It does not leave the machine. */
 const TIMEOUT_MS = 3_000;
 
@@ -42,27 +44,37 @@ export interface CanaryOptions {
   readonly families?: () => ReadonlySet<Family>;
   /** Called where a family's rules are found to stand or not, and that is news. @param why they do not; null: they do */
   changed(family: Family, why: string | null): void;
+  /** Called once: the rules of every family that is up were found to stand. */
+  proven(): void;
 }
 
 /** Sends a canary for each family that this machine has an address of, every so often. */
 export class Canary {
   readonly #options: CanaryOptions;
-  readonly #timer: NodeJS.Timeout;
+  #timer: NodeJS.Timeout;
   /** Why each family's rules do not stand, null where they do; absent: not tried, or not up. */
   readonly #found = new Map<Family, string | null>();
   readonly #flying = new Map<Family, Socket>();
+  #proven = false;
   #stopped = false;
 
   constructor(options: CanaryOptions) {
     this.#options = options;
-    this.#timer = setInterval(() => this.#send(), options.intervalMs);
-    this.#timer.unref();
+    this.#timer = this.#every(Math.min(options.intervalMs, UNPROVEN_MS));
     this.#send();
   }
 
   /** 1 where a family's rules stand, 0 where not; families that are not up are left out. */
   gauge(): { readonly labels: { readonly family: Family }; readonly value: number }[] {
     return [...this.#found].map(([family, why]) => ({ labels: { family }, value: why === null ? 1 : 0 }));
+  }
+
+  /** The families whose rules were never found to stand; empty for ever once all that are up did. */
+  waitingFor(): readonly string[] {
+    if (this.#proven) return [];
+    return [...this.#up()]
+      .filter((family) => this.#found.get(family) !== null)
+      .map((family) => `rules of capture for ${family} (oarlock iptables)`);
   }
 
   /** One line for each family whose rules do not stand. */
@@ -76,12 +88,30 @@ export class Canary {
     for (const socket of this.#flying.values()) socket.destroy();
   }
 
+  #up(): ReadonlySet<Family> {
+    return (this.#options.families ?? familiesUp)();
+  }
+
+  #every(ms: number): NodeJS.Timeout {
+    return setInterval(() => this.#send(), ms).unref();
+  }
+
   #send(): void {
-    const up = (this.#options.families ?? familiesUp)();
+    const up = this.#up();
     for (const family of ['ipv4', 'ipv6'] as const) {
       if (!up.has(family)) this.#found.delete(family);
       else if (!this.#flying.has(family)) this.#fly(family);
     }
+    // Where no family is up there is nothing to prove.
+    if (up.size === 0) this.#prove();
+  }
+
+  #prove(): void {
+    if (this.#proven || this.waitingFor().length > 0) return;
+    this.#proven = true;
+    clearInterval(this.#timer);
+    this.#timer = this.#every(this.#options.intervalMs);
+    this.#options.proven();
   }
 
   #fly(family: Family): void {
@@ -113,6 +143,7 @@ export class Canary {
     this.#found.set(family, why);
     const stood = before === undefined || before === null;
     if (stood !== (why === null)) this.#options.changed(family, why);
+    this.#prove();
   }
 }
 

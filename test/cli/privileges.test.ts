@@ -52,7 +52,11 @@ function values(pid: number, field: string): readonly string[] {
 }
 
 const NONE = '0000000000000000';
-const REDIRECT = ['--intercept', 'redirect', '--allow-root', '--outbound-port', '0', '--inbound-port', '0'];
+const REDIRECT = [
+  ...['--intercept', 'redirect', '--allow-root', '--outbound-port', '0', '--inbound-port', '0'],
+  // No rules lead here.
+  ...['--canary-interval', '0s'],
+];
 const NO_REDIRECT = ['--intercept', 'none'];
 
 const rows: readonly (readonly [

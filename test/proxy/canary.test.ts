@@ -26,16 +26,21 @@ async function stand(t: Test): Promise<{ says: string }> {
   return answer;
 }
 
-function fly(t: Test, families: () => ReadonlySet<'ipv4' | 'ipv6'>): { canary: Canary; told: Told[] } {
+function fly(
+  t: Test,
+  families: () => ReadonlySet<'ipv4' | 'ipv6'>,
+): { canary: Canary; told: Told[]; proofs: () => number } {
   const told: Told[] = [];
+  let proofs = 0;
   const canary = new Canary({
     intervalMs: 20,
     nonce: 'sesame',
     families,
     changed: (family, why) => void told.push({ family, why }),
+    proven: () => proofs++,
   });
   t.teardown(() => canary.stop());
-  return { canary, told };
+  return { canary, told, proofs: () => proofs };
 }
 
 const ipv4 = new Set(['ipv4'] as const);
@@ -66,6 +71,33 @@ t.test('says nothing where all is well from the beginning', async (t) => {
   await until('it to land', () => canary.gauge().length === 1);
   t.same(canary.gauge(), [{ labels: { family: 'ipv4' }, value: 1 }]);
   t.same(told, []);
+});
+
+t.test('waited for until it has stood once, in each family that is up', async (t) => {
+  const { canary, told, proofs } = fly(t, () => ipv4);
+  t.same(canary.waitingFor(), ['rules of capture for ipv4 (oarlock iptables)'], 'before it lands');
+  await until('the first to land', () => told.length === 1);
+  t.same(canary.waitingFor(), ['rules of capture for ipv4 (oarlock iptables)'], 'nothing leads it anywhere');
+  t.equal(proofs(), 0);
+  const answer = await stand(t);
+  await until('it to stand', () => told.length === 2);
+  t.same(canary.waitingFor(), []);
+  answer.says = '';
+  await until('it to be gone', () => told.length === 3);
+  t.same(canary.waitingFor(), [], 'a warning from then on');
+  t.match(canary.warnings(), [/ipv4/]);
+  t.equal(proofs(), 1);
+  const both = fly(t, () => new Set(['ipv4', 'ipv6']));
+  answer.says = 'sesame';
+  await until('IPv4 to stand', () => both.canary.gauge().some(({ value }) => value === 1));
+  t.same(both.canary.waitingFor(), ['rules of capture for ipv6 (oarlock iptables)'], 'one is not both');
+  t.equal(both.proofs(), 0);
+});
+
+t.test('a machine without an address waits for nothing', async (t) => {
+  const { canary, proofs } = fly(t, () => new Set());
+  t.same(canary.waitingFor(), []);
+  await until('it to be told', () => proofs() === 1);
 });
 
 t.test('a family that goes is left out', async (t) => {

@@ -179,13 +179,20 @@ t.test('a sidecar that stops keeps what its app has under way', async (t) => {
   await ofWeb.exited;
 });
 
-t.test('a pod without IPv6', async (t) => {
+t.test('no rules yet, in a pod without IPv6', async (t) => {
   for (const scope of ['all', 'default'])
     await web.must(['sysctl', '-w', `net.ipv6.conf.${scope}.disable_ipv6=1`]);
   await mesh.rules(web, '--clean');
+  ofWeb = mesh.start(web, { credentials: mesh.token('web'), flags: FLAGS });
+  const rules = ['rules of capture for ipv4 (oarlock iptables)'];
+  await until('nothing but the rules to be waited for', async () => {
+    const { stdout } = await web.run(['curl', '--silent', 'http://127.0.0.1:15021/healthz/ready']);
+    const { ready, waitingFor } = JSON.parse(stdout) as { ready: boolean; waitingFor: string[] };
+    return !ready && waitingFor.join() === rules.join();
+  });
   await mesh.rules(web);
   await mesh.rules(web, '--check');
-  ofWeb = await mesh.start(web, { credentials: mesh.token('web'), flags: FLAGS }).ready();
+  await ofWeb.ready();
   for (const url of urls.filter((url) => !url.includes('['))) {
     t.equal(callerOf(toldOf(await curl(web, `${url}/`))), WEB, url);
   }
