@@ -85,9 +85,9 @@ function addSidecar(
   const rewritten = readPod({ metadata: pod.metadata, spec: spec as JsonObject }, 'the pod');
   const plain = withEnv(sidecarContainer(pod, labels, settings, config), PROBERS, probers);
   const sidecar = users.sidecar === undefined ? plain : mergeContainer(plain, users.sidecar);
+  const ids = idsOf(sidecar);
   const added = [...volumes(config), ...settings.userVolumes];
-  const init =
-    settings.redirect && !config.cni ? [initOf(pod, settings, config, idsOf(sidecar), users.init)] : [];
+  const init = settings.redirect && !config.cni ? [initOf(pod, settings, config, ids, users.init)] : [];
   const secrets = config.imagePullSecrets;
   const what: Added = {
     initContainers: settings.native ? [...init, sidecar] : init,
@@ -107,7 +107,7 @@ function addSidecar(
           ? rewritten.spec
           : { ...rewritten.spec, imagePullSecrets: withSecrets(pod, secrets) },
     },
-    warnings,
+    warnings: [...warnings, ...(settings.redirect ? bypassWarnings(pod, ids) : [])],
   };
 }
 
@@ -129,6 +129,23 @@ function idsOf(sidecar: Named): ProxyIds {
   const id = (value: Json | undefined, otherwise: number): number =>
     typeof value === 'number' && value > 0 ? value : otherwise;
   return { uid: id(context.runAsUser, DEFAULT_IDS.uid), gid: id(context.runAsGroup, DEFAULT_IDS.gid) };
+}
+
+/** Connections of these ids are taken for the sidecar's own (Istio's IST0144). */
+function bypassWarnings({ containers, initContainers, spec }: Pod, ids: ProxyIds): readonly string[] {
+  const ofPod = isObject(spec.securityContext) ? spec.securityContext : {};
+  return [...initContainers, ...containers]
+    .filter(({ name }) => name !== PROXY_CONTAINER && name !== INIT_CONTAINER)
+    .flatMap(({ name, securityContext }) => {
+      const { runAsUser, runAsGroup } = { ...ofPod, ...(isObject(securityContext) ? securityContext : {}) };
+      const same = [
+        ...(runAsUser === ids.uid ? [`user ${ids.uid}`] : []),
+        ...(runAsGroup === ids.gid ? [`group ${ids.gid}`] : []),
+      ];
+      if (same.length === 0) return [];
+      const whom = same.join(' and ');
+      return [`container ${name} runs as ${whom}, which is the sidecar's: its connections go past the mesh`];
+    });
 }
 
 /**

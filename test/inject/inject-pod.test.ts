@@ -573,3 +573,34 @@ t.test('a shape Kubernetes would not take is named', async (t) => {
     });
   }
 });
+
+t.test('an app that runs as the sidecar does is told of', async (t) => {
+  const as = (pod: JsonObject | null, container: JsonObject | null): JsonObject => ({
+    ...(pod === null ? {} : { securityContext: pod }),
+    containers: [{ name: 'hello', ...(container === null ? {} : { securityContext: container }) }],
+  });
+  const past = (whom: string): readonly string[] => [
+    `container hello runs as ${whom}, which is the sidecar's: its connections go past the mesh`,
+  ];
+  const proxy = { name: 'istio-proxy', securityContext: { runAsUser: 2000, runAsGroup: 2000 } };
+  const rows: readonly (readonly [what: string, spec: JsonObject, warnings: readonly string[]])[] = [
+    ['another user', as(null, { runAsUser: 1000, runAsGroup: 1000 }), []],
+    ['its user', as(null, { runAsUser: 1337 }), past('user 1337')],
+    ['its group', as(null, { runAsGroup: 1337 }), past('group 1337')],
+    ['both, by the pod', as({ runAsUser: 1337, runAsGroup: 1337 }, null), past('user 1337 and group 1337')],
+    ["the container's own word", as({ runAsUser: 1337 }, { runAsUser: 1000 }), []],
+    [
+      'a sidecar of another user',
+      { containers: [...(as(null, { runAsUser: 1337 }).containers as Json[]), proxy] },
+      [],
+    ],
+    [
+      'and an app of that one',
+      { containers: [...(as(null, { runAsUser: 2000 }).containers as Json[]), proxy] },
+      past('user 2000'),
+    ],
+  ];
+  for (const [what, spec, warnings] of rows) t.same(inject({ spec }).warnings, warnings, what);
+  const uncaptured = { 'sidecar.istio.io/interceptionMode': 'NONE' };
+  t.same(inject({ annotations: uncaptured, spec: as(null, { runAsUser: 1337 }) }).warnings, [], 'no capture');
+});
