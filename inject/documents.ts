@@ -12,7 +12,7 @@ import {
 } from 'yaml';
 import type { InjectConfig } from './inject-config.ts';
 import { InjectError } from './inject-error.ts';
-import type { Json } from './json.ts';
+import { isObject, type Json } from './json.ts';
 import { type PatchStep, patchSteps } from './json-patch.ts';
 import { injectObject } from './objects.ts';
 
@@ -53,6 +53,9 @@ export function injectText(
     }
     const document = parsed(part, `${from}:${line}`, line);
     const before = plain(document, `${from}:${line}`);
+    if (before !== null && !isObject(before)) {
+      throw new InjectError(`${from}:${line}: this is no Kubernetes object: it has no fields`);
+    }
     const done = at(`${from}:${line}`, () => injectObject(before, namespace, config));
     values.push(done.value);
     warnings.push(...done.warnings);

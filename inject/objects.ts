@@ -3,7 +3,7 @@ import type { InjectConfig } from './inject-config.ts';
 import { InjectError } from './inject-error.ts';
 import { injectPod } from './inject-pod.ts';
 import { isList, isObject, type Json, type JsonObject } from './json.ts';
-import { type Owner, ownerOfPod, textOf } from './owner.ts';
+import { nameOf, type Owner, ownerOfPod, textOf } from './owner.ts';
 
 /** Where each kind has its template; a Pod is one. */
 const TEMPLATES: Readonly<Record<string, readonly string[]>> = {
@@ -50,10 +50,10 @@ function injectAt(value: Json, namespace: string, config: InjectConfig, depth: n
   const owner: Owner = {
     apiVersion: textOf(value.apiVersion),
     kind,
-    name: textOf(metadata.name),
+    name: nameOf(metadata),
     namespace: textOf(metadata.namespace) || namespace,
   };
-  const label = `${kind} ${owner.namespace}/${owner.name || textOf(metadata.generateName)}`;
+  const label = `${kind} ${owner.namespace}/${textOf(metadata.name) || textOf(metadata.generateName)}`;
   try {
     const template = path.reduce<Json | undefined>((at, key) => (isObject(at) ? at[key] : undefined), value);
     const { pod, injected, warnings } = injectPod(

@@ -19,7 +19,7 @@ const JOB_OF_CRON_JOB = /^(.+)-\d{8,10}$/;
  */
 export function ownerOfPod(pod: Pod, namespace: string): Owner {
   const { metadata, labels } = pod;
-  const own: Owner = { apiVersion: 'v1', kind: 'Pod', name: textOf(metadata.name), namespace };
+  const own: Owner = { apiVersion: 'v1', kind: 'Pod', name: nameOf(metadata), namespace };
   const controller = controllerOf(metadata);
   if (textOf(metadata.generateName) === '' || controller === null) return own;
   const apiVersion = textOf(controller.apiVersion);
@@ -37,6 +37,11 @@ export function ownerOfPod(pod: Pod, namespace: string): Owner {
 function controllerOf(metadata: JsonObject): JsonObject | null {
   const references = isList(metadata.ownerReferences) ? metadata.ownerReferences : [];
   return references.filter(isObject).find((reference) => reference.controller === true) ?? null;
+}
+
+/** An object's name, or what the API server is to make one of. */
+export function nameOf({ name, generateName }: JsonObject): string {
+  return textOf(name) || textOf(generateName).replace(/-$/, '');
 }
 
 export function textOf(value: unknown): string {

@@ -161,3 +161,13 @@ t.test('the command', async (t) => {
     t.match(ends[i], { code: 2, stdout: '', stderr: words }, args.join(' '));
   }
 });
+
+t.test('what is no manifest is refused', async (t) => {
+  for (const text of ['just words', '5', '- a\n- b\n', `${service}---\n[]\n`]) {
+    t.throws(() => inject(text), { message: /^file\.yaml:\d+: this is no Kubernetes object/ }, text);
+  }
+  t.equal(inject('null\n').text, 'null\n', 'nothing at all is nothing to do');
+  const { code, stdout } = await runToEnd(t, ['inject', '-f', fileWith(t, 'just words')]);
+  t.equal(code, 2);
+  t.equal(stdout, '');
+});

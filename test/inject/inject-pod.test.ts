@@ -604,3 +604,14 @@ t.test('an app that runs as the sidecar does is told of', async (t) => {
   const uncaptured = { 'sidecar.istio.io/interceptionMode': 'NONE' };
   t.same(inject({ annotations: uncaptured, spec: as(null, { runAsUser: 1337 }) }).warnings, [], 'no capture');
 });
+
+t.test('what has no name yet is called by what its name will be made of', async (t) => {
+  const template = { spec: { containers: [{ name: 'main' }] } };
+  const named = (value: JsonObject): string => {
+    const done: Any = injectObject(value, 'default', DEFAULT_INJECT_CONFIG).value;
+    return (done.spec.template ?? done).metadata.labels['service.istio.io/canonical-name'];
+  };
+  const metadata = { generateName: 'import-' };
+  t.equal(named({ apiVersion: 'batch/v1', kind: 'Job', metadata, spec: { template } }), 'import');
+  t.equal(named({ apiVersion: 'v1', kind: 'Pod', metadata, spec: template.spec }), 'import');
+});
