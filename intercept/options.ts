@@ -39,12 +39,8 @@ export interface CaptureOptions {
 
 /** The sidecar's uid and gid, as in Istio. */
 export const SIDECAR_ID = 1337;
-const TELEMETRY = 15090;
-const SSH = 22;
 const DNS = 53;
 
-/** Never captured coming in: probes, metrics and readiness, which are for everybody, and a remote shell. */
-export const inboundExempt: readonly number[] = [TELEMETRY, ports.health, ports.metrics, SSH];
 /** Never captured going out, unless asked for: DNS over TCP goes where DNS over UDP does. */
 export const outboundExempt: readonly number[] = [DNS];
 

@@ -2,7 +2,8 @@
  * The rules of capture, as Istio's init container sets them (tools/istio-iptables, run.go): what goes where, told apart
  * from how a tool of the kernel writes it.
  */
-import { type Block, type CaptureOptions, type Family, inboundExempt, outboundExempt } from './options.ts';
+import { uncapturedInbound } from '../mesh/ports.ts';
+import { type Block, type CaptureOptions, type Family, outboundExempt } from './options.ts';
 
 /** Istio's chains of the nat table, and the kernel's two that lead to them. */
 export const chains = {
@@ -108,7 +109,7 @@ function inbound(options: CaptureOptions): readonly Rule[] {
   if (included !== '*') {
     return [tcp(hbonePort, 'RETURN'), ...included.map((port) => tcp(port, chains.inboundRedirect))];
   }
-  const exempt = new Set([hbonePort, ...inboundExempt, ...options.excludeInboundPorts]);
+  const exempt = new Set([hbonePort, ...uncapturedInbound, ...options.excludeInboundPorts]);
   return [
     ...[...exempt].map((port) => tcp(port, 'RETURN')),
     { chain, protocol: 'tcp', target: chains.inboundRedirect },

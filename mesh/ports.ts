@@ -15,3 +15,10 @@ export const ports = {
   /** Readiness. */
   health: 15021,
 } as const;
+
+/** Where Envoy has its metrics, and ours would be looked for. */
+const TELEMETRY = 15090;
+const SSH = 22;
+
+/** Never captured coming in: probes, metrics and readiness, which are for everybody, and a remote shell. */
+export const uncapturedInbound: readonly number[] = [TELEMETRY, ports.health, ports.metrics, SSH];

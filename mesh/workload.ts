@@ -24,6 +24,11 @@ export interface Workload {
   readonly hbonePort?: number;
   /** A Pod whose traffic Istio's CNI leads through the node's ztunnel. */
   readonly ambient?: boolean;
+  /** A Pod's inbound ports that rules of capture lead to its sidecar, where its annotations say so; absent: as usual. */
+  readonly inboundCapture?: {
+    readonly included: '*' | ReadonlySet<number>;
+    readonly excluded: ReadonlySet<number>;
+  };
   /** WorkloadEntry `weight`; 1 where none is given. */
   readonly weight: number;
 }

@@ -5,6 +5,7 @@ import { boolean, enumOf, listOf, object, portNumber, Reporter, string } from '.
 import type { Workload } from '../mesh/workload.ts';
 import { stringThat } from './checks.ts';
 import { kubeObject, kubeTop } from './kube-schema.ts';
+import { inboundCaptureOf } from './uncaptured.ts';
 
 export interface Pod {
   readonly workload: Workload;
@@ -123,6 +124,7 @@ export function decodePod(resource: Resource, problems: Problem[]): Pod | null {
   const ips = first === undefined ? [...addresses] : [...new Set([first, ...addresses])];
   const published = ips.length > 0 && !finished && !metadata?.deletionTimestamp;
   const conditions = status?.conditions;
+  const inboundCapture = inboundCaptureOf(resource.annotations);
   const ready = conditions === undefined ? status?.phase !== 'Pending' : conditions.some(isReady);
   return {
     workload: {
@@ -134,6 +136,7 @@ export function decodePod(resource: Resource, problems: Problem[]): Pod | null {
       addresses: ips,
       ports: namedPorts([...(spec?.containers ?? []), ...sidecars]),
       ambient: resource.annotations.get(AMBIENT_ANNOTATION) === 'enabled',
+      ...(inboundCapture === undefined ? {} : { inboundCapture }),
       weight: 1,
     },
     finished,

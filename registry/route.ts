@@ -20,6 +20,7 @@ import {
   workloadIdentity,
 } from './secure-naming.ts';
 import type { ClientTls } from './traffic-policy.ts';
+import { isUncaptured } from './uncaptured.ts';
 import type { ClientView } from './visible.ts';
 import { findService } from './visible.ts';
 
@@ -130,7 +131,8 @@ export function routeTo(
 
 /**
  * The route to a workload that is called by its own address, at a port that no service declares. A caller of the mesh
- * speaks mutual TLS to one that takes it, and to nobody but it; Istio's sidecars pass such bytes through.
+ * speaks mutual TLS to one that takes it, and to nobody but it; Istio's sidecars pass such bytes through. So it does with
+ * ports that the other's rules of capture leave alone: there is nobody to speak it to.
  */
 export function routeToWorkload(
   context: RouteContext,
@@ -140,8 +142,9 @@ export function routeToWorkload(
   const { mesh } = context;
   const identity = workloadIdentity(mesh.trustDomain, workload);
   const expected = withAliases([identity], mesh.trustDomainAliases);
-  const tunnel = tunnelTo(endpoint, mesh.trustDomain, () => expected);
-  const mutual = tunnel !== null || (context.autoMtls && speaksMtls(context, endpoint));
+  const open = isUncaptured(workload, port);
+  const tunnel = open ? null : tunnelTo(endpoint, mesh.trustDomain, () => expected);
+  const mutual = tunnel !== null || (!open && context.autoMtls && speaksMtls(context, endpoint));
   const mode = mutual ? 'ISTIO_MUTUAL' : 'DISABLE';
   return {
     service: { host: address, name: PASSTHROUGH, namespace: workload.namespace },

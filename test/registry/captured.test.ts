@@ -614,3 +614,43 @@ t.test('what is asked for at random makes nothing grow', async (t) => {
   t.not(meant.routeAt('10.0.0.2', 1), first, 'the oldest made room');
   t.equal(line(meant.routeAt('10.0.0.2', 1)), line(first));
 });
+
+t.test('ports that the rules of capture leave alone are called in plaintext, by address', async (t) => {
+  const annotated = (annotations: string, labels = ''): string =>
+    pod('shop/db-0', 'db', ['10.0.0.2'], labels).replace('labels:', `annotations: {${annotations}}, labels:`);
+  const exclude = (ports: string): string => `traffic.sidecar.istio.io/excludeInboundPorts: "${ports}"`;
+  const include = (ports: string): string => `traffic.sidecar.istio.io/includeInboundPorts: "${ports}"`;
+  const always = [15_020, 15_021, 15_090, 15_008, 22];
+  /** Annotations, ports called in plaintext, ports that take mutual TLS. */
+  const rows: readonly (readonly [string, readonly number[], readonly number[]])[] = [
+    ['', always, [8080, 81, 15_000]],
+    [exclude('8080, 9000'), [...always, 8080, 9000], [81]],
+    [exclude(''), always, [8080]],
+    [include('*'), always, [8080]],
+    [include('8080,22'), [81, 15_020, 15_008], [8080, 22]],
+    [include(''), [8080, 15_020], []],
+    [`${include('8080')}, ${exclude('8080')}`, [81], [8080]],
+    [`${include('*')}, ${exclude('8080')}`, [...always, 8080], [81]],
+  ];
+  for (const labels of ['', ', networking.istio.io/tunnel: http']) {
+    for (const [annotations, open, mutual] of rows) {
+      const { captured: meant } = captured(annotated(annotations, labels));
+      for (const port of open) {
+        t.equal(
+          line(meant.routeAt('10.0.0.2', port)),
+          `10.0.0.2 ${port} auto DISABLE [] 10.0.0.2 ${port} DISABLE`,
+          `${annotations} ${port}${labels}`,
+        );
+      }
+      for (const port of mutual) {
+        t.equal(meant.routeAt('10.0.0.2', port)?.tls.mode, 'ISTIO_MUTUAL', `${annotations} ${port}${labels}`);
+      }
+    }
+  }
+  const declared = service('shop/db', '{selector: {app: db}, ports: [{name: http, port: 15020}]}');
+  t.equal(
+    captured(annotated('') + declared).captured.routeAt('10.0.0.2', 15_020)?.tls.mode,
+    'ISTIO_MUTUAL',
+    'a service that declares it keeps its route',
+  );
+});

@@ -268,3 +268,15 @@ t.test('our own user is not captured, so that nobody else may be it', async (t) 
   t.match(error, /reset by peer/, 'plaintext at a STRICT port');
   t.equal((await curl(web, `http://${orders.ipv4}:${APP.http}/`, { uid: APP_UID + 1 })).status, 200);
 });
+
+t.test(
+  'ports of a pod that its rules leave alone are called in plaintext, as a Prometheus in the mesh does',
+  async (t) => {
+    for (const host of orders.hosts) {
+      const { status, body } = await curl(web, `http://${host}:15020/metrics`);
+      t.equal(status, 200, host);
+      t.match(body, /^istio_requests_total\{.*destination_app="orders"/m);
+      t.equal((await curl(web, `http://${host}:15021/healthz/ready`)).status, 200, host);
+    }
+  },
+);
