@@ -6,5 +6,12 @@ export function findingLine({ backend, family, table, chain, kind, rule }: Findi
   const where = [backend, family === null ? '' : `IPv${family}`, table, chain]
     .filter((word) => word !== '')
     .join(' ');
-  return `${where}: ${kind === 'order' ? `out of order, from: ${rule}` : `${kind}: ${rule}`}`;
+  return `${where}: ${kinds[kind]}: ${rule}`;
 }
+
+const kinds: Readonly<Record<Finding['kind'], string>> = {
+  missing: 'missing',
+  foreign: 'foreign',
+  order: 'out of order, from',
+  before: 'stands before ours, and may lead past the sidecar',
+};

@@ -38,7 +38,7 @@ export async function hold(held: Held): Promise<void> {
 function setAgain({ options, backend, ipv6 }: Held): string {
   try {
     const place = findPlace(backend, ipv6);
-    const found = findings(options, place);
+    const found = findings(options, place).filter(({ kind }) => kind !== 'before');
     const { changed } = bringAbout(options, place, ipv6);
     if (!changed) return '';
     const named = found.slice(0, MOST_NAMED).map(findingLine);

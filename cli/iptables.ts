@@ -10,6 +10,7 @@ import {
   type Ipv6,
   ipv6Choices,
   stepsTo,
+  takenBefore,
 } from '../intercept/intercept.ts';
 import { type Backend, backends, type Finding } from '../intercept/store.ts';
 import { hasCapability, InterceptError, type Step } from '../intercept/tools.ts';
@@ -100,8 +101,9 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
     if (steps.length === 0) warn('there is nothing to change');
     return;
   }
-  const { changed, warnings } = bringAbout(options, place, ipv6);
+  const { changed, warnings, place: now } = bringAbout(options, place, ipv6);
   warnings.forEach(warn);
+  for (const finding of takenBefore(options, now)) warn(findingLine(finding));
   if (output === 'json') printJson({ backend: place.store.backend, changed });
   else process.stdout.write(`${summary(place.store.backend, changed, clean === true)}\n`);
   if (options !== null && intervalMs !== undefined)

@@ -11,8 +11,11 @@ export interface Difference {
   readonly table: string;
   /** Empty: the whole table. */
   readonly chain: string;
-  /** `order`: all rules of the chain are there, in another order. */
-  readonly kind: 'missing' | 'foreign' | 'order';
+  /**
+   * - `order`: all rules of the chain are there, in another order
+   * - `before`: a rule of others that packets meet before ours, and that may take them
+   */
+  readonly kind: 'missing' | 'foreign' | 'order' | 'before';
   /** The rule as its tool writes it; where there is none, the chain or table. */
   readonly rule: string;
 }

@@ -131,14 +131,21 @@ export function stepsTo(options: CaptureOptions | null, place: Place): readonly 
   return steps;
 }
 
-/** What is not as wanted, at all places. `options` null: what of ours stands. */
+/** What is not as wanted, at all places, and what may get past it. `options` null: what of ours stands. */
 export function findings(options: CaptureOptions | null, place: Place): readonly Finding[] {
   const wanted = wantedOf(options, place);
   return [
+    ...takenBefore(options, place),
     ...place.store.compare(wanted),
     ...addressFindings(wanted.families.includes(6), place),
     ...place.others.flatMap((other) => other.compare(nothing)),
   ];
+}
+
+/** Rules of others that may take what is to be captured: they are not ours to change. */
+export function takenBefore(options: CaptureOptions | null, place: Place): readonly Finding[] {
+  const wanted = wantedOf(options, place);
+  return [place.store, ...place.others].flatMap((store) => store.takenBefore(wanted, store === place.store));
 }
 
 function addressFindings(wanted: boolean, { store, address }: Place): readonly Finding[] {
@@ -156,14 +163,15 @@ const MOST_ATTEMPTS = 5;
 
 /**
  * Takes us there, and looks whether we are.
- * @returns whether anything was changed; what could not be done and need not be, a line each
+ * @returns whether anything was changed; what could not be done and need not be, a line each; what stands now
  * @throws InterceptError that says what failed, and what to do about it
  */
 export function bringAbout(
   options: CaptureOptions | null,
   place: Place,
   ipv6: Ipv6,
-): { readonly changed: boolean; readonly warnings: readonly string[] } {
+): { readonly changed: boolean; readonly warnings: readonly string[]; readonly place: Place } {
+  let now = place;
   let steps = stepsTo(options, place);
   const changed = steps.length > 0;
   for (let attempt = 1; steps.length > 0; attempt++) {
@@ -172,17 +180,18 @@ export function bringAbout(
     );
     try {
       const warnings = carryOut(steps, ipv6);
-      if (warnings.length > 0) return { changed, warnings };
+      if (warnings.length > 0) return { changed, warnings, place: now };
     } catch (error) {
       if (!(error instanceof InterceptError)) throw error;
       failure = error;
     }
-    const left = stepsTo(options, findPlace(place.store.backend, ipv6));
+    now = findPlace(place.store.backend, ipv6);
+    const left = stepsTo(options, now);
     // Nothing has moved, or it never comes to rest.
     if (isDeepStrictEqual(left, steps) || (left.length > 0 && attempt === MOST_ATTEMPTS)) throw failure;
     steps = left;
   }
-  return { changed, warnings: [] };
+  return { changed, warnings: [], place: now };
 }
 
 /** @returns what could not be done and need not be */

@@ -2,9 +2,11 @@
 import type { Difference, Tables } from './compare.ts';
 import { explain } from './explain.ts';
 import { differences, restoreScript } from './iptables-text.ts';
+import { nftTakenBefore } from './nft-taken-before.ts';
 import { nftDifferences, nftScript, nftTables, parseNft } from './nft-text.ts';
 import type { Family } from './options.ts';
 import { type Rule, rulesOf } from './rules.ts';
+import { takenBefore } from './taken-before.ts';
 import { findTool, InterceptError, runTool, type Step } from './tools.ts';
 import { type Make, readTables, restoreStep, xtablesTool } from './xtables.ts';
 
@@ -36,6 +38,11 @@ export interface Store {
   readonly used: boolean;
   /** What differs from these rules; of nothing: all that is ours. */
   compare(wanted: Wanted): readonly Finding[];
+  /**
+   * Rules of others here that may take what these rules are to capture. They are left alone.
+   * @param here whether these rules stand here, and not in another store
+   */
+  takenBefore(wanted: Wanted, here: boolean): readonly Finding[];
   /** What makes it hold these rules and no other of ours. None: it does already. */
   steps(wanted: Wanted): readonly Step[];
 }
@@ -55,7 +62,7 @@ function makeOf(backend: 'iptables' | 'iptables-legacy'): Make {
  * @throws InterceptError that says what is missing
  */
 export function readStore(backend: Backend): Store {
-  if (backend === 'nft') return storeOfNft(readNft());
+  if (backend === 'nft') return storeOfNft(readNft(), nft('-s', '-nn', 'list', 'ruleset'));
   const make = makeOf(backend);
   const tables = new Map<Family, Tables>([[4, readTables(make, 4)]]);
   try {
@@ -70,7 +77,7 @@ export function readStore(backend: Backend): Store {
 
 /** A store as of a network namespace without any rule: what is shown where reading is not for us. */
 export function emptyStore(backend: Backend): Store {
-  if (backend === 'nft') return storeOfNft(new Map());
+  if (backend === 'nft') return storeOfNft(new Map(), '');
   return storeOfXtables(
     backend,
     new Map<Family, Tables>([
@@ -98,6 +105,10 @@ function storeOfXtables(
       [...tables].flatMap(([family, found]) =>
         differences(rulesFor(wanted, family), found).map((one) => ({ ...one, backend, family })),
       ),
+    takenBefore: (wanted, here) =>
+      [...tables].flatMap(([family, found]) =>
+        takenBefore(rulesFor(wanted, family), found, here).map((one) => ({ ...one, backend, family })),
+      ),
     steps: (wanted) =>
       [...tables].flatMap(([family, found]) => {
         const script = restoreScript(rulesFor(wanted, family), found);
@@ -117,13 +128,19 @@ function nft(...args: string[]): string {
   throw new InterceptError(explain('nft', stderr, ''));
 }
 
-function storeOfNft(tables: Tables): Store {
+function storeOfNft(tables: Tables, ruleset: string): Store {
   return {
     backend: 'nft',
     withoutIpv6: null,
     used: tables.size > 0,
     compare: (wanted) =>
       nftDifferences(wanted.rules, wanted.families, tables).map((one) => ({
+        ...one,
+        backend: 'nft',
+        family: null,
+      })),
+    takenBefore: ({ rules, families }) =>
+      nftTakenBefore(rules, families, ruleset, !isInstalled('iptables')).map((one) => ({
         ...one,
         backend: 'nft',
         family: null,
