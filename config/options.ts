@@ -7,6 +7,7 @@ import { type LimitName, type LimitRow, type Limits, limitsWith, limitTable } fr
 import { ports } from '../mesh/ports.ts';
 import { type AppProbes, readAppProbes } from '../probes/table.ts';
 import { addCredentialOptions, type CredentialOptions, readCredentialOptions } from './credential-options.ts';
+import { readLabelsFile } from './labels-file.ts';
 import { UsageError } from './usage-error.ts';
 
 /** How the daemon knows which workload it stands beside. */
@@ -178,6 +179,13 @@ export function runCommandOptions(): Command {
     .addOption(option('--namespace <ns>', 'in a pod: its namespace', 'POD_NAMESPACE').default('default'))
     .addOption(option('--name <name>', 'in a pod: its name', 'POD_NAME').default('unknown'))
     .addOption(option('--labels <k=v,…>', 'in a pod: its labels', 'ISTIO_META_LABELS').argParser(labels))
+    .addOption(
+      option(
+        '--labels-file <file>',
+        'in a pod: its labels as Kubernetes writes them; they beat --labels',
+        'OARLOCK_LABELS_FILE',
+      ),
+    )
     .addOption(
       option('--service-account <sa>', 'in a pod: its account', 'SERVICE_ACCOUNT').default('default'),
     )
@@ -449,7 +457,11 @@ function workloadName(entry: string | null, parsed: Record<string, unknown>): Wo
     kind: 'pod',
     namespace: String(parsed.namespace),
     name: String(parsed.name),
-    labels: (parsed.labels as ReadonlyMap<string, string> | undefined) ?? new Map(),
+    labels: new Map([
+      ...((parsed.labels as ReadonlyMap<string, string> | undefined) ?? []),
+      // As the pod has them now: injection saw its template alone.
+      ...(typeof parsed.labelsFile === 'string' ? readLabelsFile(parsed.labelsFile) : []),
+    ]),
     serviceAccount: String(parsed.serviceAccount),
     addresses: (parsed.address as readonly string[] | undefined) ?? [],
     ports: (parsed.podPorts as ReadonlyMap<string, number> | undefined) ?? new Map(),

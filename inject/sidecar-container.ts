@@ -97,6 +97,7 @@ function environment(
     SERVICE_ACCOUNT: fromPod('spec.serviceAccountName'),
     HOST_IP: fromPod('status.hostIP'),
     ISTIO_META_LABELS: JSON.stringify(labels),
+    OARLOCK_LABELS_FILE: files.labels,
     ISTIO_META_POD_PORTS: JSON.stringify(appPorts(pod)),
     TRUST_DOMAIN: config.trustDomain,
     ISTIO_META_CLUSTER_ID: config.clusterId,

@@ -17,6 +17,7 @@ export const paths = {
 export const files = {
   root: `${paths.root}/root-cert.pem`,
   token: `${paths.token}/istio-token`,
+  labels: `${paths.podInfo}/labels`,
 } as const;
 
 /** Kubernetes renews the token at 80 % of this: 12 hours, as Istio asks for. */

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { DEFAULT_INJECT_CONFIG } from '../../inject/inject-config.ts';
 import { injectPod } from '../../inject/inject-pod.ts';
-import { paths } from '../../inject/volumes.ts';
+import { files, paths } from '../../inject/volumes.ts';
 import { temporaryFolder } from '../ca-client/helper.ts';
 import { call } from '../e2e/harness/clients.ts';
 import { runToEnd, start } from '../e2e/harness/processes.ts';
@@ -40,18 +40,21 @@ t.test(
     const { address } = await ca.stdout.next({ ready: true });
     // The volumes, as the pod has them mounted.
     const mounted = (path: string) => join(folder, path);
-    for (const path of [paths.config, paths.root, paths.token]) mkdirSync(mounted(path), { recursive: true });
+    for (const path of [paths.config, paths.root, paths.token, paths.podInfo])
+      mkdirSync(mounted(path), { recursive: true });
     const account = ['--namespace', 'shop', '--service-account', 'web'];
     const token = await runToEnd(t, ['ca', 'token', '--dir', join(folder, 'ca'), ...account]);
     writeFileSync(mounted(`${paths.token}/istio-token`), token.stdout);
     writeFileSync(mounted(`${paths.root}/root-cert.pem`), readFileSync(join(folder, 'ca/root-cert.pem')));
+    // With what the ReplicaSet's controller adds to the template's.
+    writeFileSync(mounted(files.labels), 'app="web"\npod-template-hash="5d4"');
     writeFileSync(
       mounted(`${paths.config}/strict.yaml`),
       `apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: web, namespace: shop}
 spec:
-  selector: {matchLabels: {app: web}}
+  selector: {matchLabels: {pod-template-hash: 5d4}}
   mtls: {mode: STRICT}
 `,
     );
@@ -69,7 +72,11 @@ spec:
     const snapshot = JSON.parse(
       String((await call(ready.ports.admin, '/snapshot', { headers: { host: 'localhost' } })).body),
     );
-    t.match(snapshot.workload, { namespace: 'shop', labels: { app: 'web' }, serviceAccount: 'web' });
+    t.match(snapshot.workload, {
+      namespace: 'shop',
+      labels: { app: 'web', 'pod-template-hash': '5d4' },
+      serviceAccount: 'web',
+    });
     t.match(JSON.stringify(snapshot), /STRICT/, 'its labels are those that policy selects by');
   },
 );

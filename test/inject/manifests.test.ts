@@ -81,6 +81,11 @@ t.test("the example's client reaches web over mutual TLS, wherever its Service's
   });
 });
 
+t.test('the CA is there on both families', async (t) => {
+  const { args } = find('Deployment', 'oarlock-ca').spec.template.spec.containers[0];
+  t.ok(args.includes('--listen=[::]:15012'), args.join(' '));
+});
+
 t.test('names agree', async (t) => {
   const config = readInjectConfig(objectsIn('inject.yaml')[0] as Json, 'inject.yaml');
   const { port, name, namespace } = {
