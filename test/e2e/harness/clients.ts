@@ -67,20 +67,29 @@ export function keepAlive(t: Test): Agent {
 /** A TCP connection with everything it received, and how it ended. */
 export class Peer {
   readonly socket: Socket;
-  received: Buffer = Buffer.alloc(0);
   /** `end`: a FIN came. `ECONNRESET` and its like: an abort. `closed`: closed without either. */
   over: string | null = null;
   readonly #waiting = new Set<() => void>();
+  /** Joined when asked for: once a chunk would take the square of what comes. */
+  #chunks: Buffer[] = [];
 
   constructor(socket: Socket) {
     this.socket = socket;
     socket.on('data', (chunk: Buffer) => {
-      this.received = Buffer.concat([this.received, chunk]);
+      this.#chunks.push(chunk);
       this.#wake();
     });
     socket.on('end', () => this.#end('end'));
     socket.on('error', (error: NodeJS.ErrnoException) => this.#end(error.code ?? error.message));
     socket.on('close', () => this.#end('closed'));
+  }
+
+  get received(): Buffer {
+    const all = this.#chunks.length === 1 ? this.#chunks[0] : undefined;
+    if (all !== undefined) return all;
+    const joined = Buffer.concat(this.#chunks);
+    this.#chunks = [joined];
+    return joined;
   }
 
   get text(): string {
