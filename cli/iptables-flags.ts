@@ -1,5 +1,6 @@
 /** The flags of `oarlock iptables` that say what is captured. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { UsageError } from '../config/usage-error.ts';
 import {
   type CaptureOptions,
   defaultCapture,
@@ -135,7 +136,7 @@ export function addCaptureFlags(command: Command): Command {
   return command;
 }
 
-/** What was parsed, with the defaults for all else. */
+/** What was parsed, with the defaults for all else. @throws UsageError where two flags cannot both be */
 export function captureOptions(parsed: Readonly<Record<string, unknown>>): CaptureOptions {
   const given: Partial<Record<keyof CaptureOptions, unknown>> = {};
   for (const { flag, annotation, field } of captureFlags) {
@@ -143,6 +144,12 @@ export function captureOptions(parsed: Readonly<Record<string, unknown>>): Captu
     if (value !== undefined) given[field] = value;
   }
   const options = { ...defaultCapture, ...given } as CaptureOptions;
+  const { outboundPort, inboundPort, hbonePort } = options;
+  if (new Set([outboundPort, inboundPort, hbonePort]).size < 3) {
+    throw new UsageError(
+      `--outbound-port ${outboundPort}, --inbound-port ${inboundPort} and --hbone-port ${hbonePort} must be three ports: one is told from another by the port it comes to`,
+    );
+  }
   // As in Istio: whoever names users names their groups.
   return given.gids === undefined ? { ...options, gids: options.uids } : options;
 }

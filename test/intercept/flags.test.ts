@@ -127,6 +127,11 @@ t.test('the command says it in one line, with exit status 2', async (t) => {
       /^error: option '--exclude-inbound-ports <ports>' argument '80x' is invalid\. "80x" is no port: .*\n$/,
     ],
     [['--backend', 'ebtables'], /^error: option '--backend <name>' .* iptables, iptables-legacy, nft\.\n$/],
+    [
+      ['--check', '--outbound-port', '15006'],
+      /^oarlock: --outbound-port 15006, --inbound-port 15006 and --hbone-port 15008 must be three ports: .*\n$/,
+    ],
+    [['--check', '--hbone-port', '15001'], /^oarlock: .* --hbone-port 15001 must be three ports: .*\n$/],
     [['--clean', '--check'], /^oarlock: --clean removes, --check looks: give one of them\n$/],
     [['--dry-run', '--check'], /^oarlock: --check changes nothing by itself: leave out --dry-run\n$/],
   ];
