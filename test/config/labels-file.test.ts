@@ -40,7 +40,7 @@ t.test('they beat those that injection saw, and add to them', async (t) => {
   const command = runCommandOptions().action((options: Record<string, unknown>) => {
     parsed = options;
   });
-  await command.parseAsync([...words, '--cert-dir', 'certs'], { from: 'user' });
+  await command.parseAsync([...words, '--cert-dir', 'certs', '--allow-root'], { from: 'user' });
   const { workload } = readRunOptions(parsed);
   t.match(workload, { kind: 'pod' });
   t.same(workload.kind === 'pod' && [...workload.labels], [
