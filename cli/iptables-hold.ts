@@ -1,8 +1,8 @@
 /** `oarlock iptables --hold`: looks again and again whether the rules of capture stand, and sets them where they do not. */
 import { setTimeout as pause } from 'node:timers/promises';
-import { bringAbout, findings, findPlace, type Ipv6 } from '../intercept/intercept.ts';
+import { bringAbout, findings, findPlace, type Ipv6, takenBefore } from '../intercept/intercept.ts';
 import type { CaptureOptions } from '../intercept/options.ts';
-import type { Backend } from '../intercept/store.ts';
+import type { Backend, Finding } from '../intercept/store.ts';
 import { InterceptError } from '../intercept/tools.ts';
 import { findingLine } from './iptables-findings.ts';
 
@@ -16,6 +16,8 @@ export interface Held {
   readonly ipv6: Ipv6;
   /** Between two looks; so there is one line for each at most. */
   readonly intervalMs: number;
+  /** The trouble that was told already. */
+  readonly told: string;
 }
 
 /** Resolves at SIGTERM or SIGINT, and leaves the rules as they are: the app may live on for a moment. */
@@ -23,32 +25,36 @@ export async function hold(held: Held): Promise<void> {
   const stop = new AbortController();
   // The first process of a container gets no signal that it has not asked for.
   for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => stop.abort());
-  let said = '';
+  let said = held.told;
   for (;;) {
     await pause(held.intervalMs, null, { signal: stop.signal }).catch(() => {});
     if (stop.signal.aborted) return;
-    const failure = setAgain(held);
-    // A cause that stays is told once.
-    if (failure !== said && failure !== '') tell(`the rules of capture cannot be held: ${failure}`);
-    said = failure;
+    const trouble = setAgain(held);
+    // What stays is told once.
+    if (trouble !== said && trouble !== '') tell(trouble);
+    said = trouble;
   }
 }
 
-/** @returns what failed; empty: nothing did */
+/** @returns what could not be put right; empty: all is well */
 function setAgain({ options, backend, ipv6 }: Held): string {
   try {
     const place = findPlace(backend, ipv6);
     const found = findings(options, place).filter(({ kind }) => kind !== 'before');
-    const { changed } = bringAbout(options, place, ipv6);
-    if (!changed) return '';
-    const named = found.slice(0, MOST_NAMED).map(findingLine);
-    if (found.length > named.length) named.push(`${found.length - named.length} more`);
-    tell(`the rules of capture had changed, and are set again: ${named.join('; ')}`);
-    return '';
+    const { changed, place: now } = bringAbout(options, place, ipv6);
+    if (changed) tell(`the rules of capture had changed, and are set again: ${someOf(found)}`);
+    return someOf(takenBefore(options, now));
   } catch (error) {
-    if (error instanceof InterceptError) return error.message;
+    if (error instanceof InterceptError) return `the rules of capture cannot be held: ${error.message}`;
     throw error;
   }
+}
+
+/** In one line, which names a few. */
+export function someOf(found: readonly Finding[]): string {
+  const named = found.slice(0, MOST_NAMED).map(findingLine);
+  if (found.length > named.length) named.push(`${found.length - named.length} more`);
+  return named.join('; ');
 }
 
 function tell(text: string): void {

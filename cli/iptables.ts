@@ -17,7 +17,7 @@ import { hasCapability, InterceptError, type Step } from '../intercept/tools.ts'
 import { parseDuration } from '../mesh/duration.ts';
 import { findingLine } from './iptables-findings.ts';
 import { addCaptureFlags, captureOptions } from './iptables-flags.ts';
-import { hold } from './iptables-hold.ts';
+import { hold, someOf } from './iptables-hold.ts';
 import { addOutputOption, printJson } from './query.ts';
 
 /** Exit status of an answer that is no (CLI.md). */
@@ -45,8 +45,8 @@ export function iptablesCommand(): Command {
     .option('--check', 'change nothing; say what is missing or foreign, with exit status 1')
     .option('--dry-run', 'change nothing; print what would be fed to the tools')
     .addOption(
-      new Option('--hold [interval]', 'stay, look each interval (10s), and set again what was changed')
-        .preset('10s')
+      new Option('--hold [interval]', 'stay, look each interval (5s), and set again what was changed')
+        .preset('5s')
         .argParser(interval),
     );
   return addOutputOption(command).action((parsed: Record<string, unknown>) => run(parsed));
@@ -61,14 +61,14 @@ interface Modes {
   readonly output?: 'json';
 }
 
-/** A look takes some tenths of a second of a CPU. */
+/** A look takes some hundredths of a second of a CPU. */
 const SHORTEST_INTERVAL_MS = 1_000;
 const LONGEST_INTERVAL_MS = 3_600_000;
 
 function interval(text: string): number {
   const ms = parseDuration(text);
   if (ms !== null && ms >= SHORTEST_INTERVAL_MS && ms <= LONGEST_INTERVAL_MS) return ms;
-  throw new InvalidArgumentError('It must be a duration from 1s to 1h, as 10s.');
+  throw new InvalidArgumentError('It must be a duration from 1s to 1h, as 5s.');
 }
 
 async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
@@ -103,11 +103,12 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   }
   const { changed, warnings, place: now } = bringAbout(options, place, ipv6);
   warnings.forEach(warn);
-  for (const finding of takenBefore(options, now)) warn(findingLine(finding));
+  const before = takenBefore(options, now);
+  for (const finding of before) warn(findingLine(finding));
   if (output === 'json') printJson({ backend: place.store.backend, changed });
   else process.stdout.write(`${summary(place.store.backend, changed, clean === true)}\n`);
   if (options !== null && intervalMs !== undefined)
-    await hold({ options, backend: place.store.backend, ipv6, intervalMs });
+    await hold({ options, backend: place.store.backend, ipv6, intervalMs, told: someOf(before) });
 }
 
 function warn(text: string): void {

@@ -27,8 +27,17 @@ if (!skipped(t)) {
     t.match(await next(err), /IPv6 nat .*; \d+ more$/, 'many in one line');
     t.match(namespace.oarlock(['--check']), { status: 0 });
 
+    namespace.must('iptables-nft -t nat -I PREROUTING -p tcp -j ACCEPT');
+    t.match(await next(err), /^oarlock: iptables IPv4 nat PREROUTING: stands before ours, .* -j ACCEPT$/);
+    t.match(
+      namespace.must('iptables-nft-save -t nat'),
+      /-A PREROUTING -p tcp -j ACCEPT/,
+      "others' are theirs",
+    );
+
     child.kill('SIGTERM');
     t.equal(await ended, 0);
+    namespace.must('iptables-nft -t nat -D PREROUTING -p tcp -j ACCEPT');
     t.match(namespace.oarlock(['--check']), { status: 0 }, 'they outlive it');
   });
 
