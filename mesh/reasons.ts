@@ -258,7 +258,7 @@ const table = {
   app_unreachable: {
     sentence: 'the app behind this sidecar did not accept the connection',
     flag: 'UF',
-    hint: "is it listening where the Sidecar ingress entry's defaultEndpoint says?",
+    hint: "is it listening where it was called, or where the Sidecar ingress entry's defaultEndpoint says?",
   },
 } as const satisfies Record<string, Reason>;
 

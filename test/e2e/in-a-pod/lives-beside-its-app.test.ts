@@ -52,9 +52,10 @@ t.test('an app that calls before there is anything is held, not refused; `oarloc
   );
   const { status, output } = await waiting;
   t.equal(status, 0);
+  // A busy machine adds lines of answers that were late.
   t.match(
     output,
-    /(?:^|\n)waiting for .*shop\/web, credentials.*\nwaiting for credentials: .*\n(?:.*\n)*ready after [0-9.]+ s\n$/,
+    /(?:^|\n)waiting for .*shop\/web, credentials.*\n(?:.*\n)*waiting for credentials: .*\n(?:.*\n)*ready after [0-9.]+ s\n$/,
   );
   await sidecar.ready();
   await sidecar.kill();
