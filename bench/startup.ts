@@ -70,9 +70,13 @@ interface Ready {
 /** Ports are the kernel's choice, and no rules lead to those of capture: what is timed is the start. */
 async function timeToReady(peer: PortPeer, side: Side, intercept: string): Promise<Ready> {
   const { program, args, env = {} } = peer.command(side);
-  const captured = ['--inbound-port', '0', '--outbound-port', '0', '--allow-root'];
+  const captured = [
+    ...['--inbound-port', '0', '--outbound-port', '0', '--allow-root'],
+    // Without rules it would not be ready.
+    ...['--canary-interval', '0s'],
+  ];
   const all = args.map((arg, i) => (args[i - 1] === '--intercept' ? intercept : arg));
-  // The shell is there for a moment: that no rules stand is said, and of no interest.
+  // The shell is there for a moment: what is logged is of no interest.
   const quiet = ['-c', 'exec "$@" 2>/dev/null', 'sh', program, ...all, ...captured];
   const began = performance.now();
   const child = new Child({ program: 'sh', args: quiet, env }, 'line');
