@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Starts Oarlock under the Node it pins, whatever Node was found: the bundle where there is one, else the source.
+// Starts Oarlock under the Node it pins, whatever Node was found: the source in a checkout, else the bundle.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -7,8 +7,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const bundle = join(here, '..', 'dist', 'main.js');
-const entry = existsSync(bundle) ? bundle : join(here, '..', 'cli', 'main.ts');
+// Packages have no source. In a checkout it goes first: a bundle there is of whatever was checked out when it was made.
+const source = join(here, '..', 'cli', 'main.ts');
+const entry = existsSync(source) ? source : join(here, '..', 'dist', 'main.js');
 
 /** The pinned Node of this platform's package; the Node that runs this file where the package is missing. */
 function pinnedNode() {
