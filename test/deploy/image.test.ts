@@ -104,6 +104,37 @@ t.test('the bundle alone in a folder', async (t) => {
   await runs('with two threads', ['--concurrency', '2']);
 });
 
+/** esbuild gives a CommonJS package that is loaded late by `default` alone, where Node gives the names, too. */
+t.test('what the bundle loads late has the names it is asked for', async (t) => {
+  const { dir } = stageImage(t);
+  const dist = join(dir, 'dist');
+  const texts = new Map(
+    readdirSync(dist)
+      .filter((name) => name.endsWith('.js'))
+      .map((name) => [name, readFileSync(join(dist, name), 'utf8')]),
+  );
+  const exported = (name: string): string => {
+    const text = texts.get(name) ?? '';
+    return /\nexport default /.test(text) ? 'default' : (/\nexport \{([^}]*)\}/.exec(text)?.[1] ?? '');
+  };
+  let loads = 0;
+  for (const [file, text] of texts) {
+    for (const [, names = '', from = ''] of text.matchAll(
+      /const \{([^}]*)\} = await import\("\.\/([^"]+)"\)/g,
+    )) {
+      const given = exported(from)
+        .split(/,|\bas\b/)
+        .map((name) => name.trim());
+      for (const name of names.split(',')) {
+        loads++;
+        const wanted = name.split(':')[0]?.trim() ?? '';
+        t.ok(given.includes(wanted), `${file}: ${wanted} of ${from}`);
+      }
+    }
+  }
+  t.ok(loads > 20, 'late loads were found');
+});
+
 const asked = process.env.OARLOCK_IMAGE_CHECK !== undefined;
 t.test(
   'built and started, in chroots',
