@@ -33,6 +33,9 @@ metadata: {name: web, namespace: default}
 spec: {rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web]}}]}]}
 `;
 
+/** A build that hangs tells nothing. */
+const READY_MS = 60_000;
+
 const scratch = mkdtempSync(join(tmpdir(), 'oarlock-warm-'));
 try {
   mkdirSync(join(folder, 'cache'), { recursive: true });
@@ -44,6 +47,8 @@ try {
     await runToReady([
       ...['run', '--config', config, '--cert-dir', certs, '--intercept', intercept, '--allow-root'],
       ...['--bind', '127.0.0.1', '--drain', '1ms', '--log-level', 'error'],
+      // No rules of capture stand where an image is made: it would wait for them.
+      ...['--canary-interval', '0s'],
       ...['admin', 'metrics', 'health', 'hbone', 'inbound', 'outbound'].flatMap((name) => [
         `--${name}-port`,
         '0',
@@ -65,9 +70,14 @@ function issueCredentials(out: string): void {
 
 /** Node writes its cache when a process ends, of what was compiled by then: one that ends when ready has what a start needs. */
 async function runToReady(args: readonly string[]): Promise<void> {
-  const child = spawn(process.execPath, [...oarlock, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, [...oarlock, ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    timeout: READY_MS,
+    killSignal: 'SIGKILL',
+  });
   const ended = once(child, 'exit');
   child.stdout.once('data', () => child.kill('SIGTERM'));
   const [status] = (await ended) as [number | null];
-  if (status !== 0) throw new Error(`oarlock ${args[0]} failed`);
+  if (status !== 0)
+    throw new Error(`oarlock ${args[0]} failed, or was not ready within ${READY_MS / 1000} s`);
 }
