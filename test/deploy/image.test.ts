@@ -104,6 +104,14 @@ t.test('the bundle alone in a folder', async (t) => {
   await runs('with two threads', ['--concurrency', '2']);
 });
 
+t.test('the cache is filled where an image is made: without rules of capture', async (t) => {
+  const { dir, oarlock } = stageImage(t);
+  const made = spawnSync(oarlock[0] ?? '', [join(root, 'bin/warm.ts'), dir], { encoding: 'utf8' });
+  t.equal(made.status, 0, made.stderr);
+  const entries = readdirSync(join(dir, 'cache'), { recursive: true, encoding: 'utf8' });
+  t.ok(entries.length > 10, 'code is in it');
+});
+
 /** esbuild gives a CommonJS package that is loaded late by `default` alone, where Node gives the names, too. */
 t.test('what the bundle loads late has the names it is asked for', async (t) => {
   const { dir } = stageImage(t);
