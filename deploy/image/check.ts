@@ -4,9 +4,17 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { buildImage, type Image, quoted } from './build.ts';
 
 const STATE = '/var/lib/oarlock';
@@ -39,11 +47,12 @@ await check(image);
 function makeBase(folder: string): void {
   say('debootstrap');
   const include = '--include=ca-certificates,libstdc++6,libatomic1';
-  must('debootstrap', ['--variant=minbase', include, 'bookworm', folder, 'http://deb.debian.org/debian']);
-  const npm = must('npm', ['root', '-g']).trim();
+  must('debootstrap', ['--variant=minbase', include, 'bookworm', folder]);
+  // npm's own word on where it is goes by the Node that runs it, which may be the pinned one.
+  const npm = join(dirname(realpathSync(must('which', ['npm']).trim())), '..');
   must('cp', ['-aL', process.execPath, join(folder, 'usr/local/bin/node')]);
   mkdirSync(join(folder, 'usr/local/lib/node_modules'), { recursive: true });
-  must('cp', ['-aL', join(npm, 'npm'), join(folder, 'usr/local/lib/node_modules/npm')]);
+  must('cp', ['-aL', npm, join(folder, 'usr/local/lib/node_modules/npm')]);
   symlinkSync('../lib/node_modules/npm/bin/npm-cli.js', join(folder, 'usr/local/bin/npm'));
 }
 
