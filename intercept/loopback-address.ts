@@ -1,13 +1,14 @@
 /** `::6/128` on the loopback interface: connections to the app come from there, and no rule sends them round again. */
 import { readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
+import { appSource } from '../mesh/app-source.ts';
 import type { Step } from './tools.ts';
 
 /** As the kernel lists it in /proc/net/if_inet6. */
 const LISTED = '00000000000000000000000000000006';
 
 // IPv4 needs no such thing: all of 127.0.0.0/8 is on lo.
-export const loopbackAddress = '::6/128';
+export const loopbackAddress = `${appSource[6]}/128`;
 export const addStep: Step = {
   tool: 'ip',
   args: ['-6', 'address', 'add', loopbackAddress, 'dev', 'lo'],

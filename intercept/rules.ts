@@ -2,6 +2,7 @@
  * The rules of capture, as Istio's init container sets them (tools/istio-iptables, run.go): what goes where, told apart
  * from how a tool of the kernel writes it.
  */
+import { appSource } from '../mesh/app-source.ts';
 import { uncapturedInbound } from '../mesh/ports.ts';
 import { type Block, type CaptureOptions, type Family, outboundExempt } from './options.ts';
 
@@ -49,8 +50,8 @@ export interface Rule {
 
 /** The source of connections to the app: no rule sends them round again. */
 const fromSidecar: readonly Block[] = [
-  { family: 4, address: '127.0.0.6', bits: 32 },
-  { family: 6, address: '::6', bits: 128 },
+  { family: 4, address: appSource[4], bits: 32 },
+  { family: 6, address: appSource[6], bits: 128 },
 ];
 const loopback: readonly Block[] = [
   { family: 4, address: '127.0.0.1', bits: 32 },

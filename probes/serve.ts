@@ -1,6 +1,6 @@
 /** Answers the kubelet's probes on the sidecar's port by asking the app, as Istio's pilot-agent does. */
 import type { IncomingMessage } from 'node:http';
-import { isIP } from 'node:net';
+import { appSourceFor } from '../mesh/app-source.ts';
 import { askHttp } from './http.ts';
 import type { AppProbe, AppProbes } from './table.ts';
 import { askTcp } from './tcp.ts';
@@ -23,8 +23,6 @@ export interface ProbeOptions {
   readonly turned: (path: string, failure: string | null) => void;
 }
 
-/** The addresses that Istio's rules let past: what comes from them goes to the app (`InboundPassthroughBindIpv4`). */
-const SOURCES = { 4: '127.0.0.6', 6: '::6' } as const;
 /**
  * Of one address and probe. The kubelet asks one at a time; who asks more is none, and must not use up what is
  * everybody's: the kubelet would take the app for dead. How many addresses ask is bounded by the server's connections.
@@ -142,7 +140,7 @@ export class ProbeServer {
   #target(port: number) {
     const { address, captured } = this.#options;
     const host = address ?? '127.0.0.1';
-    return { host, port, address: null, from: captured ? SOURCES[isIP(host) === 6 ? 6 : 4] : null };
+    return { host, port, address: null, from: captured ? appSourceFor(host) : null };
   }
 
   #note(path: string, state: State, failure: string | null): void {

@@ -1,14 +1,8 @@
 /** The app that an address and port of this workload lead to, and the address it is dialled from. */
+import { appSourceFor } from '../mesh/app-source.ts';
 import type { AppAddress, IngressListener, Snapshot } from '../mesh/snapshot.ts';
 import type { InboundListener } from './inbound.ts';
 import type { OriginalDestination } from './setup/original-destination.ts';
-
-/**
- * Istio's addresses of a sidecar that dials its app. The rules of capture let what comes from them pass: dialled from
- * any other, the app's own address leads back to us.
- */
-const FROM_IPV4 = '127.0.0.6';
-const FROM_IPV6 = '::6';
 
 /** The Sidecar's entry for a port; null: it has none, and the app itself is there. */
 export function ingressOf(snapshot: Snapshot, port: number): IngressListener | null {
@@ -36,5 +30,5 @@ export function listenerAt(
  */
 export function fromSidecar(app: AppAddress): AppAddress {
   if ('path' in app || app.host === '127.0.0.1' || app.host === '::1' || app.host === 'localhost') return app;
-  return { ...app, from: app.host.includes(':') ? FROM_IPV6 : FROM_IPV4 };
+  return { ...app, from: appSourceFor(app.host) };
 }

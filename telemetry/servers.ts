@@ -1,6 +1,8 @@
 /** The three small HTTP servers beside the data path: health, metrics and admin. They know nobody; answers come from providers. */
+
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { appSource } from '../mesh/app-source.ts';
 import {
   bind,
   closeServer,
@@ -194,9 +196,9 @@ export function isLoopback(address: string): boolean {
   return address === '::1' || /^(::ffff:)?127(\.\d{1,3}){3}$/i.test(address);
 }
 
-/** 127.0.0.6 is whom the sidecar dials the app as: such a caller may be anywhere. */
+/** What the sidecar carries comes from its address to the app: such a caller may be anywhere. */
 function isFromHere({ socket: { remoteAddress = '' } }: IncomingMessage): boolean {
-  return isLoopback(remoteAddress) && !/(?:^|:)127\.0\.0\.6$/.test(remoteAddress);
+  return isLoopback(remoteAddress) && !remoteAddress.endsWith(appSource[4]);
 }
 
 /** DNS rebinding: a page of `evil.com` whose name was pointed at 127.0.0.1 still sends its own name. */

@@ -1,6 +1,7 @@
 /** A connection to ourselves, now and then, that proves that rules of capture stand: by them it comes to the inbound port. */
 import { connect, type Socket } from 'node:net';
 import { networkInterfaces } from 'node:os';
+import { appSource } from '../../mesh/app-source.ts';
 import { unmapped } from '../connections.ts';
 import type { OriginalDestination } from './original-destination.ts';
 
@@ -11,8 +12,8 @@ export type Family = 'ipv4' | 'ipv6';
  * redirect what the sidecar's own user sends over the loopback interface to any address but 127.0.0.1 or ::1.
  */
 const TARGETS: Readonly<Record<Family, { readonly to: string; readonly from: string }>> = {
-  ipv4: { to: '127.0.0.6', from: '127.0.0.1' },
-  ipv6: { to: '::6', from: '::1' },
+  ipv4: { to: appSource[4], from: '127.0.0.1' },
+  ipv6: { to: appSource[6], from: '::1' },
 };
 const PORT = 15002;
 /** Longer than any nonce. */

@@ -1,5 +1,6 @@
 /** Who comes in by a port of capture: asks the kernel where each connection was going, and turns away what must not pass. */
 import type { Socket } from 'node:net';
+import { appSource } from '../../mesh/app-source.ts';
 import { hostPort } from '../../mesh/text.ts';
 import { type Direction, unmapped } from '../connections.ts';
 import type { DataPath } from '../data-path.ts';
@@ -76,5 +77,5 @@ export class Capture {
  */
 function staysHere(address: string): boolean {
   const bare = unmapped(address);
-  return bare.startsWith('127.') || bare === '::1' || bare === '::6';
+  return bare.startsWith('127.') || bare === '::1' || bare === appSource[6];
 }
