@@ -26,8 +26,9 @@ const ports = await shopPorts();
 const mesh = await Mesh.create(t, shop(ports, { http: app.port, tcp: tcp.port }));
 const dir = join(mesh.dir, 'ca');
 const ca = await openEmbeddedCa({ dir, trustDomain: null });
-/** The same by a clock that is ahead by more than it backdates: what it issues begins in five seconds. */
-const early = await openEmbeddedCa({ dir, trustDomain: null, now: () => Date.now() + 65_000 });
+/** The same by a clock that is ahead by more than it backdates: what it issues begins in two to three seconds, well before
+ * the set it is to follow ends. */
+const early = await openEmbeddedCa({ dir, trustDomain: null, now: () => Date.now() + 63_000 });
 const stranger = await makeCertificate({ ca: true });
 
 type Call = Parameters<Misbehaviour>[0];

@@ -39,9 +39,9 @@ export class Traffic {
   async #loop(): Promise<void> {
     while (!this.#stopping) {
       try {
-        const { status } = await call(this.#port, this.#path, { agent: this.#agent });
+        const { status, body } = await call(this.#port, this.#path, { agent: this.#agent });
         if (status === 200) this.served++;
-        else this.failures.push(`${status} at ${new Date().toISOString()}`);
+        else this.failures.push(`${status} at ${new Date().toISOString()}: ${body.toString().trim()}`);
       } catch (error) {
         this.failures.push(`${(error as Error).message} at ${new Date().toISOString()}`);
       }
