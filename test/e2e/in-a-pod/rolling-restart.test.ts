@@ -20,8 +20,7 @@ const ORDERS = [`${VIPS.ipv4}1`, `[${VIPS.ipv6}1]`];
 const network = PodNetwork.create(t, ['web', 'web-next', 'orders-a', 'orders-b', 'orders-c', 'orders-d']);
 const image = stageImage(t);
 const resources = [serviceYaml('orders', 1, [HTTP, ECHO]), serviceYaml('web', 2, [HTTP]), modeYaml('STRICT')];
-const mesh = new PodMesh(t, image, network, resources.join('---
-'));
+const mesh = new PodMesh(t, image, network, resources.join('---\n'));
 
 /** Pods that are ready and are not told to end, and the service that each is an endpoint of. */
 const serving = new Map<string, 'orders' | 'web'>();
