@@ -20,6 +20,7 @@ const QUIET_MS = 5_000;
 const IDLE = 'memory, idle, after one request';
 const INBOUND = 'memory of the callee, 1,000 idle mTLS connections to it';
 const OUTBOUND = 'memory of the caller, 1,000 idle connections of its app';
+const AFTER = 'memory after both, when all connections are gone';
 
 export async function benchMemory({ rounds, accessLog }: BenchOptions, figures: Figures): Promise<void> {
   const dir = benchDir();
@@ -48,6 +49,8 @@ export async function benchMemory({ rounds, accessLog }: BenchOptions, figures: 
         add(figures, INBOUND, peer.name, pair),
       );
       await holding({ port: pair.egress, tls: null }, () => add(figures, OUTBOUND, peer.name, pair));
+      await quiet();
+      add(figures, AFTER, peer.name, pair);
       await pair.stop();
     }
   }

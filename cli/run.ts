@@ -20,6 +20,7 @@ import { type Readiness, type Servers, startServers } from '../telemetry/servers
 import { AppProcesses } from './app-processes.ts';
 import { AppSockets } from './app-sockets.ts';
 import { type DataPlane, LocalPlane } from './data-plane.ts';
+import { giveBackWhenQuiet } from './give-back.ts';
 import { OwnIdentity } from './own-identity.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
 import { type AppWatch, LAST_WORDS, leave, type StopTimes, untilGone, untilSeen } from './stop.ts';
@@ -268,6 +269,7 @@ class Daemon {
   #announceOnce(): void {
     if (this.#announced || this.#servers === null || !this.#readiness().ready) return;
     this.#announced = true;
+    void giveBackWhenQuiet(this.#log);
     const identity = this.#identity.credentials?.identity.uri;
     const ports = { ...this.#servers.ports, ...this.#plane.ports() };
     writeSync(1, `${JSON.stringify({ ready: true, identity, ports })}\n`);

@@ -4,6 +4,7 @@ import { compileSnapshot } from '../config/snapshot.ts';
 import { createLogger } from '../telemetry/log.ts';
 import { defaultSeriesBounds, MeshMetrics } from '../telemetry/mesh-metrics.ts';
 import { LocalPlane } from './data-plane.ts';
+import { giveBackWhenQuiet } from './give-back.ts';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import type { WorkerAnswer, WorkerOptions, WorkerRequest } from './worker-messages.ts';
 
@@ -14,7 +15,9 @@ const metrics = new MeshMetrics({
   now: () => performance.now(),
   cluster: options.clusterId,
 });
-const plane = new LocalPlane(options.plane, createLogger(options.logLevel), metrics);
+const log = createLogger(options.logLevel);
+const plane = new LocalPlane(options.plane, log, metrics);
+void giveBackWhenQuiet(log);
 
 async function obey(request: WorkerRequest): Promise<unknown> {
   switch (request.kind) {
