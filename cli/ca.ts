@@ -19,6 +19,7 @@ import {
   ttl,
   withOutput,
 } from './ca-flags.ts';
+import { giveBackWhenQuiet } from './give-back.ts';
 import { addKubernetesOptions, kubernetesAccess } from './kubernetes-flags.ts';
 
 interface DirOption {
@@ -153,6 +154,7 @@ async function serve(options: ServeOptions): Promise<void> {
   const common = { ca, tokenKeys, listen, ttlMs, log, root, maxRate, maxTotalRate };
   const server = await startCaServer({ ...common, serverNames, reviewToken });
   const stopped = stopSignal();
+  void giveBackWhenQuiet(log);
   const address = hostPort(server.address.host, server.address.port);
   process.stdout.write(`${JSON.stringify({ ready: true, address, root: ca.rootFile })}\n`);
   await stopped;
@@ -230,6 +232,7 @@ async function token(options: TokenOptions): Promise<void> {
     },
     Math.min(ttlMs / 8, 10_000),
   );
+  void giveBackWhenQuiet();
   await stopSignal();
   clearInterval(timer);
 }

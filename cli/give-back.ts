@@ -10,6 +10,10 @@ const QUIET = 0.03;
 /** Bytes that are worth it. */
 const WORTH = 16 * 2 ** 20;
 
+type Log = Pick<Logger, 'debug'>;
+/** Of commands that keep no log. */
+const SILENT: Log = { debug: () => {} };
+
 /** What the looks stand on; a test has its own. */
 export interface Look extends Memory {
   /** Share of the time this thread was at work since the last call, 0 to 1. */
@@ -24,13 +28,13 @@ export interface Look extends Memory {
  */
 export class GiveBack {
   readonly #memory: Look;
-  readonly #log: Logger;
+  readonly #log: Log;
   /** Our own memory after the last time, or the least seen since; null before the first. */
   #floor: number | null = null;
   /** The most that malloc had given out since the last time. */
   #peak = 0;
 
-  constructor(memory: Look, log: Logger) {
+  constructor(memory: Look, log: Log) {
     this.#memory = memory;
     this.#log = log;
   }
@@ -58,7 +62,7 @@ export class GiveBack {
 }
 
 /** To be called once a thread has all it needs to serve. Does nothing where the system is not Linux. */
-export async function giveBackWhenQuiet(log: Logger): Promise<void> {
+export async function giveBackWhenQuiet(log: Log = SILENT): Promise<void> {
   const memory = await loadMemory();
   if (memory === null) return;
   let last = performance.eventLoopUtilization();

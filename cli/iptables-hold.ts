@@ -4,6 +4,7 @@ import { bringAbout, findings, findPlace, type Ipv6, takenBefore } from '../inte
 import type { CaptureOptions } from '../intercept/options.ts';
 import type { Backend, Finding } from '../intercept/store.ts';
 import { InterceptError } from '../intercept/tools.ts';
+import { giveBackWhenQuiet } from './give-back.ts';
 import { findingLine } from './iptables-findings.ts';
 
 /** A line of the log names this many of what had changed. */
@@ -25,6 +26,7 @@ export async function hold(held: Held): Promise<void> {
   const stop = new AbortController();
   // The first process of a container gets no signal that it has not asked for.
   for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => stop.abort());
+  void giveBackWhenQuiet();
   let said = held.told;
   for (;;) {
     await pause(held.intervalMs, null, { signal: stop.signal }).catch(() => {});

@@ -6,6 +6,7 @@ import type { InjectConfig } from '../inject/inject-config.ts';
 import { hostPort } from '../mesh/text.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { listenAddress, stopSignal } from './ca-flags.ts';
+import { giveBackWhenQuiet } from './give-back.ts';
 import { addInjectOptions, readInjectOptions } from './inject-flags.ts';
 import type { Keeping } from './keep.ts';
 import { addKubernetesOptions, type KubernetesAccess, kubernetesAccess } from './kubernetes-flags.ts';
@@ -55,6 +56,7 @@ async function run(parsed: Readonly<Record<string, unknown>>): Promise<void> {
   const copies = kubernetes === null ? [] : await startCopies(kubernetes, copied, log);
   const address = hostPort(server.address.host, server.address.port);
   process.stdout.write(`${JSON.stringify({ ready: true, address })}\n`);
+  void giveBackWhenQuiet(log);
   await stopSignal();
   await Promise.all([server.close(), ...[...keeping, ...copies].map((one) => one.stop())]);
   await kubernetes?.api.close();

@@ -1,5 +1,4 @@
 /** When memory is given back: at the first quiet look, then where there is enough of it, and never while we are at work. */
-import { pino } from 'pino';
 import t from 'tap';
 import { GiveBack } from '../../cli/give-back.ts';
 
@@ -56,7 +55,7 @@ for (const [name, steps] of Object.entries(tables)) {
         trim: () => done.push('trim'),
         forgetFiles: () => done.push('files'),
       },
-      pino({ level: 'silent' }),
+      { debug: () => {} },
     );
     for (const step of steps) {
       now = step;

@@ -159,8 +159,7 @@ t.test('Expect: 100-continue', async (t) => {
     const passed = await run('curl', [...args, `${url}/`], 'a'.repeat(MB));
     t.match(passed.output, '< HTTP/1.1 100 Continue');
     t.match(passed.output, '< HTTP/1.1 200 OK');
-    // What curl tells of the transfer may stand in the midst of the body.
-    t.ok(passed.output.replaceAll(/[^a]/g, '').length >= MB, 'the body came back');
+    t.ok(passed.output.includes('a'.repeat(MB)), 'the body came back');
     const refused = await run(
       'curl',
       [...args, `${url}/refuse`, '--next', '-s', `${url}/after`],

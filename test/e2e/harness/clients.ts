@@ -178,13 +178,16 @@ export function hasTool(name: string): boolean {
   return spawnSync(name, [name === 'openssl' ? 'version' : '--version']).error === undefined;
 }
 
-/** Runs a foreign tool to its end, giving it `input`; stdout and stderr together. */
+/**
+ * Runs a foreign tool to its end, giving it `input`. The output is stdout, then stderr: as they came, words of the one
+ * would stand in the midst of the other's.
+ */
 export function run(name: string, args: readonly string[], input = '', ms = PATIENCE): Promise<Ran> {
   const child = spawn(name, args, { stdio: ['pipe', 'pipe', 'pipe'] });
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) {
+  const said = ['', ''];
+  for (const [i, stream] of [child.stdout, child.stderr].entries()) {
     stream.on('data', (chunk: Buffer) => {
-      output += chunk.toString('latin1');
+      said[i] += chunk.toString('latin1');
     });
   }
   // A tool that ends before it has read all of its input is its own affair.
@@ -192,7 +195,7 @@ export function run(name: string, args: readonly string[], input = '', ms = PATI
   child.stdin.end(input);
   const ended = new Promise<Ran>((resolve, reject) => {
     child.once('error', reject);
-    child.once('close', (status) => resolve({ status, output }));
+    child.once('close', (status) => resolve({ status, output: said.join('') }));
   });
   return within(`${name} to end`, ended, ms).finally(() => child.kill('SIGKILL'));
 }

@@ -28,7 +28,7 @@ export const BRIDGE = { ipv4: '10.77.0.1', ipv6: 'fd00:77::1' } as const;
 /** Further addresses of the bridge: a host outside the cluster. */
 export const OUTSIDE = { ipv4: '10.77.0.2', ipv6: 'fd00:77::2' } as const;
 
-/** How a command in a pod ended; `output`: stdout and stderr as they came. */
+/** How a command in a pod ended; `output`: stdout, then stderr. */
 export interface PodRan extends Ran {
   readonly stdout: string;
   readonly stderr: string;
@@ -131,19 +131,17 @@ export class Pod {
   /** Runs a command to its end. */
   run(argv: readonly string[], command: PodCommand = {}): Promise<PodRan> {
     const child = this.spawn(argv, command);
-    const said = { stdout: '', stderr: '', output: '' };
+    const said = { stdout: '', stderr: '' };
     for (const name of ['stdout', 'stderr'] as const) {
       child[name]?.on('data', (chunk: Buffer) => {
-        const text = chunk.toString('latin1');
-        said[name] += text;
-        said.output += text;
+        said[name] += chunk.toString('latin1');
       });
     }
     child.stdin?.on('error', () => {});
     child.stdin?.end(command.input ?? '');
     const ended = new Promise<PodRan>((resolve, reject) => {
       child.once('error', reject);
-      child.once('close', (status) => resolve({ status, ...said }));
+      child.once('close', (status) => resolve({ status, ...said, output: said.stdout + said.stderr }));
     });
     const what = `${argv.slice(0, 3).join(' ')} in ${this.name}`;
     return within(what, ended, command.ms ?? PATIENCE).finally(() => child.kill('SIGKILL'));

@@ -1,24 +1,28 @@
 /** Free ports that no other process takes between being chosen and being bound. */
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 
 /*
  * Below every kernel's range of ephemeral ports: a port that was free a moment ago may meanwhile be the local end of
  * somebody's connection, or rest in TIME_WAIT after ten thousand of them. Test files run as processes of their own,
- * so each has a block of its own.
+ * some at the same time: each has blocks of its own, by listening on their first ports for as long as it runs.
  */
 const FIRST = 20_000;
 const BLOCK = 48;
 const BLOCKS = 250;
+/** What is left of the block that ports are taken from. */
 let next = 0;
+let end = 0;
 
-/** The next ports of this process's block that can be bound on all addresses. */
+/** The next ports of this process's blocks that can be bound on all addresses. */
 export async function freePorts(count: number): Promise<number[]> {
   const ports: number[] = [];
   while (ports.length < count) {
-    if (next >= BLOCK * BLOCKS) throw new Error('no free port is left');
-    const offset = (process.pid % BLOCKS) * BLOCK + next++;
-    const port = FIRST + (offset % (BLOCK * BLOCKS));
-    if (await canBind(port)) ports.push(port);
+    if (next === end) await claimBlock();
+    const port = next++;
+    const probe = await bind(port);
+    if (probe === null) continue;
+    await new Promise((resolve) => probe.close(resolve));
+    ports.push(port);
   }
   return ports;
 }
@@ -29,10 +33,24 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-function canBind(port: number): Promise<boolean> {
+async function claimBlock(): Promise<void> {
+  for (let i = 0; i < BLOCKS; i++) {
+    const first = FIRST + ((process.pid + i) % BLOCKS) * BLOCK;
+    const claim = await bind(first);
+    if (claim === null) continue;
+    claim.unref();
+    next = first + 1;
+    end = first + BLOCK;
+    return;
+  }
+  throw new Error('no free port is left');
+}
+
+/** Null where somebody has it. */
+function bind(port: number): Promise<Server | null> {
   return new Promise((resolve) => {
     const server = createServer();
-    server.once('error', () => resolve(false));
-    server.listen(port, () => server.close(() => resolve(true)));
+    server.once('error', () => resolve(null));
+    server.listen(port, () => resolve(server));
   });
 }
