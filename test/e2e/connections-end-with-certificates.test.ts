@@ -15,9 +15,16 @@ import { pause } from './harness/wait.ts';
 t.setTimeout(120_000);
 
 /** Of the certificate that ends, ms: what two daemons need to start, and then some. */
-const LIFE = 12_000;
+const LIFE = 16_000;
+/** Before its end there is another, ms. */
+const RENEWED = 8_000;
+/**
+ * And so long before it no connection or tunnel rests on the old one but what cannot be ended sooner: such as were made
+ * when it was renewed are given up when 0.6 of what was left then is left.
+ */
+const MOVED = 3_500;
 /** Between the end of a certificate and what a busy machine shows of it. */
-const SLACK = 1_500;
+const SLACK = 3_000;
 
 const http = await httpApp(t);
 const tcp = await tcpApp(t, echo);
@@ -70,7 +77,8 @@ async function untilItEnds(t: Test, peer: Peer, notAfter: number): Promise<void>
     clearInterval(writing);
   }
   t.ok(sent.startsWith(peer.text), 'intact until then');
-  t.ok(sent.length - peer.text.length < 500, `${peer.text.length} bytes of ${sent.length}`);
+  // What was under way, at 250 bytes a second and as late as above.
+  t.ok(sent.length - peer.text.length < 1_000, `${peer.text.length} bytes of ${sent.length}`);
 }
 
 for (const [whose, direction] of [
@@ -86,10 +94,10 @@ for (const [whose, direction] of [
     // With a body: without one it would be asked anew, of another connection, and nobody would notice.
     const endless = await open(t, ports.http);
     endless.write('POST /slow/60000 HTTP/1.1\r\nHost: orders\r\nContent-Length: 1\r\n\r\nx');
-    await pause(Math.max(notAfter - 5_000 - Date.now(), 0));
-    t.ok(Date.now() < notAfter - 3_000, 'in time');
+    await pause(Math.max(notAfter - RENEWED - Date.now(), 0));
+    t.ok(Date.now() < notAfter - RENEWED + 1_500, 'in time');
     await renew();
-    await pause(1_500);
+    await pause(notAfter - MOVED - Date.now());
     const young = await open(t, ports.tcp);
     young.write('new');
     await young.until('the echo', (text) => text === 'new');
