@@ -26,7 +26,8 @@ import { leavePlane } from './leave-plane.ts';
 t.setTimeout(60_000);
 
 const LIFE = 5_000;
-const SLACK = 1_000;
+/** Between the end of a certificate and what a busy machine shows of it. */
+const SLACK = 3_000;
 const ca = await TestCa.create();
 const long = await ca.leaf(spiffe('shop', 'orders'));
 
@@ -217,7 +218,7 @@ t.test('of a peer that is refused now our connections are closed at once', async
   t.match(await listed(), [{ identity: spiffe('shop', 'orders'), direction: 'outbound', connections: 1 }]);
   const others = await TestCa.create('O=another');
   plane.useCredentials(credentialsOf(await others.leaf(spiffe('shop', 'web'))));
-  t.equal(await peer.ended(2_000), 'ECONNRESET');
+  t.equal(await peer.ended(), 'ECONNRESET');
   await until('the log line', () => lines.find(({ reason }) => reason === 'untrusted_issuer'));
   t.same(await listed(), []);
 });
