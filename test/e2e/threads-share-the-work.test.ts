@@ -72,11 +72,9 @@ t.test('a port taken by a stranger is noticed, though threads share theirs', asy
 });
 
 t.test('SIGTERM drains all of them', async (t) => {
+  const before = http.seen.count;
   const slow = call(ports.http, '/slow/800');
-  await until(
-    'the request to be under way',
-    async () => (await orders.metric('oarlock_connections_open')) > 0,
-  );
+  await until('the request to be at the app', () => http.seen.count > before);
   web.process.child.kill('SIGTERM');
   t.equal((await slow).status, 200);
   t.equal((await web.process.exited).code, 0);
