@@ -1,6 +1,6 @@
 /** The data path of one thread with its listeners, log and metrics: what `run` steers, in its own thread or in others. */
 import { Socket } from 'node:net';
-import { setTimeout as pause, setImmediate } from 'node:timers/promises';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { TlsFileCache } from '../ca-client/tls-files.ts';
 import type { SnapshotInput } from '../config/snapshot.ts';
@@ -14,7 +14,7 @@ import { createExtAuthz, type ExtAuthzClient } from '../providers/ext-authz.ts';
 import { JwksStore, type KeySourceStatus } from '../providers/jwks.ts';
 import { createTokenVerifier } from '../providers/tokens.ts';
 import { connectProvider } from '../proxy/connect-provider.ts';
-import type { Direction } from '../proxy/connections.ts';
+import type { Connection, Direction } from '../proxy/connections.ts';
 import { DataPath } from '../proxy/data-path.ts';
 import { Listeners, type OwnPorts } from '../proxy/setup/listeners.ts';
 import { refuseConnection } from '../proxy/tcp.ts';
@@ -22,6 +22,7 @@ import { type AccessLogFlags, AccessLogKeeper } from '../telemetry/access-log.ts
 import type { PeerCertificate } from '../telemetry/certs-view.ts';
 import type { FlightLog } from '../telemetry/flight-recorder.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
+import { Announcement, QUIET_MS } from './announcement.ts';
 
 /** What `run` asks of the data path, however many threads it has. */
 export interface DataPlane {
@@ -47,6 +48,11 @@ export interface DataPlane {
   reopenLogs(): void;
   /** Open listeners by name, for the ready line. */
   ports(): Record<string, number>;
+  /**
+   * Tells callers, one after the other, that their connections end, and serves on: new ones are taken. Again: nothing.
+   * @param ms how long they have to go elsewhere
+   */
+  announce(ms: number): void;
   /**
    * Ends a side: what runs on it may finish, and says so to its peers where it can. From outside nothing new is taken
    * any more; the app's new connections are, until `stop`.
@@ -82,9 +88,6 @@ export interface PlaneOptions {
   readonly reusePort: boolean;
 }
 
-/** A kept connection in use is used again within this time, ms: its next answer can say that it ends. */
-const QUIET_MS = 1_000;
-
 const NOT_SAID: MeshAccessLog = { file: null, encoding: null, format: null };
 
 /** The data path in the calling thread. */
@@ -96,6 +99,7 @@ export class LocalPlane implements DataPlane {
   readonly #listeners: Listeners;
   readonly #keys: JwksStore;
   readonly #extAuthz: ExtAuthzClient;
+  #announcement: Announcement | null = null;
   /** Those that look for idle connections of a side that ends. */
   readonly #looking: NodeJS.Timeout[] = [];
 
@@ -197,12 +201,17 @@ export class LocalPlane implements DataPlane {
     return this.#listeners.ports();
   }
 
+  announce(ms: number): void {
+    const { connections } = this.#path;
+    const inbound = (): Connection[] => connections.list().filter(({ direction }) => direction === 'inbound');
+    this.#announcement ??= new Announcement(inbound, ms);
+  }
+
   async drain(direction: Direction): Promise<void> {
+    this.#announcement?.stop();
     const { connections, draining } = this.#path;
     draining[direction] = true;
-    // The kernel has accepted some for us already: the next turn takes them.
-    await setImmediate();
-    if (direction === 'inbound') this.#listeners.closeInbound();
+    if (direction === 'inbound') await this.#listeners.closeInbound();
     const since = performance.now();
     for (const connection of connections.list())
       if (connection.direction === direction) connection.carrier?.retire?.();

@@ -142,7 +142,7 @@ class Handshake {
     const openssl = describeTlsError(error);
     const facts = { openssl, sni: this.tls.sni, alpn: this.alpn, chain: [] };
     const detail = this.#blame(openssl, stream.getPeerX509Certificate() ?? null, bytes);
-    this.done.refused(reasonOfTlsError(error.code ?? ''), detail, facts);
+    this.done.refused(reasonOfFailure(error), detail, facts);
   }
 
   /** Before it began. */
@@ -250,6 +250,17 @@ export class OutboundTls {
   }
 }
 
+/** What a connection ends with that nobody has refused. */
+const CUT: ReadonlySet<string | undefined> = new Set(['ECONNRESET', 'EPIPE']);
+
+/**
+ * Why a handshake of ours failed. One that was cut, with no word of TLS, was no connection: the kernel makes it for a
+ * server that stops just then, and resets it. As in Envoy (RemoteConnectionFailure), another endpoint may have it.
+ */
+function reasonOfFailure({ code }: NodeJS.ErrnoException): ReasonCode {
+  return CUT.has(code) ? 'connect_failed' : reasonOfTlsError(code ?? '');
+}
+
 function noCertificate(): PeerCertificate & DetailedPeerCertificate {
   return {} as PeerCertificate & DetailedPeerCertificate;
 }
@@ -318,8 +329,8 @@ export function originateExternal(
   stream.once('secureConnect', () => settle(() => setImmediate(() => done.originated(stream, null))));
   stream.on('error', (error: NodeJS.ErrnoException) =>
     settle(() => {
-      const code = error.code ?? '';
-      const reason = code === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'identity_mismatch' : reasonOfTlsError(code);
+      const misnamed = error.code === 'ERR_TLS_CERT_ALTNAME_INVALID';
+      const reason = misnamed ? 'identity_mismatch' : reasonOfFailure(error);
       done.refused(reason, describeTlsError(error), null);
     }),
   );

@@ -1,5 +1,6 @@
 /** The ports we accept on: opened and closed as snapshots ask, all or none. */
 import { createServer, type Server, type Socket } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import type { IngressListener, Snapshot } from '../../mesh/snapshot.ts';
 import { fromSidecar, listenerAt } from '../captured-inbound.ts';
 import { CapturedRoutes } from '../captured-outbound.ts';
@@ -93,6 +94,8 @@ export class Listeners {
   readonly #open = new Map<string, Open>();
   #hboneMissed = false;
   #inboundClosed = false;
+  /** Connections accepted from outside. */
+  #inboundAccepted = 0;
   #ownPorts: OwnPorts = { capture: null, hbone: null, hboneNeeded: false, others: [] };
   /** Null while nothing is captured. */
   #capture: Capture | null = null;
@@ -180,12 +183,26 @@ export class Listeners {
   }
 
   /** Stops accepting from outside; no later set opens such a port again. */
-  closeInbound(): void {
+  async closeInbound(): Promise<void> {
     this.#inboundClosed = true;
+    await this.#takeQueued();
     for (const [key, { server, wanted }] of this.#open) {
       if (directionOf(wanted) === 'outbound') continue;
       server.close();
       this.#open.delete(key);
+    }
+  }
+
+  /**
+   * Takes what the kernel has accepted for us already, one of each port a turn, as libuv does: a port that is closed
+   * resets all that wait there.
+   */
+  async #takeQueued(): Promise<void> {
+    // What is left of this turn may be behind its accepting.
+    await setImmediate();
+    for (let turns = 0, before = -1; before !== this.#inboundAccepted && turns < BACKLOG; turns++) {
+      before = this.#inboundAccepted;
+      await setImmediate();
     }
   }
 
@@ -305,6 +322,7 @@ export class Listeners {
 
   #accepted(open: Open, socket: Socket): void {
     const { kind, port } = open.wanted;
+    if (directionOf(open.wanted) === 'inbound') this.#inboundAccepted++;
     let original: OriginalDestination | null = null;
     if (kind === 'outbound' || kind === 'inbound') {
       original = this.#capture?.admit(kind, port, socket) ?? null;
