@@ -80,6 +80,8 @@ export class PodSidecar {
 export interface SidecarOptions {
   /** The pod's labels, besides `app: NAME`. */
   readonly labels?: Readonly<Record<string, string>>;
+  /** Absent: the pod's name. */
+  readonly account?: string;
   /** Credentials by other flags than those of files. */
   readonly credentials?: readonly string[];
   readonly flags?: readonly string[];
@@ -184,16 +186,19 @@ export class PodMesh {
   }
 
   /** Starts the sidecar of a pod by the environment that injection gives it. */
-  start(pod: Pod, { labels = {}, credentials, flags = [] }: SidecarOptions = {}): PodSidecar {
+  start(
+    pod: Pod,
+    { labels = {}, account = pod.name, credentials, flags = [] }: SidecarOptions = {},
+  ): PodSidecar {
     const env = {
       OARLOCK_CONFIG: this.config,
       POD_NAME: pod.name,
       POD_NAMESPACE: 'shop',
-      SERVICE_ACCOUNT: pod.name,
+      SERVICE_ACCOUNT: account,
       INSTANCE_IP: pod.ipv4,
       ISTIO_META_LABELS: JSON.stringify({ app: pod.name, ...labels }),
     };
-    const argv = [...this.image.oarlock, 'run', ...(credentials ?? this.issue(pod.name)), ...flags];
+    const argv = [...this.image.oarlock, 'run', ...(credentials ?? this.issue(account)), ...flags];
     const sidecar = new PodSidecar(pod, pod.spawn(argv, { uid: PROXY_UID, env }));
     this.t.teardown(() => sidecar.kill());
     return sidecar;

@@ -7,20 +7,25 @@ export const VIPS = { ipv4: '10.96.0.', ipv6: 'fd00:96::' } as const;
 export interface PodYaml {
   /** Besides `app: NAME` and, in the mesh, Istio's own. */
   readonly labels?: Readonly<Record<string, string>>;
+  /** Absent: its name. */
+  readonly account?: string;
   /** False: it has no sidecar. */
   readonly inMesh?: boolean;
   /** Name and number. */
   readonly ports?: Readonly<Record<string, number>>;
 }
 
-/** A running pod of the namespace `shop`; its account is its name. */
-export function podYaml(pod: Pod, { labels = {}, inMesh = true, ports = {} }: PodYaml = {}): string {
+/** A running pod of the namespace `shop`. */
+export function podYaml(
+  pod: Pod,
+  { labels = {}, account = pod.name, inMesh = true, ports = {} }: PodYaml = {},
+): string {
   const all = { app: pod.name, ...(inMesh ? { 'security.istio.io/tlsMode': 'istio' } : {}), ...labels };
   const containerPorts = Object.entries(ports).map(([name, containerPort]) => ({ name, containerPort }));
   return document('v1', 'Pod', pod.name, {
     labels: all,
     spec: {
-      serviceAccountName: pod.name,
+      serviceAccountName: account,
       containers: [{ name: 'app', image: 'app', ports: containerPorts }],
     },
     status: {

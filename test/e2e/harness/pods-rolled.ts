@@ -3,7 +3,7 @@ import type { ChildProcess } from 'node:child_process';
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { APP_UID, type Pod } from './pods.ts';
-import type { PodMesh, PodSidecar } from './pods-mesh.ts';
+import type { PodMesh, PodSidecar, SidecarOptions } from './pods-mesh.ts';
 import type { RolledOptions } from './pods-rolled-app.ts';
 import { type Line, Lines, type Match } from './processes.ts';
 import { until, within } from './wait.ts';
@@ -27,21 +27,21 @@ export class RolledPod {
     });
   }
 
-  /** Rules, sidecar, and behind its startup probe the app; up once that serves too. @param flags of the sidecar */
+  /** Rules, sidecar, and behind its startup probe the app; up once that serves too. */
   static async up(
     mesh: PodMesh,
     pod: Pod,
     app: Omit<RolledOptions, 'name'>,
-    ...flags: readonly string[]
+    options: SidecarOptions,
   ): Promise<RolledPod> {
     await mesh.rules(pod);
-    const sidecar = mesh.start(pod, { flags: ['--access-log', 'off', ...flags] });
+    const sidecar = mesh.start(pod, options);
     const probe = ['curl', '--silent', '--fail', `http://${pod.ipv4}:15021/healthz/ready`];
     await until(`${pod.name} to be ready`, async () => (await mesh.network.bridge.run(probe)).status === 0);
     const script = join(mesh.dir, 'app.ts');
     copyFileSync(join(import.meta.dirname, 'pods-rolled-app.ts'), script);
-    const options: RolledOptions = { name: pod.name, ...app };
-    const argv = [join(mesh.image.dir, 'node'), script, JSON.stringify(options)];
+    const argument: RolledOptions = { name: pod.name, ...app };
+    const argv = [join(mesh.image.dir, 'node'), script, JSON.stringify(argument)];
     const rolled = new RolledPod(sidecar, pod.spawn(argv, { uid: APP_UID }));
     mesh.t.teardown(() => rolled.#kill());
     await rolled.#said.next({ listening: true });

@@ -15,6 +15,8 @@ const NEWS_COMES = 100;
 const HTTP = { name: 'http', port: 80, targetPort: 8080 };
 const ECHO = { name: 'tcp-echo', port: 7000, targetPort: 7000 };
 const LISTENS = { http: HTTP.targetPort, echo: ECHO.targetPort };
+/** Reached by HBONE; the others by mutual TLS of each connection's own. */
+const TUNNELLED = { app: 'orders', 'networking.istio.io/tunnel': 'http' } as const;
 const ORDERS = [`${VIPS.ipv4}1`, `[${VIPS.ipv6}1]`];
 
 const network = PodNetwork.create(t, ['web', 'web-next', 'orders-a', 'orders-b', 'orders-c', 'orders-d']);
@@ -22,18 +24,33 @@ const image = stageImage(t);
 const resources = [serviceYaml('orders', 1, [HTTP, ECHO]), serviceYaml('web', 2, [HTTP]), modeYaml('STRICT')];
 const mesh = new PodMesh(t, image, network, resources.join('---\n'));
 
-/** Pods that are ready and are not told to end, and the service that each is an endpoint of. */
-const serving = new Map<string, 'orders' | 'web'>();
-const news = (): void =>
-  mesh.write(
-    'pods.yaml',
-    [...serving].map(([name, app]) => podYaml(network.pod(name), { labels: { app } })).join('---\n'),
-  );
+interface Labels extends Readonly<Record<string, string>> {
+  /** Its service, and its account. */
+  readonly app: 'orders' | 'web';
+}
 
-async function up(name: string, app: 'orders' | 'web', ...flags: string[]): Promise<RolledPod> {
+const credentials = { orders: mesh.issue('orders'), web: mesh.issue('web') };
+/** Pods that are ready and are not told to end, by name, with their labels. */
+const serving = new Map<string, Labels>();
+const news = (): void => {
+  const pods = [...serving].map(([name, labels]) =>
+    podYaml(network.pod(name), { labels, account: labels.app }),
+  );
+  mesh.write('pods.yaml', pods.join('---\n'));
+};
+
+/** A new pod, from when its containers are ready an endpoint of its service. */
+async function up(name: string, labels: Labels, ...flags: string[]): Promise<RolledPod> {
+  const { app } = labels;
   const [calls, last] = app === 'web' ? [ORDERS, `http://${ORDERS[0]}/`] : [[], `http://${VIPS.ipv4}2/`];
-  const rolled = await RolledPod.up(mesh, network.pod(name), { ...LISTENS, calls, last }, ...flags);
-  serving.set(name, app);
+  const options = {
+    labels,
+    account: app,
+    credentials: credentials[app],
+    flags: ['--access-log', 'off', '--drain', '30s', ...flags],
+  };
+  const rolled = await RolledPod.up(mesh, network.pod(name), { ...LISTENS, calls, last }, options);
+  serving.set(name, labels);
   news();
   return rolled;
 }
@@ -54,12 +71,14 @@ async function end(t: Test, gone: RolledPod): Promise<void> {
   t.same(gone.failures, []);
 }
 
-const DELAY = ['--drain-delay', '1s', '--drain', '30s'];
+/** It serves on until callers have the news. */
+const DELAY = ['--drain-delay', '1s'];
 const [a, b] = await Promise.all([
-  up('orders-a', 'orders', ...DELAY),
-  up('orders-b', 'orders', '--drain', '30s', '--concurrency', '2'),
+  up('orders-a', { app: 'orders' }, ...DELAY),
+  // It does not: callers meet a closed port, and go elsewhere.
+  up('orders-b', TUNNELLED, '--concurrency', '2'),
 ]);
-const web = await up('web', 'web', ...DELAY);
+const web = await up('web', { app: 'web' }, ...DELAY);
 
 /** Takes a replica out in the midst of calls that last longer than its sidecar takes new ones. */
 async function replace(t: Test, gone: RolledPod): Promise<void> {
@@ -81,17 +100,17 @@ async function replace(t: Test, gone: RolledPod): Promise<void> {
 let c = a;
 
 t.test('a replica that serves on for a while is replaced', async (t) => {
-  c = await up('orders-c', 'orders', ...DELAY);
+  c = await up('orders-c', TUNNELLED, ...DELAY);
   await replace(t, a);
 });
 
 t.test('a replica whose sidecar closes its door at once is replaced', async (t) => {
-  await up('orders-d', 'orders', ...DELAY);
+  await up('orders-d', { app: 'orders' }, ...DELAY);
   await replace(t, b);
 });
 
 t.test('their caller is replaced: its app calls on until it ends, over its own sidecar', async (t) => {
-  const next = await up('web-next', 'web', ...DELAY);
+  const next = await up('web-next', { app: 'web' }, ...DELAY);
   const { whole } = web;
   await web.hold(c);
   await web.goesOn();
