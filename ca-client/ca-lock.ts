@@ -39,12 +39,23 @@ export async function withLock<T>(dir: string, work: () => Promise<T>): Promise<
 
 function open(file: string): DatabaseSync {
   try {
-    // Made by us: whoever may read the file may lock it, and SQLite makes it readable for all.
-    closeSync(openSync(file, 'a', SECRET));
+    make(file);
     chmodSync(file, SECRET);
     return new DatabaseSync(file, { timeout: 0 });
   } catch (error) {
     throw new CredentialsError(`${file} cannot be opened: ${(error as Error).message}`);
+  }
+}
+
+/**
+ * Made by us: whoever may read the file may lock it, and SQLite makes it readable for all. One that is there is not
+ * opened: closing any descriptor of it would end the locks that this process has there (fcntl(2)).
+ */
+function make(file: string): void {
+  try {
+    closeSync(openSync(file, 'ax', SECRET));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
   }
 }
 

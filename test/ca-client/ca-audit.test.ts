@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { createHash, X509Certificate } from 'node:crypto';
 import { appendFileSync, chmodSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { AuditLog, type AuditRecord, type IssuedRecord } from '../../ca-client/ca-audit.ts';
 import { withLock } from '../../ca-client/ca-lock.ts';
 import { openEmbeddedCa } from '../../ca-client/embedded-ca.ts';
@@ -225,15 +225,43 @@ t.test('several processes issue from one folder', async (t) => {
   t.equal(log.valid.size, 45);
 });
 
-t.test('a lock dies with its process', async (t) => {
-  const dir = temporaryFolder(t);
+/** A process that takes the folder's lock: what it does before, and what with it. It is gone when the test is over. */
+function locking(t: Test, dir: string, before: string, work: string) {
   const module = JSON.stringify(join(import.meta.dirname, '../../ca-client/ca-lock.ts'));
   const program = `import { withLock } from ${module};
-    await withLock(${JSON.stringify(dir)}, () => new Promise(() => { console.log('held'); setInterval(() => {}, 1000); }));`;
+    ${before};
+    await withLock(${JSON.stringify(dir)}, ${work});`;
   const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   t.teardown(() => child.kill('SIGKILL'));
+  return child;
+}
+
+t.test('who waits in the process that has the lock lets no other process in', async (t) => {
+  const dir = temporaryFolder(t);
+  let release = (): void => {};
+  const first = withLock(dir, () => new Promise<void>((resolve) => (release = resolve)));
+  const second = withLock(dir, async () => {});
+  const child = locking(t, dir, "console.log('waits')", "async () => console.log('in')");
+  let said = '';
+  child.stdout.on('data', (text: Buffer) => (said += text));
+  const over = new Promise((resolve) => child.once('close', resolve));
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  // What must not happen.
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  t.equal(said, 'waits\n');
+  release();
+  await Promise.all([first, second, over]);
+  t.equal(said, 'waits\nin\n');
+});
+
+t.test('a lock dies with its process', async (t) => {
+  const dir = temporaryFolder(t);
+  // What nobody can end any more would be collected, and the lock with it: there must be a way to.
+  const forEver =
+    "() => new Promise((end) => { console.log('held'); setInterval(() => globalThis.over && end(), 1000); })";
+  const child = locking(t, dir, '', forEver);
   await new Promise((resolve) => child.stdout.once('data', resolve));
   let done = false;
   const waiting = withLock(dir, async () => {
