@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { guardPeerCertificates } from './peer-certificates.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
+import { forgetServiceLinks } from './service-links.ts';
 
 /** Exit status of bad usage and unreadable input (CLI.md). */
 const BAD_USAGE = 2;
@@ -29,6 +30,7 @@ const commands = new Map<string, () => Promise<Command>>(
 // Before any command has a key; `run` tells where it could not be done.
 keepMemoryPrivate();
 guardPeerCertificates();
+forgetServiceLinks(process.env);
 
 const program = new Command('oarlock')
   .description('A sidecar proxy daemon: mutual TLS with SPIFFE identities, steered by Istio resources.')

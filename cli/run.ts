@@ -23,7 +23,7 @@ import { type DataPlane, LocalPlane } from './data-plane.ts';
 import { giveBackWhenQuiet } from './give-back.ts';
 import { OwnIdentity } from './own-identity.ts';
 import { keepMemoryPrivate } from './private-memory.ts';
-import { type AppWatch, LAST_WORDS, leave, type StopTimes, untilGone, untilSeen } from './stop.ts';
+import { type AppWatch, LAST_WORDS, leave, type StopTimes, untilGone } from './stop.ts';
 import { WorkerPlane } from './workers.ts';
 
 /** Runs until a signal or `/quitquitquit`. @throws UsageError and the like before it is up: exit status 2 */
@@ -37,6 +37,8 @@ const UNDEFINED_HOST =
   'no ServiceEntry defines this host and port: ALLOW_ANY passes it through in plaintext, REGISTRY_ONLY refuses it';
 /** How soon a set that could not be put in force, though valid, is tried again. */
 const RETRY_MS = 5_000;
+/** How long callers have to go elsewhere where nothing says how long we stay: Istio's terminationDrainDuration. */
+const ANNOUNCE_MS = 5_000;
 
 class Daemon {
   readonly #options: RunOptions;
@@ -65,6 +67,8 @@ class Daemon {
   #canary: Canary | null = null;
   #announced = false;
   #stopping = false;
+  /** By `performance.now()`; null: nobody has told us that we shall leave. */
+  #leavingSince: number | null = null;
   /** The stop has come to its end: nothing is put in force any more. */
   #left = false;
   /** Aborted when we stop. */
@@ -259,6 +263,7 @@ class Daemon {
     const waitingFor = [...this.#identity.waitingFor(Date.now()), ...(this.#canary?.waitingFor() ?? [])];
     if (this.#waitingFor !== null) waitingFor.unshift(this.#waitingFor);
     if (this.#stopping) waitingFor.push('nothing: it is stopping');
+    else if (this.#leavingSince !== null) waitingFor.push('nothing: it is about to leave');
     return {
       ready: waitingFor.length === 0,
       waitingFor,
@@ -290,6 +295,7 @@ class Daemon {
         handshakes: async () => (await this.#plane.report()).flights,
         snapshot: () => snapshotView(this.#snapshot, this.#problems),
         probes: this.#probes(),
+        drain: () => this.#announceEnd(),
         quit: () => this.#signalled('/quitquitquit'),
         failed: (error, path) =>
           this.#log.error({ path, error: String(error) }, 'the answer could not be made'),
@@ -319,10 +325,19 @@ class Daemon {
   async #leaveWith(app: AppProcesses): Promise<void> {
     const { signal } = this.#over;
     this.#log.info({ processes: this.#options.exitWithApp }, 'waiting for the app, to leave with it');
-    await untilSeen(app, this.#log, signal);
+    await app.come(signal);
     if (!signal.aborted) this.#log.info('the app runs: we leave when it is gone');
     await untilGone(app, this.#log, signal);
     if (!this.#stopping) this.#end('the app is gone', LAST_WORDS, null);
+  }
+
+  /** The app is about to be told to stop, and serves on meanwhile: callers go elsewhere before. */
+  #announceEnd(): void {
+    if (this.#stopping || this.#leavingSince !== null) return;
+    this.#leavingSince = performance.now();
+    const ms = this.#options.limits.drainDelay || ANNOUNCE_MS;
+    this.#log.info({ ms }, 'about to leave: callers are told to go elsewhere');
+    this.#plane.announce(ms);
   }
 
   #signalled(cause: string): void {
@@ -345,8 +360,12 @@ class Daemon {
    * learned; the servers that tell of it go last.
    */
   async #stop(cause: string, times: StopTimes, app: AppWatch | null): Promise<void> {
-    this.#log.info({ cause, drainDelayMs: times.drainDelay, drainMs: times.drain }, 'stopping');
-    const why = await leave({ plane: this.#plane, times, log: this.#log, app });
+    const { drain, drainDelay: delay } = times;
+    // Callers were told before: that time is theirs no second time.
+    const told = this.#leavingSince === null ? 0 : performance.now() - this.#leavingSince;
+    const drainDelay = Math.max(0, delay - told);
+    this.#log.info({ cause, drainDelayMs: Math.round(drainDelay), drainMs: drain }, 'stopping');
+    const why = await leave({ plane: this.#plane, times: { drain, drainDelay }, log: this.#log, app });
     this.#left = true;
     clearTimeout(this.#retry);
     this.#watcher?.close();

@@ -1,4 +1,4 @@
-/** How a sidecar leaves: serve on for a while, drain what comes in, keep what goes out while the app is there, close the rest. */
+/** How a sidecar leaves: say so while it serves on, drain what comes in, keep what goes out while the app is there, close the rest. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Limits } from '../mesh/limits.ts';
@@ -13,7 +13,7 @@ export interface AppWatch {
 export type StopTimes = Pick<Limits, 'drain' | 'drainDelay'>;
 
 export interface Leaving {
-  readonly plane: Pick<DataPlane, 'drain'>;
+  readonly plane: Pick<DataPlane, 'announce' | 'drain'>;
   readonly times: StopTimes;
   readonly log: Logger;
   /** Null: nothing tells, the app is gone when its connections are. */
@@ -36,7 +36,10 @@ export async function leave({ plane, times, log, app }: Leaving): Promise<string
   const { signal } = over;
   try {
     const gone = app === null ? null : untilGone(app, log, signal);
-    if (times.drainDelay > 0) await first(sleep(times.drainDelay, signal), gone);
+    if (times.drainDelay > 0) {
+      plane.announce(times.drainDelay);
+      await first(sleep(times.drainDelay, signal), gone);
+    }
     log.info('drain begins: nothing new is taken from outside');
     const grace = sleep(times.drain, signal).then(() => 'not finished within --drain');
     return await first(grace, gone === null ? alone(plane) : withApp(plane, gone, signal));
@@ -60,25 +63,19 @@ async function withApp(plane: Leaving['plane'], gone: Promise<void>, signal: Abo
   return 'the app is gone';
 }
 
-/** Resolves once the app is seen. */
-export async function untilSeen(app: AppWatch, log: Logger, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted && !(await look(app, log, false))) await sleep(LOOK_MS, signal);
-}
-
 /** Resolves once the app was not seen for a moment, and says so. What cannot be looked at is taken to be there. */
 export async function untilGone(app: AppWatch, log: Logger, signal: AbortSignal): Promise<void> {
   for (let missed = 0; missed < LOOKS && !signal.aborted; ) {
-    missed = (await look(app, log, true)) ? 0 : missed + 1;
+    missed = (await look(app, log)) ? 0 : missed + 1;
     if (missed < LOOKS) await sleep(LOOK_MS, signal);
   }
   if (!signal.aborted) log.info('the app is gone');
 }
 
-/** @param otherwise where it cannot be looked at */
-function look(app: AppWatch, log: Logger, otherwise: boolean): Promise<boolean> {
+function look(app: AppWatch, log: Logger): Promise<boolean> {
   return app.sees().catch((error: Error) => {
     log.debug({ error: error.message }, 'the app cannot be looked at');
-    return otherwise;
+    return true;
   });
 }
 

@@ -25,6 +25,7 @@ export type Order =
   | { readonly kind: 'report' }
   | { readonly kind: 'reopen-logs' }
   | { readonly kind: 'metrics' }
+  | { readonly kind: 'announce'; readonly ms: number }
   | { readonly kind: 'drain'; readonly direction: Direction }
   | { readonly kind: 'stop'; readonly why: string };
 export type WorkerRequest = Order & { readonly id: number };

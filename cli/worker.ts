@@ -48,6 +48,9 @@ async function obey(request: WorkerRequest): Promise<unknown> {
       return null;
     case 'metrics':
       return metrics.registry.getMetricsAsJSON();
+    case 'announce':
+      plane.announce(request.ms);
+      return null;
     case 'drain':
       await plane.drain(request.direction);
       return null;

@@ -182,6 +182,10 @@ export class WorkerPlane implements DataPlane {
     return this.#ports;
   }
 
+  announce(ms: number): void {
+    this.#all({ kind: 'announce', ms }).catch(this.#onDeath);
+  }
+
   async drain(direction: Direction): Promise<void> {
     if (direction === 'inbound') this.#inboundClosed = true;
     await this.#all({ kind: 'drain', direction });

@@ -4,7 +4,7 @@ import { names } from './annotations.ts';
 import { DEFAULT_IDS } from './init-container.ts';
 import type { InjectConfig } from './inject-config.ts';
 import { compact, isList, type Json, type JsonObject } from './json.ts';
-import { canComplete, type Named, type Pod, PROXY_CONTAINER } from './pod.ts';
+import { type Named, type Pod, PROXY_CONTAINER } from './pod.ts';
 import type { Settings } from './settings.ts';
 import { files, paths, volumeMounts } from './volumes.ts';
 
@@ -39,7 +39,7 @@ export function sidecarContainer(
         ? undefined
         : [{ name: 'http-envoy-prom', containerPort: statusPort, protocol: 'TCP' }],
     env: environment(pod, labels, settings, config),
-    lifecycle: settings.hold ? { postStart: { exec: { command: ['oarlock', 'wait'] } } } : undefined,
+    lifecycle: lifecycle(settings),
     ...(statusPort === 0 ? {} : probes(pod.annotations)),
     resources: settings.resources,
     securityContext: {
@@ -54,6 +54,20 @@ export function sidecarContainer(
     },
     volumeMounts: [...volumeMounts, ...settings.userVolumeMounts],
   }) as Named;
+}
+
+/**
+ * The kubelet calls every container's preStop as soon as a pod is to end, a native sidecar's too, which it tells to stop
+ * only when the app is gone: callers hear of it while the app still serves. Beside the app, SIGTERM says the same.
+ */
+function lifecycle({ hold, native, statusPort }: Settings): JsonObject | undefined {
+  const exec = (...command: string[]): JsonObject => ({ exec: { command: ['oarlock', ...command] } });
+  const drain = `http://127.0.0.1:${statusPort}/drain`;
+  const hooks = compact({
+    postStart: hold ? exec('wait') : undefined,
+    preStop: native && statusPort !== 0 ? exec('probe', drain, '--method', 'POST') : undefined,
+  });
+  return Object.keys(hooks).length === 0 ? undefined : hooks;
 }
 
 function probes(annotations: Pod['annotations']): JsonObject {
@@ -107,7 +121,7 @@ function environment(
     OARLOCK_METRICS_PORT: statusPort === ports.metrics ? undefined : metricsPort(statusPort),
     OARLOCK_CONCURRENCY: concurrency === null ? undefined : String(concurrency),
     ...drain(pod, settings),
-    OARLOCK_EXIT_WITH_APP: seesAppEnd(pod, settings) ? 'all' : undefined,
+    OARLOCK_EXIT_WITH_APP: settings.exitWithApp ? 'all' : undefined,
     // Last: who sets one of ours means it.
     ...settings.env,
   };
@@ -126,11 +140,6 @@ function appPorts({ containers, initContainers }: Pod): readonly Json[] {
 
 function metricsPort(statusPort: number): string {
   return statusPort === 0 ? 'off' : String(statusPort);
-}
-
-/** Beside the app of a pod that is to complete, where the app's processes can be seen. */
-function seesAppEnd({ spec }: Pod, { native }: Settings): boolean {
-  return !native && canComplete(spec) && spec.shareProcessNamespace === true;
 }
 
 /**

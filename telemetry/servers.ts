@@ -40,6 +40,8 @@ export interface ServerHandlers {
   readonly snapshot: () => unknown;
   /** The app's probes, which the kubelet asks for at the metrics port; null: there are none. */
   readonly probes: ProbeSource | null;
+  /** `POST /drain`: we are about to leave, and callers are to be told. */
+  readonly drain: () => void;
   /** `POST /quitquitquit`: called once the answer is sent. */
   readonly quit: () => void;
   readonly failed: (error: unknown, path: string) => void;
@@ -134,6 +136,7 @@ function metricsRoutes(handlers: ServerHandlers, bounds: ServerBounds): Routes {
     ['/metrics', { GET: scrape }],
     ['/stats/prometheus', { GET: scrape }],
     ['/healthz/ready', readyRoute(handlers)],
+    ['/drain', { POST: (request) => drain(request, handlers) }],
     ['/quitquitquit', { POST: (request, response) => quit(request, response, handlers) }],
     ...probeRoutes(handlers.probes, bounds),
   ]);
@@ -182,13 +185,23 @@ function readyRoute(handlers: ServerHandlers): Route {
   };
 }
 
+function drain(request: IncomingMessage, handlers: ServerHandlers): Answer {
+  if (!maySteer(request)) return FOREIGN;
+  handlers.drain();
+  return json(200, { draining: true });
+}
+
 function quit(request: IncomingMessage, response: ServerResponse, handlers: ServerHandlers): Answer {
-  // A page in a browser on this machine comes from loopback too; it cannot help sending Origin.
-  if (!isFromHere(request) || request.headers.origin !== undefined) {
-    return json(403, { error: 'only from this machine, and not from a web page' });
-  }
+  if (!maySteer(request)) return FOREIGN;
   response.once('finish', handlers.quit);
   return json(200, { quitting: true });
+}
+
+const FOREIGN = json(403, { error: 'only from this machine, and not from a web page' });
+
+/** A page in a browser on this machine comes from loopback too; it cannot help sending Origin. */
+function maySteer(request: IncomingMessage): boolean {
+  return isFromHere(request) && request.headers.origin === undefined;
 }
 
 /** True for 127.0.0.0/8 and ::1, also as IPv4 mapped into IPv6. */

@@ -90,6 +90,7 @@ async function admin(t: Test, more: Partial<CertsSources>, recorder = new Flight
       handshakes: async () => recorder.list(),
       snapshot: () => ({}),
       probes: null,
+      drain: () => {},
       quit: () => {},
       failed: (error) => t.fail(String(error)),
     },

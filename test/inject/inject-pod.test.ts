@@ -166,11 +166,127 @@ t.test("annotations become the rules' flags", async (t) => {
     [traffic('excludeInterfaces', 'eth1'), ['--exclude-interfaces=eth1']],
     [traffic('kubevirtInterfaces', 'net1,net2'), ['--kubevirt-interfaces=net1,net2']],
     [{ 'istio.io/reroute-virtual-interfaces': 'net0ps2' }, ['--kubevirt-interfaces=net0ps2']],
+    // The kubelet and Prometheus come there in plaintext.
     [{ 'status.sidecar.istio.io/port': '123' }, ['--exclude-inbound-ports=123']],
+    [{ 'proxy.istio.io/config': 'statusPort: 123' }, ['--exclude-inbound-ports=123']],
+    [
+      { 'proxy.istio.io/config': 'statusPort: 123', 'status.sidecar.istio.io/port': '124' },
+      ['--exclude-inbound-ports=124'],
+    ],
+    [
+      { 'proxy.istio.io/config': 'statusPort: 123', ...traffic('excludeInboundPorts', '4, 5') },
+      ['--exclude-inbound-ports=4,5,123'],
+    ],
+    [
+      { 'proxy.istio.io/config': 'statusPort: 123', ...traffic('excludeInboundPorts', '123,5') },
+      ['--exclude-inbound-ports=123,5'],
+    ],
+    [{ 'proxy.istio.io/config': 'statusPort: 15020' }, []],
+    [{ 'proxy.istio.io/config': 'statusPort: 0' }, []],
   ];
   for (const [annotations, flags] of rows) {
     const { pod } = inject({ annotations });
     t.same(container(pod, 'istio-init').args, ['iptables', ...flags], JSON.stringify(annotations));
+  }
+});
+
+t.test("the operator's word for all pods, which a pod's annotation beats", async (t) => {
+  const traffic = (name: string, value: string) => ({ [`traffic.sidecar.istio.io/${name}`]: value });
+  const all: Partial<InjectConfig> = {
+    includeIPRanges: '10.0.0.0/8',
+    excludeIPRanges: '169.254.169.254/32, fd00::/8',
+    includeInboundPorts: '*',
+    excludeInboundPorts: 9100,
+    includeOutboundPorts: '5000',
+    excludeOutboundPorts: '5432,6379',
+  };
+  const flags = [
+    '--include-outbound-cidrs=10.0.0.0/8',
+    '--exclude-outbound-cidrs=169.254.169.254/32,fd00::/8',
+    '--include-inbound-ports=*',
+    '--include-outbound-ports=5000',
+    '--exclude-outbound-ports=5432,6379',
+    '--exclude-inbound-ports=9100',
+  ];
+  const rows: readonly (readonly [
+    annotations: Record<string, string>,
+    config: Partial<InjectConfig>,
+    flags: readonly string[],
+  ])[] = [
+    [{}, all, flags],
+    [traffic('excludeOutboundPorts', '7'), { excludeOutboundPorts: '5432' }, ['--exclude-outbound-ports=7']],
+    [traffic('excludeOutboundPorts', ''), { excludeOutboundPorts: '5432' }, ['--exclude-outbound-ports=']],
+    [traffic('excludeInterfaces', 'eth1'), {}, ['--exclude-interfaces=eth1']],
+    [
+      { 'status.sidecar.istio.io/port': '123' },
+      { excludeInboundPorts: '9100' },
+      ['--exclude-inbound-ports=9100,123'],
+    ],
+  ];
+  for (const [annotations, config, wanted] of rows) {
+    const { pod } = inject({ annotations }, config);
+    t.same(container(pod, 'istio-init').args, ['iptables', ...wanted], JSON.stringify([annotations, config]));
+  }
+});
+
+t.test("a CNI plugin reads from the pod's annotations what the rules are to be", async (t) => {
+  const traffic = 'traffic.sidecar.istio.io';
+  const config: Partial<InjectConfig> = {
+    cni: true,
+    excludeIPRanges: '10.96.0.1/32',
+    excludeOutboundPorts: 5432,
+  };
+  const annotations = {
+    'proxy.istio.io/config': 'statusPort: 123',
+    [`${traffic}/excludeOutboundPorts`]: '7',
+    'sidecar.istio.io/interceptionMode': 'TPROXY',
+  };
+  const { pod } = inject({ annotations }, config);
+  t.same(names(pod.spec.initContainers), ['istio-proxy']);
+  t.match(pod.metadata.annotations, {
+    'sidecar.istio.io/interceptionMode': 'REDIRECT',
+    [`${traffic}/excludeOutboundIPRanges`]: '10.96.0.1/32',
+    [`${traffic}/excludeOutboundPorts`]: '7',
+    [`${traffic}/excludeInboundPorts`]: '123',
+  });
+  t.notHas(pod.metadata.annotations, { [`${traffic}/includeInboundPorts`]: String });
+  t.notMatch(
+    JSON.stringify(inject({}, { excludeIPRanges: '10.96.0.1/32' }).pod.metadata.annotations),
+    /traffic\.sidecar/,
+    'without one, they are flags of istio-init',
+  );
+});
+
+t.test('what the environment says of the rules reaches who sets them', async (t) => {
+  const metadata = (text: string) => ({ 'proxy.istio.io/config': `proxyMetadata: {${text}}` });
+  const rows: readonly (readonly [
+    annotations: Record<string, string>,
+    env: Record<string, string>,
+    wanted: Record<string, string>,
+  ])[] = [
+    [{}, {}, {}],
+    [{}, { OARLOCK_IPTABLES_IPV6: 'off' }, { OARLOCK_IPTABLES_IPV6: 'off' }],
+    [metadata('OARLOCK_IPTABLES_BACKEND: nft'), {}, { OARLOCK_IPTABLES_BACKEND: 'nft' }],
+    [
+      metadata('OARLOCK_IPTABLES_BACKEND: nft'),
+      { OARLOCK_IPTABLES_BACKEND: 'iptables', OARLOCK_IPTABLES_IPV6: 'on' },
+      { OARLOCK_IPTABLES_BACKEND: 'nft', OARLOCK_IPTABLES_IPV6: 'on' },
+    ],
+    // Where one says the port, the other must lead there.
+    [{}, { OARLOCK_INBOUND_PORT: '16006' }, { OARLOCK_INBOUND_PORT: '16006' }],
+    [{}, { OARLOCK_HBONE_PORT: 'off' }, {}],
+    // Of Node, which would keep it from starting the tools.
+    [{}, { NODE_OPTIONS: '--permission', OARLOCK_DRAIN: '1s' }, {}],
+  ];
+  for (const [annotations, env, wanted] of rows) {
+    const { pod } = inject({ annotations }, { env });
+    const given: readonly Any[] = container(pod, 'istio-init').env ?? [];
+    t.same(
+      Object.fromEntries(given.map(({ name, value }) => [name, value])),
+      wanted,
+      JSON.stringify([annotations, env]),
+    );
+    t.match(envOf(pod), env.OARLOCK_DRAIN === undefined ? wanted : env, 'and the sidecar as well');
   }
 });
 
@@ -360,16 +476,59 @@ t.test('what one pod may say otherwise', async (t) => {
         ['5s', '53000ms'],
       ],
       [
-        "plain, in a Job's pod that shares its processes",
+        "plain, in a Job's pod that shares its processes: first, or a quick app were over before it looks",
         {
           annotations: { 'sidecar.istio.io/nativeSidecar': 'false' },
           spec: { containers: [{ name: 'a' }], restartPolicy: 'Never', shareProcessNamespace: true },
         },
-        (pod) => envOf(pod).OARLOCK_EXIT_WITH_APP,
-        'all',
+        (pod) => [
+          envOf(pod).OARLOCK_EXIT_WITH_APP,
+          names(pod.spec.containers),
+          container(pod, 'istio-proxy').lifecycle.postStart,
+        ],
+        ['all', ['istio-proxy', 'a'], { exec: { command: ['oarlock', 'wait'] } }],
+      ],
+      [
+        'but not where the pod says so',
+        {
+          annotations: {
+            'sidecar.istio.io/nativeSidecar': 'false',
+            'proxy.istio.io/config': 'holdApplicationUntilProxyStarts: false',
+          },
+          spec: { containers: [{ name: 'a' }], restartPolicy: 'Never', shareProcessNamespace: true },
+        },
+        (pod) => [envOf(pod).OARLOCK_EXIT_WITH_APP, names(pod.spec.containers)],
+        ['all', ['a', 'istio-proxy']],
+      ],
+      [
+        'plain, in a pod that shares its processes and is to stay',
+        {
+          annotations: { 'sidecar.istio.io/nativeSidecar': 'false' },
+          spec: { containers: [{ name: 'a' }], shareProcessNamespace: true },
+        },
+        (pod) => [envOf(pod).OARLOCK_EXIT_WITH_APP, names(pod.spec.containers)],
+        [undefined, ['a', 'istio-proxy']],
       ],
     ];
   for (const [what, made, see, wanted] of rows) t.same(see(inject(made).pod), wanted, what);
+});
+
+t.test('a native sidecar is told of the end of its pod when the app is, and serves on', async (t) => {
+  const lifecycleOf = (pod: JsonObject): unknown => container(inject(pod).pod, 'istio-proxy').lifecycle;
+  const spec = { containers: [{ name: 'hello', image: 'hello:1' }] };
+  const drain = (port: number): unknown => ({
+    preStop: {
+      exec: { command: ['oarlock', 'probe', `http://127.0.0.1:${port}/drain`, '--method', 'POST'] },
+    },
+  });
+  const annotated = (annotations: Record<string, string>): JsonObject => ({
+    metadata: { annotations },
+    spec,
+  });
+  t.same(lifecycleOf({ spec }), drain(15020));
+  t.same(lifecycleOf(annotated({ 'status.sidecar.istio.io/port': '15030' })), drain(15030));
+  t.same(lifecycleOf(annotated({ 'status.sidecar.istio.io/port': '0' })), undefined, 'nobody can be told');
+  t.same(lifecycleOf(annotated({ 'sidecar.istio.io/nativeSidecar': 'false' })), undefined, 'SIGTERM says it');
 });
 
 t.test("the user's own istio-proxy", async (t) => {
@@ -468,6 +627,80 @@ t.test('who is injected', async (t) => {
       'enabled',
       true,
       /will not complete/,
+    ],
+    [
+      'a Job with a plain sidecar that sees its app',
+      {
+        annotations: { 'sidecar.istio.io/nativeSidecar': 'false' },
+        spec: { restartPolicy: 'Never', shareProcessNamespace: true, containers: [{ name: 'a' }] },
+      },
+      'enabled',
+      true,
+      null,
+    ],
+    [
+      'the same, and its app would be started again',
+      {
+        annotations: { 'sidecar.istio.io/nativeSidecar': 'false' },
+        spec: { restartPolicy: 'OnFailure', shareProcessNamespace: true, containers: [{ name: 'a' }] },
+      },
+      'enabled',
+      true,
+      /set restartPolicy: Never/,
+    ],
+    [
+      'the same, and its app does not wait',
+      {
+        annotations: {
+          'sidecar.istio.io/nativeSidecar': 'false',
+          'proxy.istio.io/config': 'holdApplicationUntilProxyStarts: false',
+        },
+        spec: { restartPolicy: 'Never', shareProcessNamespace: true, containers: [{ name: 'a' }] },
+      },
+      'enabled',
+      true,
+      /leave out holdApplicationUntilProxyStarts: false/,
+    ],
+    [
+      'annotations of Envoy',
+      {
+        annotations: {
+          'sidecar.istio.io/bootstrapOverride': 'map',
+          'sidecar.istio.io/proxyCPU': '100m',
+          'prometheus.io/port': '1',
+          'traffic.istio.io/nodeSelector': '{}',
+        },
+      },
+      'enabled',
+      true,
+      /^annotation "sidecar\.istio\.io\/bootstrapOverride" is not offered: it has no effect$/,
+    ],
+    [
+      'a name mistyped',
+      { annotations: { 'traffic.sidecar.istio.io/excludeOutboundPort': '5432' } },
+      'enabled',
+      true,
+      /^annotation "traffic\.sidecar\.istio\.io\/excludeOutboundPort" is not offered/,
+    ],
+    [
+      "Envoy's own in proxy config",
+      { annotations: { 'proxy.istio.io/config': '{tracing: {}, concurrency: 2, gatewayTopology: {}}' } },
+      'enabled',
+      true,
+      /^annotation proxy\.istio\.io\/config: not offered, without effect: "tracing", "gatewayTopology"$/,
+    ],
+    [
+      'and very many',
+      {
+        annotations: {
+          'proxy.istio.io/config': JSON.stringify(
+            Object.fromEntries([...'abcdefghi'].map((key) => [key, 1])),
+          ),
+        },
+      },
+      'enabled',
+      true,
+      /"d", "e", 4 more$/,
     ],
   ];
   for (const [what, made, policy, injected, warning] of rows) {

@@ -74,6 +74,7 @@ export async function sidecar(t: Test, table: object, options: SidecarOptions = 
       handshakes: async () => ({ total: 0, failures: [] }),
       snapshot: () => ({}),
       probes,
+      drain: () => {},
       quit: () => {},
       failed: (error) => broken.push(error),
     },

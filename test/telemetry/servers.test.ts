@@ -24,6 +24,7 @@ function handlersWith(overrides: Partial<ServerHandlers> = {}): ServerHandlers {
     handshakes: async () => ({ total: 0, failures: [] }),
     snapshot: () => ({ generation: 1 }),
     probes: null,
+    drain: () => {},
     quit: () => {},
     failed: () => {},
     ...overrides,
@@ -216,53 +217,59 @@ t.test('no private key leaves, whatever a provider hands over', async (t) => {
   }
 });
 
-t.test('quitquitquit: POST from this machine, not from a page in its browser', async (t) => {
-  let quits = 0;
-  const { servers, metrics } = await started({ quit: () => quits++ });
-  t.teardown(() => servers.close());
-  t.equal((await ask(metrics, '/quitquitquit')).status, 405);
-  const headers = { origin: 'http://evil.com' };
-  t.equal((await ask(metrics, '/quitquitquit', { method: 'POST', headers })).status, 403);
-  t.equal(quits, 0);
-  t.equal((await ask(metrics, '/quitquitquit', { method: 'POST' })).status, 200);
-  t.equal(quits, 1);
-});
+/** What only this machine may ask for, and how it is told. */
+const ORDERS: readonly [string, 'drain' | 'quit'][] = [
+  ['/drain', 'drain'],
+  ['/quitquitquit', 'quit'],
+];
 
 const outside = Object.values(networkInterfaces())
   .flat()
   .find((address) => address?.family === 'IPv4' && !address.internal)?.address;
 
-t.test('quitquitquit from another address is refused', { skip: outside === undefined }, async (t) => {
-  let quits = 0;
-  const servers = await startServers(
-    { health: null, metrics: { host: null, port: 0 }, admin: null },
-    handlersWith({ quit: () => quits++ }),
-  );
-  t.teardown(() => servers.close());
-  const port = servers.ports.metrics ?? 0;
-  const host = outside ?? '';
-  t.equal((await ask(port, '/quitquitquit', { method: 'POST', host })).status, 403);
-  t.equal(
-    (await ask(port, '/quitquitquit', { method: 'POST', host, headers: { host: 'localhost' } })).status,
-    403,
-  );
-  t.equal((await ask(port, '/metrics', { host })).status, 200, 'but scrapes are welcome');
-  t.equal(quits, 0);
-});
+for (const [path, handler] of ORDERS) {
+  t.test(`${path}: POST from this machine, not from a page in its browser`, async (t) => {
+    let calls = 0;
+    const { servers, metrics } = await started({ [handler]: () => calls++ });
+    t.teardown(() => servers.close());
+    t.equal((await ask(metrics, path)).status, 405);
+    const headers = { origin: 'http://evil.com' };
+    t.equal((await ask(metrics, path, { method: 'POST', headers })).status, 403);
+    t.equal(calls, 0);
+    t.equal((await ask(metrics, path, { method: 'POST' })).status, 200);
+    t.equal(calls, 1);
+  });
+
+  t.test(`${path} from another address is refused`, { skip: outside === undefined }, async (t) => {
+    let calls = 0;
+    const servers = await startServers(
+      { health: null, metrics: { host: null, port: 0 }, admin: null },
+      handlersWith({ [handler]: () => calls++ }),
+    );
+    t.teardown(() => servers.close());
+    const port = servers.ports.metrics ?? 0;
+    const host = outside ?? '';
+    t.equal((await ask(port, path, { method: 'POST', host })).status, 403);
+    const headers = { host: 'localhost' };
+    t.equal((await ask(port, path, { method: 'POST', host, headers })).status, 403);
+    t.equal((await ask(port, '/metrics', { host })).status, 200, 'but scrapes are welcome');
+    t.equal(calls, 0);
+  });
+}
 
 t.test('what the sidecar itself carries here is not from this machine', async (t) => {
-  let quits = 0;
-  const { servers, metrics, admin } = await started({ quit: () => quits++ });
+  let calls = 0;
+  const { servers, metrics, admin } = await started({ quit: () => calls++, drain: () => calls++ });
   t.teardown(() => servers.close());
   // Whom it dials the app as, wherever the caller is.
   const from = '127.0.0.6';
-  t.equal((await ask(metrics, '/quitquitquit', { method: 'POST', from })).status, 403);
+  for (const [path] of ORDERS) t.equal((await ask(metrics, path, { method: 'POST', from })).status, 403);
   for (const path of ['/', '/certs', '/snapshot', '/handshakes']) {
     t.equal((await ask(admin, path, { from })).status, 403, path);
   }
   t.equal((await ask(metrics, '/healthz/ready', { from })).status, 200);
   t.equal((await ask(admin, '/certs', { from: '127.0.0.7' })).status, 200);
-  t.equal(quits, 0);
+  t.equal(calls, 0);
 });
 
 t.test('which addresses are this machine', (t) => {
@@ -352,7 +359,8 @@ async function rawSocket(port: number, from = '127.0.0.1'): Promise<Held> {
     text += chunk.toString('latin1');
   });
   socket.on('error', () => {});
-  const closed = once(socket, 'close');
+  // Not once(): an RST behind the answer is an end like another.
+  const closed = new Promise((resolve) => socket.once('close', resolve));
   await once(socket, 'connect');
   return { socket, text: () => text, closed };
 }
