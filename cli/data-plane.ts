@@ -203,7 +203,8 @@ export class LocalPlane implements DataPlane {
 
   announce(ms: number): void {
     const { connections } = this.#path;
-    const inbound = (): Connection[] => connections.list().filter(({ direction }) => direction === 'inbound');
+    const inbound = (): Connection[] =>
+      [...connections.list()].filter(({ direction }) => direction === 'inbound');
     this.#announcement ??= new Announcement(inbound, ms);
   }
 
