@@ -2,7 +2,8 @@
 import { createServer, type Socket } from 'node:net';
 import type { Test } from 'tap';
 import { type App, listen } from './apps.ts';
-import { until } from './wait.ts';
+import { bytesInKernel, hasTcpTable } from './proc.ts';
+import { pause, until } from './wait.ts';
 
 /** What the app does with a request. */
 export interface Script {
@@ -85,8 +86,16 @@ function play(socket: Socket, { says = '', leaves }: Script): void {
   else if (leaves === 'fin') socket.end(says, 'latin1');
   // What was said must have left before the reset, which would take it back.
   else if (says === '') socket.resetAndDestroy();
-  else socket.write(says, 'latin1', () => setTimeout(() => socket.resetAndDestroy(), RESET_AFTER));
+  else socket.write(says, 'latin1', () => void resetOnceRead(socket));
 }
 
-/** Time for the other end to read what a reset would throw away (ms). */
+/** What waits in the kernel a reset would throw away. */
+async function resetOnceRead(socket: Socket): Promise<void> {
+  const { remotePort = 0 } = socket;
+  if (hasTcpTable) await until('the other end to read it', () => bytesInKernel([remotePort]) === 0);
+  else await pause(RESET_AFTER);
+  socket.resetAndDestroy();
+}
+
+/** The time that has to do where nobody tells of the kernel's queues (ms). */
 const RESET_AFTER = 50;
