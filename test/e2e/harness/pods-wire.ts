@@ -1,5 +1,6 @@
 /** All that crosses the bridge between pods, by tcpdump, and what tshark makes of it: conversations, and whether they are TLS. */
 import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -32,6 +33,15 @@ export interface Wire {
   stop(): Promise<Seen>;
 }
 
+/** Says a word to all on the bridge, by UDP, at a port where nobody listens. */
+const BROADCAST = `
+import socket, sys
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+out.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"br0")
+out.sendto(sys.argv[1].encode(), ("255.255.255.255", 9))
+`;
+
 /** Starts to listen on the bridge, packet by packet. */
 export async function openWire(t: Test, { bridge }: PodNetwork): Promise<Wire> {
   const dir = tempDir(t);
@@ -47,6 +57,10 @@ export async function openWire(t: Test, { bridge }: PodNetwork): Promise<Wire> {
   await until('tcpdump to listen', () => said.includes('listening on'));
   return {
     async stop() {
+      // Told to end, tcpdump leaves what it has not read yet. Packets come in order: once it has this one, it has all.
+      const last = `last-${randomBytes(12).toString('hex')}`;
+      await bridge.must(['python3', '-c', BROADCAST, last]);
+      await until('tcpdump to have written all', () => readFileSync(file).includes(last));
       const ended = once(child, 'close');
       child.kill('SIGINT');
       await within('tcpdump to end', ended);
