@@ -28,7 +28,7 @@ for word in [b"first", b"second"]:
     print(connection.recv(64).decode(), flush=True)
     time.sleep(1)
 `;
-const FLAGS = ['--canary-interval', '500ms', '--drain', '3s'];
+const FLAGS = ['--canary-interval', '500ms', '--drain', '20s'];
 let ofWeb: PodSidecar;
 let ofOrders: PodSidecar;
 

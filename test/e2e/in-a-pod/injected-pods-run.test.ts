@@ -30,8 +30,8 @@ spec:
       - name: app
         image: registry.example/app
         ports: [{containerPort: ${APP.http}, name: http}]
-        readinessProbe: {httpGet: {path: /ready, port: http}}
-        livenessProbe: {tcpSocket: {port: ${APP.http}}}
+        readinessProbe: {httpGet: {path: /ready, port: http}, timeoutSeconds: 10}
+        livenessProbe: {tcpSocket: {port: ${APP.http}}, timeoutSeconds: 10}
 `;
 
 /** The pod that a Deployment would make of its template. */

@@ -22,10 +22,17 @@ needPods(t);
 
 const PORT = { http: 8080, web: 8083, https: 8443, redis: 6379, grpc: 9090, nobody: 9999 } as const;
 
+/** Without it a probe has a second, which a busy machine may need. */
+const PATIENT = { timeoutSeconds: 10 } as const;
+
 /** As a user writes it, before injection. */
 const SPEC = {
   initContainers: [
-    { name: 'cache', restartPolicy: 'Always', readinessProbe: { tcpSocket: { port: PORT.redis } } },
+    {
+      name: 'cache',
+      restartPolicy: 'Always',
+      readinessProbe: { tcpSocket: { port: PORT.redis }, ...PATIENT },
+    },
   ],
   containers: [
     {
@@ -36,21 +43,22 @@ const SPEC = {
       ],
       readinessProbe: {
         httpGet: { path: '/ready?deep=1', port: 'http', httpHeaders: [{ name: 'X-Probe', value: 'ready' }] },
+        ...PATIENT,
       },
-      livenessProbe: { httpGet: { path: '/live', port: 'https', scheme: 'HTTPS' } },
-      startupProbe: { tcpSocket: { port: PORT.nobody } },
+      livenessProbe: { httpGet: { path: '/live', port: 'https', scheme: 'HTTPS' }, ...PATIENT },
+      startupProbe: { tcpSocket: { port: PORT.nobody }, ...PATIENT },
       lifecycle: { preStop: { httpGet: { path: '/bye', port: 'http' } } },
     },
     {
       name: 'web',
-      readinessProbe: { httpGet: { path: '/there', port: PORT.web } },
-      livenessProbe: { httpGet: { path: '/gone', port: PORT.web } },
-      startupProbe: { httpGet: { path: '/away', port: PORT.web } },
+      readinessProbe: { httpGet: { path: '/there', port: PORT.web }, ...PATIENT },
+      livenessProbe: { httpGet: { path: '/gone', port: PORT.web }, ...PATIENT },
+      startupProbe: { httpGet: { path: '/away', port: PORT.web }, ...PATIENT },
     },
     {
       name: 'cart',
-      readinessProbe: { grpc: { port: PORT.grpc, service: 'shop.Cart' }, timeoutSeconds: 5 },
-      livenessProbe: { grpc: { port: PORT.grpc }, timeoutSeconds: 5 },
+      readinessProbe: { grpc: { port: PORT.grpc, service: 'shop.Cart' }, ...PATIENT },
+      livenessProbe: { grpc: { port: PORT.grpc }, ...PATIENT },
     },
   ],
 };
