@@ -28,7 +28,7 @@ extensionProviders:
   envoyExtAuthzHttp:
     service: login.shop.svc.cluster.local
     port: 80
-    timeout: 2s
+    timeout: 20s
     pathPrefix: /check
     includeRequestHeadersInCheck: [x-user]
     headersToUpstreamOnAllow: [x-role]
@@ -36,7 +36,7 @@ extensionProviders:
     headersToDownstreamOnDeny: [location]
     includeRequestBodyInCheck: {maxRequestBytes: 10}${more}
 - name: guard
-  envoyExtAuthzGrpc: {service: shop/guard.shop.svc.cluster.local, port: 9000, timeout: 2s${more.replace('\n   ', ',')}}
+  envoyExtAuthzGrpc: {service: shop/guard.shop.svc.cluster.local, port: 9000, timeout: 20s${more.replace('\n   ', ',')}}
 - name: nowhere
   envoyExtAuthzGrpc: {service: nowhere.shop.svc.cluster.local, port: 9000, failOpen: true}
 ---

@@ -154,6 +154,6 @@ t.test(`${BOTH / MB} MB each way at once, and requests beside them on the same t
     [up, down].map(({ sum }) => ({ sum, bytes: BOTH })),
   );
   stayedSmall(t, stop());
-  t.ok(served >= 5 && slowest < 2_000, `${served} requests were served meanwhile, in ${slowest} ms at most`);
+  t.ok(served >= 5 && slowest < 5_000, `${served} requests were served meanwhile, in ${slowest} ms at most`);
   await web.metricIs('oarlock_tunnels', { direction: 'outbound' }, 1);
 });

@@ -38,7 +38,7 @@ spec:
 const mesh = await Mesh.create(t, resources + deny);
 const [orders] = await Promise.all([
   mesh.sidecar('orders'),
-  mesh.sidecar('web', '--handshake-timeout', '500ms'),
+  mesh.sidecar('web', '--handshake-timeout', '1500ms'),
 ]);
 const { leaf } = await mesh.certDir('client');
 
@@ -134,7 +134,7 @@ t.test('an app that speaks late or slowly on an undeclared port is heard once', 
     const peer = await open(t, undeclared);
     if (first !== '') peer.write(first);
     // Past this sidecar's --handshake-timeout, with the sweep's half second on top.
-    await pause(1_500);
+    await pause(2_500);
     peer.write(rest);
     peer.end();
     t.equal(await peer.ended(), 'end', title);

@@ -23,9 +23,10 @@ interface Row {
   readonly rounds: number;
 }
 
+/** A fifth of the time is what a sidecar may be late by on a busy machine: its own clock begins when it sees the answer. */
 const rows: readonly Row[] = [
-  { title: 'after 1 s, announced', closesAfter: 1_000, announced: true, rounds: 6 },
-  { title: 'after 1 s, of which it says nothing', closesAfter: 1_000, announced: false, rounds: 8 },
+  { title: 'after 3 s, announced', closesAfter: 3_000, announced: true, rounds: 4 },
+  { title: 'after 3 s, of which it says nothing', closesAfter: 3_000, announced: false, rounds: 4 },
   { title: 'after 5 s, announced', closesAfter: 5_000, announced: true, rounds: 2 },
 ];
 

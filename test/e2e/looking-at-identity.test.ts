@@ -84,6 +84,8 @@ t.test('failed handshakes of all threads, with what was presented', async (t) =>
       servername: 'x.example',
     }).catch(() => null);
   }
+  // Each thread writes its own down: the next is the newest only if these are.
+  await until('these to be told', async () => (await failuresOf(orders)).total === 12);
   await openTls(t, ports.ordersHttp, { leaf: null, ALPNProtocols: ISTIO_HTTP }).catch(() => null);
   await until('all of them to be told', async () => (await failuresOf(orders)).total === 13);
   const { failures } = await failuresOf(orders);
