@@ -78,10 +78,10 @@ function ownMemory(): number {
 
 /** As V8 does when memory is running out: code that has not run for long and spare pages of the heap go too. */
 function collectGarbage(): void {
+  // For good: flags are the whole process's, and another thread may be between these two lines.
   setFlagsFromString('--expose-gc');
   // A context of its own, for ours was made without it; it is garbage itself afterwards.
   const gc: NodeJS.GCFunction = runInNewContext('gc');
-  setFlagsFromString('--no-expose-gc');
   gc({ type: 'major', execution: 'sync', flavor: 'last-resort' });
 }
 

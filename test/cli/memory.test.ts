@@ -1,5 +1,7 @@
 /** Memory handed back for real: this process has less afterwards, and runs on. */
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { Worker } from 'node:worker_threads';
 import t from 'tap';
 import { loadMemory, type Memory, untouchedMappings } from '../../cli/memory.ts';
 
@@ -26,6 +28,18 @@ if (process.platform !== 'linux') {
     const freed = (before - memory.own()) / MB;
     t.ok(freed > 20, `${freed} MB less`);
     t.equal(Reflect.get(globalThis, 'gc'), undefined, 'nobody else gets at the collector');
+  });
+
+  t.test('threads collect at the same time', async (t) => {
+    const module = new URL('../../cli/memory.ts', import.meta.url).href;
+    const code = `import('${module}').then(async ({ loadMemory }) => {
+      const { collect } = await loadMemory();
+      for (let i = 0; i < 40; i++) collect();
+    });`;
+    const ends = Array.from({ length: 4 }, () =>
+      once(new Worker(code, { eval: true, execArgv: [] }), 'exit').catch((error: Error) => [error.message]),
+    );
+    t.same(await Promise.all(ends), [[0], [0], [0], [0]]);
   });
 
   t.test('what malloc keeps goes', async (t) => {
