@@ -1,6 +1,7 @@
 /** Whether the app's processes run: those of a process group, or all that can be seen beside the pod's own and sidecars. */
 import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
+import { setTimeout as pauseFor } from 'node:timers/promises';
 
 /** A process by proc(5)'s `stat`. */
 interface Process {
@@ -13,8 +14,15 @@ interface Process {
 const GONE = /^[ZXx]$/;
 /** PF_KTHREAD of the kernel's `sched.h`. */
 const KERNEL_THREAD = 0x00200000;
+/** What holds a pod's namespaces. */
+const PAUSE = '/pause';
 /** Programs of other sidecars, which run as the user that we run as. */
 const SIDECARS: ReadonlySet<string> = new Set(['envoy', 'pilot-agent']);
+
+/** Between two questions whether any process was made, ms: an app may be done in the time that its container takes to start. */
+const ASK_MS = 20;
+/** Whoever is there is looked for after so many of them in any case: not every system tells of new processes. */
+const ASKS_A_LOOK = 7;
 
 interface Program {
   readonly exe: string;
@@ -25,6 +33,7 @@ interface From {
   readonly proc: string;
   readonly self: number;
   readonly program: Program;
+  readonly pause: (ms: number, signal: AbortSignal) => Promise<void>;
 }
 
 /** The bundle is a script of Node. */
@@ -35,20 +44,46 @@ export class AppProcesses {
   readonly #proc: string;
   readonly #self: number;
   readonly #program: Program;
+  readonly #pause: From['pause'];
 
   /**
    * @param which a process group, or all: every process but ourselves, those that started us or that we started, the
-   *   pod's `/pause`, kernel threads, and sidecars
-   * @param from procfs, our process in it, and what it runs
+   *   pod's `/pause`, what else runs in our container of that pod, kernel threads, and sidecars
+   * @param from procfs, our process in it, what it runs, and how time passes
    */
   constructor(
     which: number | 'all',
-    { proc = '/proc', self = process.pid, program = OURS }: Partial<From> = {},
+    { proc = '/proc', self = process.pid, program = OURS, pause = sleep }: Partial<From> = {},
   ) {
     this.#which = which;
     this.#proc = proc;
     this.#self = self;
     this.#program = program;
+    this.#pause = pause;
+  }
+
+  /**
+   * Resolves once one of them runs, or `signal` is aborted. There is no bound: nothing tells an app that has been from
+   * one whose image is still being fetched, and that must find its sidecar. A group is looked for at leisure, for it may
+   * be one of very many.
+   */
+  async come(signal: AbortSignal): Promise<void> {
+    let newest = '';
+    for (let asked = ASKS_A_LOOK; !signal.aborted; asked++) {
+      const now = this.#which === 'all' ? await this.#newest() : '';
+      if (now !== newest || asked >= ASKS_A_LOOK) {
+        if (await this.sees().catch(() => false)) return;
+        newest = now;
+        asked = 0;
+      }
+      await this.#pause(ASK_MS, signal);
+    }
+  }
+
+  /** Id of the process or thread made last in our pid namespace: the last field of proc(5)'s `loadavg`. */
+  async #newest(): Promise<string> {
+    const text = await readFile(`${this.#proc}/loadavg`, 'latin1').catch(() => '');
+    return text.trim().split(' ').at(-1) ?? '';
   }
 
   /** True while one of them runs. */
@@ -56,7 +91,10 @@ export class AppProcesses {
     const all = await this.#processes();
     if (this.#which !== 'all') return all.some(({ group }) => group === this.#which);
     const family = relatives(all, this.#self);
-    for (const { pid } of all) if (!family.has(pid) && !(await this.#isNotTheApp(pid))) return true;
+    const container = await this.#ownContainer();
+    for (const { pid } of all) {
+      if (!family.has(pid) && !(await this.#isNotTheApp(pid, container))) return true;
+    }
     return false;
   }
 
@@ -76,14 +114,33 @@ export class AppProcesses {
   }
 
   /**
-   * The pod's `/pause`, and sidecars. A process says itself what it is called: a sidecar has our user and a program
+   * The control groups of our container, where it is one of a pod's; null: it is not, or nothing tells. The kubelet runs
+   * hooks and probes in it, which have no parent of ours.
+   */
+  async #ownContainer(): Promise<string | null> {
+    if ((await this.#command(1))[0] !== PAUSE) return null;
+    const [ours, pods] = [await this.#groups(this.#self), await this.#groups(1)];
+    return ours === '' || ours === pods ? null : ours;
+  }
+
+  /** cgroup(7)'s `/proc/PID/cgroup`. */
+  #groups(pid: number): Promise<string> {
+    return readFile(`${this.#proc}/${pid}/cgroup`, 'utf8').catch(() => '');
+  }
+
+  async #command(pid: number): Promise<readonly string[]> {
+    return (await readFile(`${this.#proc}/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+  }
+
+  /**
+   * The pod's `/pause`, what else is in our container, and sidecars. A process says itself what it is called: a sidecar has our user and a program
    * that the kernel names, so that no app of another user is overlooked, whatever it calls itself.
    */
-  async #isNotTheApp(pid: number): Promise<boolean> {
+  async #isNotTheApp(pid: number, container: string | null): Promise<boolean> {
     const at = `${this.#proc}/${pid}`;
-    const command = await readFile(`${at}/cmdline`, 'utf8').catch(() => '');
-    const [program = '', ...words] = command.split('\0');
-    if (pid === 1 && program === '/pause') return true;
+    const [program = '', ...words] = await this.#command(pid);
+    if (pid === 1 && program === PAUSE) return true;
+    if (container !== null && (await this.#groups(pid)) === container) return true;
     const [owner, exe] = await Promise.all([
       stat(at).then(
         ({ uid }) => uid,
@@ -107,4 +164,8 @@ function relatives(all: readonly Process[], self: number): ReadonlySet<number> {
   const family = new Set(ancestors(self));
   for (const { pid } of all) if (ancestors(pid).includes(self)) family.add(pid);
   return family;
+}
+
+async function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  await pauseFor(ms, undefined, { signal }).catch(() => {});
 }

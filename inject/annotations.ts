@@ -51,10 +51,10 @@ export function parseFlag(text: string): boolean | null {
 type Check = (value: string) => boolean;
 
 const isPort: Check = (text) => /^\s*\d{1,5}\s*$/.test(text) && Number(text) <= 65_535;
-const isPorts: Check = (text) => text.trim() === '' || text.split(',').every(isPort);
-const isPortsOrAll: Check = (text) => text === '*' || isPorts(text);
-const isRanges: Check = (text) => text === '' || text.split(',').every(isRange);
-const isRangesOrAll: Check = (text) => text === '*' || isRanges(text);
+export const isPorts: Check = (text) => text.trim() === '' || text.split(',').every(isPort);
+export const isPortsOrAll: Check = (text) => text === '*' || isPorts(text);
+export const isRanges: Check = (text) => text === '' || text.split(',').every(isRange);
+export const isRangesOrAll: Check = (text) => text === '*' || isRanges(text);
 const isCount: Check = (text) => /^\d{1,10}$/.test(text) && Number(text) <= 0xff_ff_ff_ff;
 /** Linux allows 15 bytes; what a shell or a rule could read otherwise is not let through. */
 const isInterfaces: Check = (text) =>
@@ -93,6 +93,17 @@ export function checkAnnotations(annotations: Readonly<Record<string, string>>):
     if (value === undefined || check(value)) continue;
     throw new InjectError(`annotation ${name} must be ${shape}, not ${JSON.stringify(value)}`);
   }
+}
+
+/** Prefixes of those that Istio has for sidecars. */
+const OF_SIDECARS = /^(?:(?:(?:readiness\.)?status\.|traffic\.)?sidecar|proxy)\.istio\.io\//;
+
+/** @returns a sentence for each annotation of sidecars that is not heeded here, or that nobody knows */
+export function passedOver(annotations: Readonly<Record<string, string>>): readonly string[] {
+  const known: ReadonlySet<string> = new Set(Object.values(names));
+  return Object.keys(annotations)
+    .filter((name) => OF_SIDECARS.test(name) && !known.has(name))
+    .map((name) => `annotation ${JSON.stringify(name)} is not offered: it has no effect`);
 }
 
 function isRange(text: string): boolean {

@@ -1,4 +1,5 @@
 /** What an operator sets for all injected pods; annotations of a pod may say otherwise for that one. */
+import { isPorts, isPortsOrAll, isRanges, isRangesOrAll } from './annotations.ts';
 import { InjectError } from './inject-error.ts';
 import { isList, isObject, type Json, type JsonObject } from './json.ts';
 
@@ -25,12 +26,19 @@ export interface InjectConfig {
   readonly configMap: string;
   /** Name of the config map with the CA's root under `root-cert.pem`, in each namespace. */
   readonly rootConfigMap: string;
+  /** What is captured where a pod's annotation does not say it: as in Istio's `global.proxy`. Null: not said. */
+  readonly includeIPRanges: string | null;
+  readonly excludeIPRanges: string | null;
+  readonly includeInboundPorts: string | number | null;
+  readonly excludeInboundPorts: string | number | null;
+  readonly includeOutboundPorts: string | number | null;
+  readonly excludeOutboundPorts: string | number | null;
   readonly logLevel: string;
   readonly rewriteProbes: boolean;
   readonly prometheus: boolean;
   /** Of both containers. */
   readonly resources: JsonObject;
-  /** More environment for the sidecar. */
+  /** More environment for the sidecar; what is of the rules goes to `istio-init` too. */
   readonly env: Readonly<Record<string, string>>;
 }
 
@@ -50,6 +58,12 @@ export const DEFAULT_INJECT_CONFIG: InjectConfig = {
   cni: false,
   configMap: 'oarlock-config',
   rootConfigMap: 'istio-ca-root-cert',
+  includeIPRanges: null,
+  excludeIPRanges: null,
+  includeInboundPorts: null,
+  excludeInboundPorts: null,
+  includeOutboundPorts: null,
+  excludeOutboundPorts: null,
   logLevel: 'info',
   rewriteProbes: true,
   prometheus: true,
@@ -61,6 +75,11 @@ type Check = (value: Json) => boolean;
 
 const isText: Check = (value) => typeof value === 'string' && value !== '';
 const isFlag: Check = (value) => typeof value === 'boolean';
+/** One port in YAML is a number. */
+const isListed =
+  (check: (text: string) => boolean): Check =>
+  (value) =>
+    (typeof value === 'string' || typeof value === 'number') && check(String(value));
 const isOneOf =
   (...words: readonly string[]): Check =>
   (value) =>
@@ -81,6 +100,12 @@ const FIELDS: Readonly<Record<keyof InjectConfig, readonly [check: Check, shape:
   cni: [isFlag, 'true or false'],
   configMap: [isText, 'the name of a config map'],
   rootConfigMap: [isText, 'the name of a config map'],
+  includeIPRanges: [isListed(isRangesOrAll), '* or CIDR ranges with commas'],
+  excludeIPRanges: [isListed(isRanges), 'CIDR ranges with commas'],
+  includeInboundPorts: [isListed(isPortsOrAll), '* or ports with commas'],
+  excludeInboundPorts: [isListed(isPorts), 'ports with commas'],
+  includeOutboundPorts: [isListed(isPorts), 'ports with commas'],
+  excludeOutboundPorts: [isListed(isPorts), 'ports with commas'],
   logLevel: [isOneOf('trace', 'debug', 'info', 'warn', 'error'), 'trace, debug, info, warn or error'],
   rewriteProbes: [isFlag, 'true or false'],
   prometheus: [isFlag, 'true or false'],

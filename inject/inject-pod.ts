@@ -189,10 +189,26 @@ function withSecrets(pod: Pod, secrets: readonly string[]): readonly Json[] {
 }
 
 /** A pod that is to end does so when all its containers have: a sidecar among them must see the app's end. */
-function jobWarnings(pod: Pod, { native }: Settings): readonly string[] {
-  if (native || !canComplete(pod.spec) || pod.spec.shareProcessNamespace === true) return [];
+function jobWarnings({ spec }: Pod, { native, exitWithApp, hold }: Settings): readonly string[] {
+  if (native || !canComplete(spec)) return [];
+  if (!exitWithApp) {
+    return [
+      'the pod will not complete by itself, for the sidecar does not see its app: let it be native, ' +
+        'or set shareProcessNamespace: true, or have the app send POST http://127.0.0.1:15020/quitquitquit',
+    ];
+  }
   return [
-    'the pod will not complete by itself, for the sidecar does not see its app: let it be native, ' +
-      'or set shareProcessNamespace: true, or have the app send POST http://127.0.0.1:15020/quitquitquit',
+    ...(hold
+      ? []
+      : [
+          'the pod will not complete if its app ends before the sidecar has started: ' +
+            'leave out holdApplicationUntilProxyStarts: false',
+        ]),
+    ...(spec.restartPolicy === 'Never'
+      ? []
+      : [
+          'the sidecar leaves with its app, and an app that failed is started again without it: ' +
+            'set restartPolicy: Never',
+        ]),
   ];
 }

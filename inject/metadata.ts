@@ -1,5 +1,6 @@
 /** The labels and annotations that an injected pod gets, under Istio's names. */
 import { names } from './annotations.ts';
+import { captureOf } from './capture.ts';
 import type { InjectConfig } from './inject-config.ts';
 import type { Owner } from './owner.ts';
 import { type Named, type Pod, PROXY_CONTAINER } from './pod.ts';
@@ -60,6 +61,12 @@ export function injectedAnnotations(
     result['prometheus.io/scrape'] = 'true';
     result['prometheus.io/port'] = String(settings.statusPort);
     result['prometheus.io/path'] = '/stats/prometheus';
+  }
+  // A CNI plugin has no more than these to go by, as Istio's.
+  if (config.cni) {
+    result[names.interceptionMode] = settings.redirect ? 'REDIRECT' : 'NONE';
+    for (const { annotation, value } of captureOf(annotations, settings.statusPort, config))
+      result[annotation] = value;
   }
   result[names.status] = status(added, config.revision);
   return result;

@@ -14,10 +14,23 @@ export interface ProxyConfig {
   readonly statusPort: number | null;
   /** Environment of the sidecar. */
   readonly proxyMetadata: Readonly<Record<string, string>>;
+  /** A sentence, where there are fields that are not heeded. */
+  readonly warnings: readonly string[];
 }
 
+const OFFERED: ReadonlySet<string> = new Set([
+  'holdApplicationUntilProxyStarts',
+  'terminationDrainDuration',
+  'concurrency',
+  'interceptionMode',
+  'statusPort',
+  'proxyMetadata',
+]);
+/** More of them are counted. */
+const MOST_NAMED = 5;
+
 /**
- * @param text YAML or JSON; undefined: no annotation. Fields that only Envoy has a use for are passed over
+ * @param text YAML or JSON; undefined: no annotation
  * @throws InjectError where it is neither, or a field has a value that cannot be meant
  */
 export function readProxyConfig(text: string | undefined): ProxyConfig {
@@ -43,7 +56,15 @@ export function readProxyConfig(text: string | undefined): ProxyConfig {
     interceptionMode: mode === undefined ? null : String(mode),
     statusPort: count(config.statusPort, 65_535, () => wrong('statusPort', 'a port')),
     proxyMetadata: metadata(config.proxyMetadata, () => wrong('proxyMetadata', 'an object of texts')),
+    warnings: passedOver(Object.keys(config).filter((field) => !OFFERED.has(field))),
   };
+}
+
+function passedOver(fields: readonly string[]): readonly string[] {
+  if (fields.length === 0) return [];
+  const named = fields.slice(0, MOST_NAMED).map((field) => JSON.stringify(field));
+  if (fields.length > named.length) named.push(`${fields.length - named.length} more`);
+  return [`annotation proxy.istio.io/config: not offered, without effect: ${named.join(', ')}`];
 }
 
 function fieldsOf(text: string): JsonObject {

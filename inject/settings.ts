@@ -1,16 +1,18 @@
 /** What holds for one pod: the operator's configuration with what the pod's annotations say instead. */
 import { ports } from '../mesh/ports.ts';
-import { checkAnnotations, names, parseFlag } from './annotations.ts';
+import { checkAnnotations, names, parseFlag, passedOver } from './annotations.ts';
 import type { InjectConfig } from './inject-config.ts';
 import { InjectError } from './inject-error.ts';
 import { compact, isObject, type Json, type JsonObject } from './json.ts';
-import type { Named, Pod } from './pod.ts';
+import { canComplete, type Named, type Pod } from './pod.ts';
 import { type ProxyConfig, readProxyConfig } from './proxy-config.ts';
 
 export interface Settings {
   readonly native: boolean;
   /** The app's containers wait for the sidecar; a native one is before them anyhow. */
   readonly hold: boolean;
+  /** Beside the app of a pod that is to complete, where the app's processes can be seen: it leaves with them. */
+  readonly exitWithApp: boolean;
   /** Connections are redirected to the sidecar; else it has its Sidecar listeners alone. */
   readonly redirect: boolean;
   readonly image: string;
@@ -43,15 +45,19 @@ const LOG_LEVELS: ReadonlyMap<string, string> = new Map([
 
 /** @throws InjectError for an annotation with a value that Istio's injector refuses too */
 export function readSettings(pod: Pod, config: InjectConfig): Settings {
-  const { annotations } = pod;
+  const { annotations, spec } = pod;
   checkAnnotations(annotations);
   const proxyConfig = readProxyConfig(annotations[names.proxyConfig]);
-  const warnings: string[] = [];
+  const warnings = [...passedOver(annotations), ...proxyConfig.warnings];
   const native = nativeSidecar(annotations[names.nativeSidecar], config, warnings);
-  const hold = proxyConfig.holdApplicationUntilProxyStarts ?? config.holdApplicationUntilProxyStarts;
+  const exitWithApp = !native && canComplete(spec) && spec.shareProcessNamespace === true;
+  // An app that has ended before anybody looked cannot be told from one that is still to start.
+  const hold =
+    proxyConfig.holdApplicationUntilProxyStarts ?? (exitWithApp || config.holdApplicationUntilProxyStarts);
   return {
     native,
     hold: !native && hold,
+    exitWithApp,
     redirect: redirect(annotations, proxyConfig, warnings),
     image: image(annotations[names.proxyImage], config),
     logLevel: logLevel(annotations, config, warnings),

@@ -1,5 +1,5 @@
 /** Which processes count as the app: states, kernel threads, families and sidecars, as proc(5) shows them. */
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { AppProcesses } from '../../cli/app-processes.ts';
@@ -15,6 +15,8 @@ interface Row {
   readonly command?: readonly string[];
   /** What the kernel says it runs; absent: we may not see it, as of another user. */
   readonly exe?: string;
+  /** As control groups of version 2 are named; absent: it cannot be read. */
+  readonly cgroup?: string;
 }
 
 const SELF = 50;
@@ -31,7 +33,14 @@ const POD: readonly Row[] = [
 
 function procOf(rows: readonly Row[]): string {
   const proc = tempDir(t);
-  for (const {
+  for (const row of rows) addTo(proc, row);
+  writeFileSync(join(proc, 'uptime'), '1 1');
+  return proc;
+}
+
+function addTo(
+  proc: string,
+  {
     pid,
     parent = 0,
     group = pid,
@@ -40,16 +49,16 @@ function procOf(rows: readonly Row[]): string {
     name = 'x',
     command = [],
     exe,
-  } of rows) {
-    const dir = join(proc, String(pid));
-    mkdirSync(dir);
-    const rest = [state, parent, group, group, 0, -1, flags, ...Array.from({ length: 43 }, () => 0)];
-    writeFileSync(join(dir, 'stat'), `${pid} (${name}) ${rest.join(' ')}\n`);
-    if (exe !== undefined) symlinkSync(exe, join(dir, 'exe'));
-    writeFileSync(join(dir, 'cmdline'), command.map((part) => `${part}\0`).join(''));
-  }
-  writeFileSync(join(proc, 'uptime'), '1 1');
-  return proc;
+    cgroup,
+  }: Row,
+): void {
+  const dir = join(proc, String(pid));
+  mkdirSync(dir);
+  const rest = [state, parent, group, group, 0, -1, flags, ...Array.from({ length: 43 }, () => 0)];
+  writeFileSync(join(dir, 'stat'), `${pid} (${name}) ${rest.join(' ')}\n`);
+  if (exe !== undefined) symlinkSync(exe, join(dir, 'exe'));
+  writeFileSync(join(dir, 'cmdline'), command.map((part) => `${part}\0`).join(''));
+  if (cgroup !== undefined) writeFileSync(join(dir, 'cgroup'), `0::${cgroup}\n`);
 }
 
 const all: readonly (readonly [title: string, more: readonly Row[], sees: boolean])[] = [
@@ -109,4 +118,63 @@ t.test('a process group', async (t) => {
     const app = new AppProcesses(60, { proc: procOf([...POD, ...more]), self: SELF, program });
     t.equal(await app.sees(), sees, title);
   }
+});
+
+t.test('what a kubelet runs in our container is not the app: hooks and probes', async (t) => {
+  // Seen from a container in a cgroup namespace of its own, the others are beside it.
+  const podOf = (pause: Partial<Row>, ours: string | undefined): readonly Row[] => [
+    { pid: 1, parent: 0, command: ['/pause'], cgroup: '/../pause', ...pause },
+    { pid: SELF, parent: 0, command: [NODE, MAIN, 'run'], ...(ours === undefined ? {} : { cgroup: ours }) },
+  ];
+  const hook: Row = { pid: 60, command: ['runc', 'init'], cgroup: '/' };
+  const app: Row = { pid: 61, command: ['runc', 'init'], cgroup: '/../app' };
+  const rows: readonly (readonly [title: string, rows: readonly Row[], sees: boolean])[] = [
+    ['a hook', [...podOf({}, '/'), hook], false],
+    ['an app, which begins in the same way', [...podOf({}, '/'), app], true],
+    ['both', [...podOf({}, '/'), hook, app], true],
+    ['nobody tells of containers', [...podOf({ cgroup: '/' }, '/'), hook], true],
+    ['nobody tells of ours', [...podOf({}, undefined), { pid: 60, command: ['job'] }], true],
+    ['no pod: what started us started the app too', [...podOf({ command: ['init'] }, '/'), hook], true],
+  ];
+  for (const [title, processes, sees] of rows) {
+    const seen = new AppProcesses('all', { proc: procOf(processes), self: SELF, program });
+    t.equal(await seen.sees(), sees, title);
+  }
+});
+
+t.test('an app that has little to do is seen all the same', async (t) => {
+  /** Lives from `from` to `to`, in ms since it is waited for. @returns when it was seen; null: never */
+  async function seenAt(
+    which: number | 'all',
+    from: number,
+    to: number,
+    told: boolean,
+  ): Promise<number | null> {
+    const proc = procOf(POD);
+    const newest = (pid: number): void => writeFileSync(join(proc, 'loadavg'), `0.1 0.1 0.1 1/9 ${pid}\n`);
+    newest(51);
+    const over = new AbortController();
+    let now = 0;
+    const pause = async (ms: number): Promise<void> => {
+      const before = now;
+      now += ms;
+      if (before < from && now >= from) {
+        addTo(proc, { pid: 60, command: ['true'] });
+        if (told) newest(60);
+      }
+      if (before < to && now >= to) rmSync(join(proc, '60'), { recursive: true });
+      if (now > 10_000) over.abort();
+    };
+    await new AppProcesses(which, { proc, self: SELF, program, pause }).come(over.signal);
+    return over.signal.aborted ? null : now;
+  }
+  for (const from of [20, 130, 1_000, 5_010]) {
+    const at = await seenAt('all', from, from + 40, true);
+    t.ok(at !== null && at < from + 40, `from ${from} ms: seen at ${at}`);
+  }
+  for (const which of ['all', 60] as const) {
+    const at = await seenAt(which, 1_000, 2_000, false);
+    t.ok(at !== null && at <= 1_200, `where nothing tells of new processes: seen at ${at}`);
+  }
+  t.equal(await seenAt('all', 20_000, 20_000, true), null, 'and waited for as long as it takes');
 });

@@ -3,9 +3,12 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { DEFAULT_INJECT_CONFIG } from '../../inject/inject-config.ts';
+import { injectPod } from '../../inject/inject-pod.ts';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
 import { call } from './harness/clients.ts';
 import { Mesh } from './harness/mesh.ts';
+import { freePort } from './harness/ports.ts';
 import { shop, shopPorts } from './harness/shop.ts';
 import { pause, until, within } from './harness/wait.ts';
 
@@ -78,5 +81,56 @@ t.test(
     t.match(said, /"cause":"the app is gone"/);
     t.match(said, /ended with 0/);
     t.ok(took < 2_000, `${took} ms`);
+  },
+);
+
+interface Container {
+  readonly name: string;
+  readonly env?: readonly { readonly name: string; readonly value?: string }[];
+  readonly lifecycle?: { readonly postStart?: { readonly exec: { readonly command: readonly string[] } } };
+}
+
+/** The containers of a Job's pod whose processes are shared, with a sidecar among them. */
+function jobContainers(): readonly Container[] {
+  const pod = {
+    metadata: { annotations: { 'sidecar.istio.io/nativeSidecar': 'false' } },
+    spec: { containers: [{ name: 'job' }], restartPolicy: 'Never', shareProcessNamespace: true },
+  };
+  const owner = { apiVersion: 'v1', kind: 'Pod', name: 'job', namespace: 'shop' };
+  const done = injectPod(pod, 'the pod', () => owner, DEFAULT_INJECT_CONFIG);
+  return (done.pod.spec as unknown as { containers: readonly Container[] }).containers;
+}
+
+t.test(
+  'an injected Job that is done in no time completes',
+  { skip: !isRoot && 'needs root, to make a pid namespace' },
+  async (t) => {
+    const { dir } = await mesh.certDir('web');
+    const health = String(await freePort());
+    const line = (...argv: readonly string[]): string =>
+      [process.execPath, MAIN, ...argv].map((part) => `'${part}'`).join(' ');
+    // As a kubelet: one container after the other, each once the one before has started and its hook has ended.
+    const steps = jobContainers().flatMap(({ name, env = [], lifecycle }) => {
+      if (name === 'job') return ['sleep 0.3 & job=$!'];
+      const set = env
+        .filter(({ name }) => name === 'OARLOCK_EXIT_WITH_APP')
+        .map((one) => `${one.name}=${one.value}`);
+      const run = line(...mesh.flags('shop/web', '--cert-dir', dir, '--health-port', health));
+      const [, ...hook] = lifecycle?.postStart?.exec.command ?? [];
+      return [
+        `${set.join(' ')} ${run} & sidecar=$!`,
+        ...(hook.length === 0 ? [] : [line(...hook, '--health-port', health)]),
+      ];
+    });
+    const script = [...steps, 'wait $job; wait $sidecar; echo "ended with $?"'].join('\n');
+    const child = spawn('unshare', ['--pid', '--fork', '--mount-proc', '--kill-child', 'sh', '-c', script], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    t.teardown(() => child.kill('SIGKILL'));
+    let said = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (piece: Buffer) => (said += piece));
+    await within('the pod to complete', new Promise((resolve) => child.once('close', resolve)));
+    t.match(said, /"cause":"the app is gone"/);
+    t.match(said, /ended with 0/);
   },
 );

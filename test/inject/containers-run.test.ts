@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { DEFAULT_INJECT_CONFIG } from '../../inject/inject-config.ts';
+import { DEFAULT_INJECT_CONFIG, type InjectConfig } from '../../inject/inject-config.ts';
 import { injectPod } from '../../inject/inject-pod.ts';
 import { files, paths } from '../../inject/volumes.ts';
 import { temporaryFolder } from '../ca-client/helper.ts';
@@ -22,13 +22,18 @@ const FIELDS: Readonly<Record<string, string>> = {
   'spec.serviceAccountName': 'web',
 };
 
-function containersOf(annotations: Readonly<Record<string, string>>, caAddress: string): readonly Any[] {
+function containersOf(
+  annotations: Readonly<Record<string, string>>,
+  caAddress: string,
+  more: Partial<InjectConfig> = {},
+): readonly Any[] {
   const pod = {
     metadata: { name: 'web-1', labels: { app: 'web' }, annotations },
     spec: { containers: [{ name: 'web', ports: [{ name: 'http', containerPort: 8080 }] }] },
   };
   const owner = { apiVersion: 'v1', kind: 'Pod', name: 'web-1', namespace: 'shop' };
-  const done = injectPod(pod, 'the pod', () => owner, { ...DEFAULT_INJECT_CONFIG, caAddress }).pod as Any;
+  const done = injectPod(pod, 'the pod', () => owner, { ...DEFAULT_INJECT_CONFIG, caAddress, ...more })
+    .pod as Any;
   return done.spec.initContainers;
 }
 
@@ -97,4 +102,17 @@ t.test('the rules take its arguments', async (t) => {
   const { code, stdout, stderr } = await runToEnd(t, [...init.args, '--dry-run', '--backend', 'nft']);
   t.equal(code, 0, stderr);
   for (const words of [/5000/, /10\.96\.0\.2/, /fd00::/, /eth1/, /net2/]) t.match(stdout, words);
+});
+
+t.test("and the operator's word, and what the environment says of them", async (t) => {
+  const [init] = containersOf({}, 'ca:15012', {
+    excludeIPRanges: '169.254.169.254/32',
+    excludeInboundPorts: 9100,
+    env: { OARLOCK_IPTABLES_IPV6: 'off', OARLOCK_IPTABLES_BACKEND: 'nft', OARLOCK_INBOUND_PORT: '16006' },
+  });
+  const env = Object.fromEntries(init.env.map(({ name, value }: Any) => [name, value]));
+  const { code, stdout, stderr } = await runToEnd(t, [...init.args, '--dry-run'], env);
+  t.equal(code, 0, stderr);
+  const ipv4Alone = /meta nfproto 10 counter return/;
+  for (const words of [/^# nft /m, ipv4Alone, /169\.254\.169\.254/, /9100/, /16006/]) t.match(stdout, words);
 });

@@ -153,6 +153,14 @@ t.test('the command', async (t) => {
       /imagee is not known; there are policy, image/,
     ],
     [['-f', file, '--inject-config', fileWith(t, 'cni: 1')], /cni must be true or false/],
+    [
+      ['-f', file, '--inject-config', fileWith(t, 'excludeOutboundPorts: 5432,http')],
+      /excludeOutboundPorts must be ports with commas/,
+    ],
+    [
+      ['-f', file, '--inject-config', fileWith(t, 'includeIPRanges: 10.0.0.1')],
+      /includeIPRanges must be \* or CIDR ranges with commas/,
+    ],
     [['-f', file, '--ca-address', 'nowhere'], /caAddress must be HOST:PORT/],
     [['-f', fileWith(t, 'kind: [')], /:1: /],
   ];
