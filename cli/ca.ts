@@ -1,4 +1,5 @@
 /** `oarlock ca`: the embedded CA's server, its tokens, and credentials as files. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, Option } from 'commander';
 import type { HostPort } from '../ca-client/address.ts';
@@ -198,6 +199,7 @@ async function token(options: TokenOptions): Promise<void> {
       import('../ca-client/file-store.ts'),
       import('../ca-client/ca-folder.ts'),
     ]);
+  if (!existsSync(dir)) throw new Error(`${dir} is not there: --dir names the folder of the CA that serves`);
   const keys = await openTokenKey(dir);
   const sign = () => signToken(keys, { namespace, serviceAccount }, ttlMs, Date.now());
   let told = '';
