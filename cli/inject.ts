@@ -62,12 +62,13 @@ function read(file: string, name: string): string {
   return bytes.toString('utf8');
 }
 
-/** Files one after the other, each beginning a document of its own. */
+/** Files one after the other, each beginning a document of its own. Kubectl looks at the first byte: a brace is JSON alone. */
 function joined(texts: readonly string[]): string {
   return texts
     .map((text, i) => {
       const ended = text === '' || text.endsWith('\n') ? text : `${text}\n`;
-      return i === 0 || ended.startsWith('---') ? ended : `---\n${ended}`;
+      const opens = ended.startsWith('---') || (i === 0 && !(texts.length > 1 && ended.startsWith('{')));
+      return opens ? ended : `---\n${ended}`;
     })
     .join('');
 }

@@ -116,9 +116,11 @@ function at<T>(where: string, work: () => T): T {
   }
 }
 
-/** The document's own text with the changes; where it repeats itself by anchors, written anew. */
+/** The document's own text with the changes; where it is JSON, or repeats itself by anchors, written anew. */
 function written(document: Document.Parsed, part: string, before: Json, after: Json): string {
   const separator = part.startsWith('---') ? '---\n' : '';
+  const body = part.slice(separator === '' ? 0 : 3).trimStart();
+  if (isJson(body)) return separator + jsonLike(body, after);
   const style = { lineWidth: 0, indentSeq: !/^( *)[\w./-]+: *\n\1- /m.test(part), directives: false };
   if (hasAliases(document)) {
     const anew = new Document(after, { ...OPTIONS, aliasDuplicateObjects: false });
@@ -127,6 +129,23 @@ function written(document: Document.Parsed, part: string, before: Json, after: J
   }
   for (const step of patchSteps(before, after)) apply(document, step);
   return separator + document.toString(style);
+}
+
+/** kubectl takes for JSON, and for nothing else, what begins with a brace. */
+function isJson(body: string): boolean {
+  if (!body.startsWith('{')) return false;
+  try {
+    JSON.parse(body);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Indented as `body` is, or in one line like it. */
+function jsonLike(body: string, value: Json): string {
+  const [, indent = ''] = /^\{[ \t]*\r?\n([ \t]*)/.exec(body) ?? [];
+  return `${JSON.stringify(value, null, indent)}\n`;
 }
 
 function hasAliases(document: Document.Parsed): boolean {

@@ -79,13 +79,23 @@ t.test('anchors, JSON, Windows lines', async (t) => {
   t.same(spec.nodeSelector, { app: 'x' });
   t.equal(metadata.labels.app, 'x');
   t.equal(spec.initContainers.length, 2);
-  const json = JSON.stringify({
+  const pod = {
     apiVersion: 'v1',
     kind: 'Pod',
     metadata: { name: 'x' },
     spec: { containers: [{ name: 'a' }] },
-  });
-  t.equal(parse(inject(json).text).spec.initContainers.length, 2);
+  };
+  for (const indent of [undefined, 2, 4, '\t']) {
+    const json = JSON.stringify(pod, null, indent);
+    const { text, values } = inject(json);
+    t.equal(text, `${JSON.stringify(JSON.parse(text), null, indent)}\n`, 'JSON stays JSON, in its own shape');
+    t.same(JSON.parse(text), values[0]);
+    t.match(inject(`---\n${json}`).text, /^---\n\{/);
+  }
+  const flow = inject(
+    '{apiVersion: v1, kind: Pod, metadata: {name: x}, # a comment\nspec: {containers: [{name: a}]}}',
+  );
+  t.match(flow.text, /# a comment/, 'YAML that only looks like it stays YAML');
   const windows = `${service}---\n${deployment}`.replaceAll('\n', '\r\n');
   t.equal(parseAllDocuments(inject(windows).text).length, 2);
 });
@@ -144,6 +154,10 @@ t.test('the command', async (t) => {
     'i:3',
     'a flag beats the file, the file the default',
   );
+
+  const json = fileWith(t, JSON.stringify({ apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'x' } }));
+  const both = await runToEnd(t, ['inject', '-f', json, '-f', json]);
+  t.match(both.stdout, /^---\n\{.*\}\n---\n\{.*\}$/, 'kubectl takes for JSON alone what begins with a brace');
 
   const rows: readonly (readonly [args: readonly string[], words: RegExp])[] = [
     [[], /--filename/],
