@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events';
 import { Agent, createServer, type IncomingMessage, request, type ServerResponse } from 'node:http';
-import { connect, createServer as createTcpServer } from 'node:net';
+import { connect, createServer as createTcpServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -81,11 +81,14 @@ const tcp = createTcpServer({ allowHalfOpen: true }, (socket) => {
 /** A request that nobody may send twice, and so not hide a lost race behind a second try. */
 async function post(url: string, agent: Agent): Promise<void> {
   const outgoing = request(url, { agent, method: 'POST' });
-  outgoing.end('x');
+  outgoing.on('error', ignore).end('x');
   const [answer] = (await once(outgoing, 'response')) as [IncomingMessage];
   const body = await textOf(answer);
   if (answer.statusCode !== 200) throw new Error(`${answer.statusCode} ${body}`);
 }
+
+/** Whoever waits for the answer, or reads it, hears of it too. */
+function ignore(): void {}
 
 async function textOf(answer: IncomingMessage): Promise<string> {
   let text = '';
@@ -121,7 +124,7 @@ async function loop(kind: string, url: string, keepAlive: boolean): Promise<void
 /** One that is whole only if all its lines are there, in order, and its end is. */
 async function download(host: string, replica: string): Promise<void> {
   const outgoing = request(`http://${host}/download`, { agent: false });
-  outgoing.end();
+  outgoing.on('error', ignore).end();
   const [answer] = (await once(outgoing, 'response')) as [IncomingMessage];
   const lines = linesOf(answer);
   const { value: first } = await lines.next();
@@ -142,9 +145,13 @@ async function download(host: string, replica: string): Promise<void> {
   });
 }
 
+function connectTo(host: string): Socket {
+  return connect({ host: host.replace(/[[\]]/g, ''), port: echo });
+}
+
 /** What it says comes back, line by line, and its end behind that. */
 async function converse(host: string, replica: string): Promise<void> {
-  const socket = connect({ host: host.replace(/[[\]]/g, ''), port: echo });
+  const socket = connectTo(host);
   const lines = linesOf(socket);
   const { value: first } = await lines.next();
   if (first !== replica) {
@@ -202,12 +209,19 @@ async function hold(call: typeof download, replica: string): Promise<void> {
 
 // ---- what it is told
 
-const commands: Readonly<Record<string, (argument: string) => Promise<void>>> = {
+const commands: Readonly<Record<string, (argument: string, ...more: string[]) => Promise<void>>> = {
   /** Begins a download and a conversation with one replica. */
   hold: async (replica) => {
     await hold(download, replica);
     await hold(converse, replica);
     say({ held: replica });
+  },
+  /** Begins so many conversations with one replica at once, at its own address. */
+  crowd: async (replica, host = '', length = '') => {
+    const all = Array.from({ length: Number(length) }, () => converse(host, replica));
+    for (const one of await Promise.allSettled(all))
+      if (one.status === 'rejected') say({ failed: `in a crowd: ${(one.reason as Error).message}` });
+    say({ crowded: replica });
   },
   /** Says so when more of each kind went well. */
   more: async () => {
@@ -257,7 +271,9 @@ const loops = calls.flatMap((host) => [
   loop('fresh', `http://${host}/`, false),
 ]);
 createInterface({ input: process.stdin }).on('line', (line) => {
-  const [command = '', argument = ''] = line.split(' ');
-  commands[command]?.(argument).catch((error: Error) => say({ failed: `${line}: ${error.message}` }));
+  const [command = '', argument = '', ...more] = line.split(' ');
+  commands[command]?.(argument, ...more).catch((error: Error) =>
+    say({ failed: `${line}: ${error.message}` }),
+  );
 });
 say({ listening: true });

@@ -58,6 +58,35 @@ export class RolledPod {
     await this.#ask(`hold ${replica.pod.name}`, { held: replica.pod.name });
   }
 
+  /** Has its app begin so many more conversations with it at once, at its own address, where nobody else is. */
+  async crowd({ pod }: RolledPod, size: number): Promise<void> {
+    await this.#ask(`crowd ${pod.name} ${pod.ipv4} ${size}`, { crowded: pod.name });
+  }
+
+  /** Has its sidecar do nothing until it is thawed, as on a node that is too busy. */
+  freeze(): void {
+    this.sidecar.child.kill('SIGSTOP');
+  }
+
+  thaw(): void {
+    this.sidecar.child.kill('SIGCONT');
+  }
+
+  /** Connections that the kernel has accepted for the sidecar's inbound port, and the sidecar not yet. */
+  async queued(): Promise<number> {
+    const listening = await this.pod.must([
+      'ss',
+      '--no-header',
+      '--listening',
+      '--tcp',
+      'sport',
+      '=',
+      ':15006',
+    ]);
+    const sizes = listening.split('\n').map((line) => Number(line.split(/\s+/)[1] ?? 0));
+    return sizes.reduce((sum, size) => sum + size, 0);
+  }
+
   /** Waits until more of each kind of its calls went well. */
   async goesOn(): Promise<void> {
     await this.#ask('more', { more: true });

@@ -5,13 +5,15 @@ import { stageImage } from '../harness/pods-image.ts';
 import { PodMesh } from '../harness/pods-mesh.ts';
 import { modeYaml, podYaml, serviceYaml, VIPS } from '../harness/pods-resources.ts';
 import { RolledPod } from '../harness/pods-rolled.ts';
-import { pause, within } from '../harness/wait.ts';
+import { pause, until, within } from '../harness/wait.ts';
 
 t.setTimeout(120_000);
 needPods(t);
 
 /** How soon after SIGTERM callers learn that an endpoint has gone (ms). */
 const NEWS_COMES = 100;
+/** Of connections before a door that closes. */
+const CROWD = 20;
 const HTTP = { name: 'http', port: 80, targetPort: 8080 };
 const ECHO = { name: 'tcp-echo', port: 7000, targetPort: 7000 };
 const LISTENS = { http: HTTP.targetPort, echo: ECHO.targetPort };
@@ -74,26 +76,29 @@ async function end(t: Test, gone: RolledPod): Promise<void> {
 /** It serves on until callers have the news. */
 const DELAY = ['--drain-delay', '1s'];
 const [a, b] = await Promise.all([
-  up('orders-a', { app: 'orders' }, ...DELAY),
+  up('orders-a', TUNNELLED, ...DELAY, '--concurrency', '2'),
   // It does not: callers meet a closed port, and go elsewhere.
-  up('orders-b', TUNNELLED, '--concurrency', '2'),
+  up('orders-b', { app: 'orders' }),
 ]);
 const web = await up('web', { app: 'web' }, ...DELAY);
 
-/** Takes a replica out in the midst of calls that last longer than its sidecar takes new ones. */
-async function replace(t: Test, gone: RolledPod): Promise<void> {
+/**
+ * Takes a replica out in the midst of calls that last longer than its sidecar takes new ones.
+ * @param stop has it terminated; how many more such calls have begun meanwhile
+ */
+async function replace(t: Test, gone: RolledPod, stop: () => Promise<number>): Promise<void> {
   const { mark } = web.sidecar;
   const { whole } = web;
   await web.hold(gone);
   await web.goesOn();
-  await terminate(gone);
+  const more = await stop();
   await gone.sidecar.logged({ msg: /^drain begins/ });
   await web.sidecar.logged({ msg: 'resources are in force' }, mark);
   await web.goesOn();
   await Promise.all([gone.finish(), web.finish()]);
   await end(t, gone);
   await web.goesOn();
-  t.equal(web.whole, whole + 2, 'what was under way ended whole');
+  t.equal(web.whole, whole + 2 + more, 'what was under way ended whole');
   t.same(web.failures, []);
 }
 
@@ -101,12 +106,20 @@ let c = a;
 
 t.test('a replica that serves on for a while is replaced', async (t) => {
   c = await up('orders-c', TUNNELLED, ...DELAY);
-  await replace(t, a);
+  await replace(t, a, () => terminate(a).then(() => 0));
 });
 
-t.test('a replica whose sidecar closes its door at once is replaced', async (t) => {
+t.test('a replica whose sidecar closes its door at once, on a crowd before it, is replaced', async (t) => {
   await up('orders-d', { app: 'orders' }, ...DELAY);
-  await replace(t, b);
+  await replace(t, b, async () => {
+    b.freeze();
+    const crowd = web.crowd(b, CROWD);
+    await until('all to wait at its door', async () => (await b.queued()) >= CROWD);
+    const terminated = terminate(b);
+    b.thaw();
+    await Promise.all([terminated, crowd]);
+    return CROWD;
+  });
 });
 
 t.test('their caller is replaced: its app calls on until it ends, over its own sidecar', async (t) => {
