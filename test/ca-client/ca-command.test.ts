@@ -142,13 +142,20 @@ t.test('bad usage and bad input exit with 2 and one clear line', async (t) => {
     [/--renew needs --out/, ['token', '--dir', dir, ...account, '--renew']],
     [/--out/, ['issue', '--dir', dir, ...account]],
     [
-      /no SPIFFE identity/,
+      /no service account/,
       ['issue', '--dir', dir, '--namespace', 'a/b', '--service-account', 'c', '--out', dir],
     ],
+    [
+      /no service account/,
+      ['issue', '--dir', dir, '--namespace', 'Shop', '--service-account', 'a_b', '--out', dir],
+    ],
+    [/EEXIST.*root-cert\.pem/, ['issue', '--dir', dir, ...account, '--out', join(dir, 'root-cert.pem')]],
   ];
   const answers = await Promise.all(rows.map(([, args]) => run(...args)));
   for (const [i, [words, args]] of rows.entries()) {
     t.match(answers[i], { status: 2, out: '', err: words }, args.join(' '));
     t.equal(answers[i]?.err.trim().split('\n').length, 1, 'one line');
   }
+  const issued = readFileSync(join(dir, 'issued.jsonl'), 'utf8').trim().split('\n');
+  t.equal(issued.length, 1, 'nothing is handed out to nowhere');
 });

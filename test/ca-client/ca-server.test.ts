@@ -70,11 +70,11 @@ t.test('validity is bounded by --ttl', async (t) => {
   const rows: readonly (readonly [number, number])[] = [
     [24 * HOUR, HOUR],
     [60_000, 60_000],
-    [1_000, 1_000],
+    [12_000, 12_000],
   ];
   for (const [wish, granted] of rows) {
     const { notAfter } = await client(token, wish).obtain(never);
-    t.ok(Math.abs(notAfter - Date.now() - granted) < 3_000, `${wish} ms gets ${notAfter - Date.now()} ms`);
+    t.ok(Math.abs(notAfter - Date.now() - granted) < 6_000, `${wish} ms gets ${notAfter - Date.now()} ms`);
   }
 });
 
@@ -209,7 +209,7 @@ t.test('metadata that is no bearer token', async (t) => {
 });
 
 t.test('the server renews its own certificate without a pause', async (t) => {
-  const world = await running(t, { serverTtlMs: 2_000 });
+  const world = await running(t, { serverTtlMs: 4_000 });
   const serial = () =>
     new Promise<string>((resolve, reject) => {
       const socket = connect(
@@ -222,13 +222,13 @@ t.test('the server renews its own certificate without a pause', async (t) => {
       socket.on('error', reject);
     });
   const seen = new Set<string>();
-  const end = Date.now() + 4_500;
-  while (Date.now() < end) {
+  const end = Date.now() + 30_000;
+  while (seen.size < 3 && Date.now() < end) {
     seen.add(await serial());
     await world.client(world.token).obtain(never);
     await new Promise((resolve) => setTimeout(resolve, 150));
   }
-  t.ok(seen.size >= 3, `${seen.size} certificates, each valid when asked`);
+  t.equal(seen.size, 3, 'three certificates, each valid when asked');
 });
 
 t.test('an address in use is a clear error', async (t) => {

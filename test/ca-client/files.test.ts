@@ -59,7 +59,7 @@ function keeping(t: Tap, dir: string, pollMs = 100) {
   keeper.start();
   t.teardown(() => keeper.stop());
   async function until(done: () => boolean): Promise<boolean> {
-    const end = Date.now() + 10_000;
+    const end = Date.now() + 30_000;
     while (!done() && Date.now() < end) await pause(10);
     return done();
   }

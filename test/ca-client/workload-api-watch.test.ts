@@ -217,7 +217,7 @@ t.test('a socket that comes is news, however long the keeper would wait', async 
 
 t.test('an agent that hangs is found out before the set expires', async (t) => {
   const server = await WorkloadApiServer.start(t);
-  server.svids = message([await one.svid('/orders', { from: -1, until: 3 })]);
+  server.svids = message([await one.svid('/orders', { from: -10, until: 6 })]);
   const kept = new Kept(t, { socket: server.path, deadlineMs: 300 });
   const { serial } = await kept.set(1);
   // the stream stays open and silent; it is asked anew when a fifth of the time is left, and does not answer then
