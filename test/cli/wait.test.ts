@@ -54,10 +54,10 @@ const rows: readonly (readonly [
   ['by URL', (port) => ['--url', `http://localhost:${port}/healthz/ready`], ready, 0, /^$/],
   [
     'not in time',
-    (port) => ['--health-port', `${port}`, '--timeout', '300ms'],
+    (port) => ['--health-port', `${port}`, '--timeout', '1500ms'],
     missing('credentials'),
     1,
-    /not ready after 0.3 s: still waiting for credentials$/,
+    /not ready after 1.5 s: still waiting for credentials$/,
   ],
   [
     'no answer',
@@ -79,7 +79,7 @@ const rows: readonly (readonly [
   ],
   [
     'somebody else',
-    (port) => ['--url', `http://127.0.0.1:${port}/`, '--timeout', '200ms'],
+    (port) => ['--url', `http://127.0.0.1:${port}/`, '--timeout', '1500ms'],
     ready,
     1,
     /it answers 404$/,
@@ -96,7 +96,7 @@ for (const [title, flags, answer, status, said] of rows) {
 }
 
 t.test('nobody there', async (t) => {
-  const flags = ['--health-port', `${await freePort()}`, '--timeout', '200ms'];
+  const flags = ['--health-port', `${await freePort()}`, '--timeout', '2s'];
   const { code, stderr } = await runToEnd(t, ['wait', ...flags]);
   t.equal(code, 1);
   t.match(stderr, /still waiting for the sidecar to start: ECONNREFUSED at http/);

