@@ -159,6 +159,25 @@ t.test('each metric has its row, and each row its metric', async (t) => {
   }
 });
 
+t.test('what pages ask of a metric are labels that it has: any other finds nothing', async (t) => {
+  const text = page('docs/METRICS.md');
+  let asked = 0;
+  for (const [name, body] of pages) {
+    for (const [query, metric = '', labels = ''] of body.matchAll(
+      /((?:istio|oarlock)_[a-z_]+)\{([a-z][^}]*)\}/g,
+    )) {
+      asked++;
+      const [, , , cell = ''] = rowOf(text, metric)?.split('|') ?? [];
+      for (const [, label = ''] of labels.matchAll(/([a-z_]+)(?=[,=]|$)/g)) {
+        const has =
+          cell.includes(`\`${label}\``) || (cell.includes("Istio's") && rowOf(text, label) !== undefined);
+        t.ok(has, `${name}: ${query}: ${label}`);
+      }
+    }
+  }
+  t.ok(asked > 5, 'queries were found');
+});
+
 t.test('every port that is served stands in the table of ARCHITECTURE.md', async (t) => {
   for (const name of ['outbound', 'inbound', 'hbone', 'admin', 'metrics', 'health', 'ca'] as const) {
     t.match(page('docs/ARCHITECTURE.md'), new RegExp(`^\\| ${ports[name]} \\|`, 'm'), name);
