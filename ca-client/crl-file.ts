@@ -1,6 +1,8 @@
 /** The revocation lists of one file (`--crl`), watched: the last good ones stay in force. */
-import { CrlError, type ListIssuer, MAX_CRL_BYTES, RevocationLists } from '../mesh/crl.ts';
+import { CrlError, MAX_CRL_BYTES, RevocationLists } from '../mesh/crl.ts';
 import { describeName } from '../mesh/distinguished-name.ts';
+import type { ListIssuer, RevocationList } from '../mesh/revocation-list.ts';
+import { succeed } from './crl-succession.ts';
 import { CredentialsError } from './source.ts';
 import { type FileContent, watchedFiles } from './watch-files.ts';
 
@@ -9,8 +11,8 @@ export interface CrlFileOptions {
   /** The file holds other lists: they are in force from now on. */
   readonly onLists: (current: ReadLists) => void;
   /**
-   * The file went away, holds nothing usable, or a list in force should have had a successor by now: once each time
-   * that changes. The last good lists stay.
+   * The file went away, holds nothing usable, an older edition or one of the future, or a list in force should have had
+   * a successor by now: once each time that changes. The last good lists stay.
    */
   readonly onProblem: (message: string) => void;
   /**
@@ -26,7 +28,7 @@ export interface CrlFileOptions {
 
 export interface ReadLists {
   readonly lists: RevocationLists;
-  /** The text or DER they were read from, for whoever reads them in another thread. */
+  /** The same as PEM or DER, for whoever reads them in another thread. */
   readonly bytes: Buffer;
 }
 
@@ -40,34 +42,51 @@ export interface CrlFile {
   close(): void;
 }
 
+const BEGIN = '-----BEGIN X509 CRL-----';
+const END = '-----END X509 CRL-----';
 /** Node's longest timer. */
 const MAX_TIMER_MS = 2_147_483_647;
 
 /**
- * Reads the file and watches it from then on. At the start a file that is missing or not usable is an error: to go
- * on would be to let the revoked in. Later the last good lists stay in force, however long, and the problem is told.
+ * Reads the file and watches it from then on. At the start a file that is missing, not usable, or ahead of its time is
+ * an error: to go on would be to let the revoked in. Later the last good lists stay in force, however long, and the
+ * problem is told; so does the newest edition of each CA's list. Only a start takes whatever edition is there.
  * @throws CredentialsError
  */
 export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
   const { file, pollMs } = options;
   const files = watchedFiles({ paths: [file], pollMs, maxBytes: MAX_CRL_BYTES });
-  let current = readLists(await files.read(), file);
+  let contents = await files.read();
+  let current = readLists(contents, file);
+  const early = wordsOn(succeed([], current.lists.lists, [], Date.now()).passedOver, file);
+  if (early !== null) throw new CredentialsError(early);
   /** Of the file as it is now; what is in force may be older. */
   let fault: string | null = null;
   let problem: string | null = null;
   let closed = false;
   let aging: NodeJS.Timeout | null = null;
+  /** When a list of the file that is of the future begins to count. */
+  let nextStart = Number.POSITIVE_INFINITY;
 
   async function reload(): Promise<void> {
-    const contents = await files.read();
-    if (closed) return;
+    contents = await files.read();
+    if (!closed) use();
+  }
+
+  function use(): void {
+    nextStart = Number.POSITIVE_INFINITY;
     try {
       const read = readLists(contents, file);
-      checkSuccession(current.lists, read.lists, options.authorities?.() ?? [], file);
-      const changed = !read.bytes.equals(current.bytes);
-      current = read;
-      fault = null;
-      if (changed) options.onLists(read);
+      const authorities = options.authorities?.() ?? [];
+      const next = succeed(current.lists.lists, read.lists.lists, authorities, Date.now());
+      const heir = next.passedOver.length === 0 ? read : made(next.lists, file);
+      checkSuccession(current.lists, heir.lists, authorities, file);
+      nextStart = next.nextStart;
+      fault = wordsOn(next.passedOver, file);
+      if (!areSame(current.lists.lists, heir.lists.lists)) {
+        current = heir;
+        options.onLists(heir);
+      }
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
       fault = `${error.message}; the lists read before stay in force`;
@@ -86,7 +105,8 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
       else options.onProblem(next);
     }
     if (aging !== null) clearTimeout(aging);
-    aging = setTimeout(tell, untilNextUpdate(current.lists, now)).unref();
+    const wait = Math.min(untilNextUpdate(current.lists, now), Math.max(nextStart - now, 0), MAX_TIMER_MS);
+    aging = setTimeout(use, wait).unref();
   }
 
   tell();
@@ -105,6 +125,26 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
       stop();
     },
   };
+}
+
+/** @param passedOver as `succeed` tells */
+function wordsOn([first, ...others]: readonly string[], file: string): string | null {
+  if (first === undefined) return null;
+  const more = others.length === 0 ? '' : `; and ${others.length} more`;
+  return `revocation lists: in ${file} that of ${first}${more}`;
+}
+
+/** @throws CredentialsError where those of the file and those that stay are too much together */
+function made(lists: readonly RevocationList[], file: string): ReadLists {
+  const text = lists.map(({ facts }) => `${BEGIN}\n${facts.der.toString('base64')}\n${END}\n`).join('');
+  return parse(Buffer.from(text), file);
+}
+
+function areSame(before: readonly RevocationList[], after: readonly RevocationList[]): boolean {
+  return (
+    before.length === after.length &&
+    before.every(({ facts }, i) => after[i]?.facts.der.equals(facts.der) === true)
+  );
 }
 
 /** @throws CredentialsError where a CA's list would be gone */
@@ -150,10 +190,10 @@ function staleness(lists: RevocationLists, file: string, now: number): string | 
   );
 }
 
-/** Milliseconds until a list is due, and no more than a timer takes. */
+/** Milliseconds until a list is due. */
 function untilNextUpdate(lists: RevocationLists, now: number): number {
   const due = lists.summaries.map(({ nextUpdate }) => nextUpdate ?? Number.POSITIVE_INFINITY);
-  return Math.min(...due.filter((at) => at > now).map((at) => at - now), MAX_TIMER_MS);
+  return Math.min(...due.filter((at) => at > now).map((at) => at - now));
 }
 
 function readLists([content]: readonly FileContent[], file: string): ReadLists {
@@ -163,6 +203,11 @@ function readLists([content]: readonly FileContent[], file: string): ReadLists {
       `revocation lists: ${content?.problem ?? `${file} is not there: create it, or leave out --crl`}`,
     );
   }
+  return parse(bytes, file);
+}
+
+/** @throws CredentialsError */
+function parse(bytes: Buffer, file: string): ReadLists {
   try {
     return { lists: RevocationLists.read(bytes), bytes };
   } catch (error) {

@@ -1,11 +1,22 @@
 /** Reads one revocation list from its DER, and refuses those that say more than we honour (RFC 5280 §5). */
 import { type Extension, extensionsOf, readAuthorityKeyId } from './certificate-extensions.ts';
-import { BIT_STRING, Cursor, DerError, ENUMERATED, GENERALIZED_TIME, SEQUENCE, UTC_TIME } from './der.ts';
+import {
+  BIT_STRING,
+  Cursor,
+  DerError,
+  ENUMERATED,
+  GENERALIZED_TIME,
+  INTEGER,
+  SEQUENCE,
+  UTC_TIME,
+} from './der.ts';
 import { comparableName } from './distinguished-name.ts';
 import { isStrongSignature, readSignatureAlgorithm } from './signature-algorithm.ts';
 
 /** What is read of one list. Nothing here says that its CA signed it. */
 export interface ListFacts {
+  /** The whole list. */
+  readonly der: Buffer;
   /** Distinguished name, DER: a view of the bytes that were read; and as `comparableName` has it. */
   readonly issuer: Buffer;
   readonly issuerName: string;
@@ -16,6 +27,8 @@ export interface ListFacts {
   readonly serials: ReadonlySet<string>;
   /** Hex; null where absent. */
   readonly authorityKeyId: string | null;
+  /** Of its edition (RFC 5280 §5.2.3); null where absent. */
+  readonly number: bigint | null;
   readonly signatureAlgorithm: string;
   /** What is signed, and the signature. */
   readonly tbs: Buffer;
@@ -26,6 +39,9 @@ export interface ListFacts {
 export const MAX_ENTRIES = 1_000_000;
 
 const AUTHORITY_KEY_ID = '2.5.29.35';
+const CRL_NUMBER = '2.5.29.20';
+/** RFC 5280 §5.2.3: readers must take as many, and writers must not use more. */
+const MAX_NUMBER_BYTES = 20;
 const DELTA_INDICATOR = '2.5.29.27';
 const ISSUING_DISTRIBUTION_POINT = '2.5.29.28';
 const REASON_CODE = '2.5.29.21';
@@ -38,8 +54,9 @@ const REMOVE_FROM_CRL = 8;
  */
 export function readList(der: Uint8Array, maxEntries: number): ListFacts {
   const file = new Cursor(der);
-  const list = file.enter(SEQUENCE);
+  const whole = file.element(SEQUENCE);
   file.finish();
+  const list = new Cursor(whole).enter(SEQUENCE);
   const tbs = list.element(SEQUENCE);
   const outerAlgorithm = list.element(SEQUENCE);
   const signature = readSignature(list);
@@ -61,15 +78,16 @@ export function readList(der: Uint8Array, maxEntries: number): ListFacts {
   const nextUpdate = hasNext ? content.time() : null;
   const entries = content.peek() === SEQUENCE ? content.enter(SEQUENCE) : null;
   const serials = entries === null ? new Set<string>() : readEntries(entries, maxEntries);
-  const authorityKeyId = content.peek() === 0xa0 ? readListExtensions(content.enter(0xa0)) : null;
+  const extensions = content.peek() === 0xa0 ? readListExtensions(content.enter(0xa0)) : NO_EXTENSIONS;
   content.finish();
   return {
+    der: whole,
     issuer,
     issuerName,
     thisUpdate,
     nextUpdate,
     serials,
-    authorityKeyId,
+    ...extensions,
     signatureAlgorithm,
     tbs,
     signature,
@@ -116,9 +134,11 @@ function checkEntryExtension({ oid, critical, value }: Extension): void {
 
 const DELTA = 'a delta list, which tells changes only: give the complete one';
 
-/** @returns the key identifier of the CA that signed it, where it tells one */
-function readListExtensions(wrapped: Cursor): string | null {
-  let keyId: string | null = null;
+type ListExtensions = Pick<ListFacts, 'authorityKeyId' | 'number'>;
+const NO_EXTENSIONS: ListExtensions = { authorityKeyId: null, number: null };
+
+function readListExtensions(wrapped: Cursor): ListExtensions {
+  let { authorityKeyId, number } = NO_EXTENSIONS;
   for (const { oid, critical, value } of extensionsOf(wrapped)) {
     if (oid === DELTA_INDICATOR) throw new DerError(DELTA);
     if (oid === ISSUING_DISTRIBUTION_POINT) {
@@ -126,8 +146,18 @@ function readListExtensions(wrapped: Cursor): string | null {
         'a list for a part of the certificates (issuingDistributionPoint): give the complete one',
       );
     }
-    if (oid === AUTHORITY_KEY_ID) keyId = readAuthorityKeyId(value);
+    if (oid === AUTHORITY_KEY_ID) authorityKeyId = readAuthorityKeyId(value);
+    else if (oid === CRL_NUMBER) number = readNumber(value);
     else if (critical) throw new DerError(`the critical extension ${oid}, which we do not know`);
   }
-  return keyId;
+  return { authorityKeyId, number };
+}
+
+function readNumber(value: Cursor): bigint {
+  const digits = value.enter(INTEGER);
+  value.finish();
+  if (digits.length === 0 || digits.length > MAX_NUMBER_BYTES || digits.peek() >= 0x80) {
+    throw new DerError(`a number (cRLNumber) that is negative or longer than ${MAX_NUMBER_BYTES} bytes`);
+  }
+  return BigInt(`0x${digits.hex()}`);
 }

@@ -1,17 +1,9 @@
 /** Revocation lists (RFC 5280 §5): which certificates their CAs have taken back. */
-import { createHash, type KeyObject } from 'node:crypto';
 import { keyUsage } from './certificate-extensions.ts';
-import type { CertificateFacts } from './certificates.ts';
 import { type ListFacts, MAX_ENTRIES, readList } from './crl-reader.ts';
 import { DerError } from './der.ts';
-import { comparableName, describeName } from './distinguished-name.ts';
-import { verifySignature } from './signature-algorithm.ts';
-
-/** The CA whose list is asked for. */
-export interface ListIssuer {
-  readonly facts: CertificateFacts;
-  readonly publicKey: KeyObject;
-}
+import { describeName } from './distinguished-name.ts';
+import { type ListIssuer, nameOf, newestFirst, RevocationList } from './revocation-list.ts';
 
 /** What the lists say of one certificate: `unlisted` where its CA has no list here. */
 export type RevocationVerdict = 'good' | 'unlisted' | RevokedVerdict;
@@ -38,14 +30,6 @@ export class CrlError extends Error {
 
 export const MAX_CRL_BYTES = 8_388_608;
 const MAX_LISTS = 256;
-/** Keys remembered for a list: of one name and key identifier there is one CA, and seldom its renewal. */
-const MAX_KEYS = 16;
-
-/** A list and which keys have signed it, by the SHA-256 of the key. */
-interface List {
-  readonly facts: ListFacts;
-  readonly signedBy: Map<string, boolean>;
-}
 
 /**
  * The lists of one file, unchanging. A CA without a list here revokes nothing: its certificates pass, as ztunnel has
@@ -56,19 +40,18 @@ interface List {
 export class RevocationLists {
   static readonly none = new RevocationLists([]);
   /**
-   * By issuer's name, newest first. Names are compared as RFC 5280 §7.1 has it, not byte by byte as in a chain: here a
-   * name that is missed would let the revoked in, and it is the key that decides.
+   * By issuer's name, newest edition first. Names are compared as RFC 5280 §7.1 has it, not byte by byte as in a chain:
+   * here a name that is missed would let the revoked in, and it is the key that decides.
    */
-  readonly #byIssuer = new Map<string, List[]>();
+  readonly #byIssuer: ReadonlyMap<string, readonly RevocationList[]>;
+  /** As they stand in the file. */
+  readonly lists: readonly RevocationList[];
   readonly summaries: readonly ListSummary[];
 
   private constructor(lists: readonly ListFacts[]) {
-    for (const facts of lists.toSorted((a, b) => b.thisUpdate - a.thisUpdate)) {
-      const list: List = { facts, signedBy: new Map() };
-      const same = this.#byIssuer.get(facts.issuerName);
-      if (same === undefined) this.#byIssuer.set(facts.issuerName, [list]);
-      else same.push(list);
-    }
+    this.lists = lists.map((facts) => new RevocationList(facts));
+    const byIssuer = Map.groupBy(this.lists, ({ facts }) => facts.issuerName);
+    this.#byIssuer = new Map([...byIssuer].map(([name, same]) => [name, newestFirst(same)]));
     this.summaries = lists.map(({ issuer, thisUpdate, nextUpdate, serials }) => ({
       issuer: describeName(issuer),
       thisUpdate,
@@ -111,32 +94,21 @@ export class RevocationLists {
    */
   check(serial: string, issuer: ListIssuer): RevocationVerdict {
     if (this.#byIssuer.size === 0) return 'unlisted';
-    const name = readableName(issuer.facts.subject);
+    const name = nameOf(issuer);
     if (name === null) return unusable("its issuer's name cannot be held against revocation lists");
     for (const list of this.#byIssuer.get(name) ?? []) {
-      const { authorityKeyId, serials } = list.facts;
-      const { subjectKeyId, keyUsage: usage } = issuer.facts;
-      const claimed = authorityKeyId !== null && authorityKeyId === subjectKeyId;
-      if (authorityKeyId !== null && subjectKeyId !== null && !claimed) continue;
-      if (!signedBy(list, issuer.publicKey)) {
-        if (claimed) return unusable("its issuer's revocation list does not bear its issuer's signature");
-        continue;
+      const signer = list.signer(issuer);
+      if (signer === 'another') continue;
+      if (signer === 'forged') {
+        return unusable("its issuer's revocation list does not bear its issuer's signature");
       }
+      const { keyUsage: usage } = issuer.facts;
       if (usage !== null && (usage & keyUsage.cRLSign) === 0) {
         return unusable('its issuer has a revocation list but lacks cRLSign in its key usage');
       }
-      return serials.has(serial) ? revoked(serial, list.facts) : 'good';
+      return list.facts.serials.has(serial) ? revoked(serial, list.facts) : 'good';
     }
     return 'unlisted';
-  }
-}
-
-function readableName(der: Buffer): string | null {
-  try {
-    return comparableName(der);
-  } catch (error) {
-    if (error instanceof DerError) return null;
-    throw error;
   }
 }
 
@@ -150,19 +122,6 @@ function revoked(serial: string, { thisUpdate }: ListFacts): RevokedVerdict {
 
 function unusable(detail: string): RevokedVerdict {
   return { reason: 'bad_certificate', detail };
-}
-
-/** Verified once a key, for a list may be megabytes long. */
-function signedBy({ facts, signedBy: known }: List, key: KeyObject): boolean {
-  const print = createHash('sha256')
-    .update(key.export({ type: 'spki', format: 'der' }))
-    .digest('base64');
-  const before = known.get(print);
-  if (before !== undefined) return before;
-  const verdict = verifySignature(facts.signatureAlgorithm, facts.tbs, key, facts.signature);
-  if (known.size >= MAX_KEYS) known.clear();
-  known.set(print, verdict);
-  return verdict;
 }
 
 function readOne(der: Uint8Array, maxEntries: number, what: string): ListFacts {
