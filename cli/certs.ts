@@ -56,7 +56,7 @@ function page(view: CertsView, now: number): readonly string[] {
       ['state', stateText(view, now)],
       ['source', view.origin ?? rotation?.source ?? 'none'],
       ...(rotation === null ? [] : rotationRows(rotation, now)),
-      ...(crl === null ? [] : [['revocation', crlText(crl)]]),
+      ...(crl === null ? [] : crlRows(crl)),
       ...fetched.map((one) => ['bundle', bundleText(one, now)]),
     ]),
     'Chain',
@@ -118,14 +118,14 @@ function bundleText({ url, roots, fetchedAt, failures, lastError }: FetchedView,
   return `${url}: ${roots} roots, ${age}${failing}`;
 }
 
-function crlText({ file, lists, error }: NonNullable<CertsView['crl']>): string {
+function crlRows({ file, lists, error }: NonNullable<CertsView['crl']>): readonly (readonly string[])[] {
   const entries = lists.reduce((sum, list) => sum + list.entries, 0);
   const stale = lists.filter((list) => list.stale).length;
-  return [
-    `${file}: ${lists.length} ${lists.length === 1 ? 'list' : 'lists'}, ${entries} revoked`,
-    ...(stale === 0 ? [] : [`${stale} stale`]),
-    ...(error === null ? [] : [`the file now there is not in force: ${error}`]),
-  ].join('; ');
+  const counted = `${file}: ${lists.length} ${lists.length === 1 ? 'list' : 'lists'}, ${entries} revoked`;
+  const rows = [['revocation', stale === 0 ? counted : `${counted}; ${stale} stale`]];
+  // It says itself whether the file, or what is in force, is meant.
+  if (error !== null) rows.push(['problem', error]);
+  return rows;
 }
 
 /** Leaf, intermediates, and the roots of our own trust bundle. */

@@ -78,7 +78,7 @@ export interface CrlView {
     /** `nextUpdate` is over: it still counts, and somebody should look. */
     readonly stale: boolean;
   }[];
-  /** Why the file last read is not in force; null: it is. */
+  /** What is wrong with the file now there, or with the lists in force; null: nothing. */
   readonly error: string | null;
 }
 

@@ -167,9 +167,15 @@ t.test('what needs a look is exit 1, and told', async (t) => {
       /1 roots, fetched 4m.* ago; failing 2 in a row: answered 503$/m,
     ],
     [
-      'a broken list',
-      { crl: { file: 'crl.pem', lists: [], error: 'no list in it' } },
-      /revocation +crl\.pem: 0 lists, 0 revoked; the file now there is not in force: no list in it/,
+      'a list that should have been renewed, and is in force',
+      {
+        crl: {
+          file: 'crl.pem',
+          lists: [{ issuer: 'CN=ca', entries: 1, nextUpdate: since, stale: true }],
+          error: 'revocation lists: that of CN=ca should have been renewed; it stays in force',
+        },
+      },
+      /revocation +crl\.pem: 1 list, 1 revoked; 1 stale\n {2}problem +revocation lists: that of CN=ca should have been renewed; it stays in force$/m,
     ],
   ];
   for (const [name, more, expected] of cases) {
