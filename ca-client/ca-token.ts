@@ -33,6 +33,15 @@ export async function openTokenKey(dir: string): Promise<webcrypto.CryptoKeyPair
   return readKeys(text, file);
 }
 
+/** @returns as a token names it. @throws TokenError where namespace or account is no name Kubernetes would take */
+export function subjectOf({ namespace, serviceAccount }: ServiceAccount): string {
+  const subject = `system:serviceaccount:${namespace}:${serviceAccount}`;
+  if (SUBJECT.test(subject)) return subject;
+  throw new TokenError(
+    `${namespace}/${serviceAccount} is no service account: names are lower-case letters, digits and dashes`,
+  );
+}
+
 /**
  * A token (JWT, ES256) for a service account, good for `ttlMs` from `now` (milliseconds since the epoch).
  * @throws TokenError where namespace or account is no name Kubernetes would take.
@@ -43,12 +52,7 @@ export async function signToken(
   ttlMs: number,
   now: number,
 ): Promise<string> {
-  const subject = `system:serviceaccount:${account.namespace}:${account.serviceAccount}`;
-  if (!SUBJECT.test(subject)) {
-    throw new TokenError(
-      `${account.namespace}/${account.serviceAccount} is no service account: names are lower-case letters, digits and dashes`,
-    );
-  }
+  const subject = subjectOf(account);
   return new SignJWT()
     .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
     .setIssuer(ISSUER)

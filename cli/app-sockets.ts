@@ -1,8 +1,11 @@
 /** Whether anyone but us has a TCP socket in our network namespace: under capture that is the app, for it is a pod's own. */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 
-/** Where a line of `/proc/net/tcp` has its inode, proc(5); 0: no process holds the socket (TIME_WAIT, half-made ones). */
+/** Where a line of `/proc/net/tcp` has its own address and its inode, proc(5). */
+const LOCAL_ADDRESS = 1;
 const INODE = 9;
+/** 127.0.0.11, as this machine writes it: Docker's own name server listens there in a container's network, also on TCP. */
+const DOCKER_DNS = Buffer.from([127, 0, 0, 11]).readUInt32LE().toString(16).toUpperCase().padStart(8, '0');
 
 export class AppSockets {
   readonly #proc: string;
@@ -30,8 +33,15 @@ export class AppSockets {
       if (table === 'tcp6') return '';
       throw error;
     });
-    const inodes = text.split('\n').map((line) => line.trim().split(/\s+/)[INODE] ?? '0');
-    return inodes.filter((inode) => /^[1-9][0-9]*$/.test(inode));
+    return (
+      text
+        .split('\n')
+        .map((line) => line.trim().split(/\s+/))
+        .filter((fields) => !fields[LOCAL_ADDRESS]?.startsWith(`${DOCKER_DNS}:`))
+        .map((fields) => fields[INODE] ?? '')
+        // 0: no process holds the socket (TIME_WAIT, half-made ones).
+        .filter((inode) => /^[1-9][0-9]*$/.test(inode))
+    );
   }
 
   async #ours(): Promise<Set<string>> {

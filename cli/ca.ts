@@ -6,7 +6,6 @@ import type { HostPort } from '../ca-client/address.ts';
 import type { Rate } from '../ca-client/ca-rates.ts';
 import type { EmbeddedCa } from '../ca-client/embedded-ca.ts';
 import type { TokenReview } from '../ca-client/token-review.ts';
-import { parseIdentity } from '../mesh/identity.ts';
 import { hostPort } from '../mesh/text.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { addAuthorityCommands } from './ca-authority.ts';
@@ -245,21 +244,28 @@ function complain(what: string, { message }: Error): void {
 
 async function issue(options: IssueOptions): Promise<void> {
   const { dir, out, ttl: ttlMs, namespace, serviceAccount } = options;
-  const [{ openEmbeddedCa }, { replaceFile, PUBLIC, SECRET }, { identityOf }, { mkdir }] = await Promise.all([
+  const [
+    { openEmbeddedCa },
+    { subjectOf },
+    { replaceFile, PUBLIC, SECRET },
+    { identityOf },
+    { access, constants, mkdir },
+  ] = await Promise.all([
     import('../ca-client/embedded-ca.ts'),
+    import('../ca-client/ca-token.ts'),
     import('../ca-client/file-store.ts'),
     import('../mesh/identity.ts'),
     import('node:fs/promises'),
   ]);
   const { trustDomain: wanted = null, rootDir = null } = options;
+  // throws: a slash in a name would make another account's identity
+  subjectOf({ namespace, serviceAccount });
   const ca = await openEmbeddedCa({ dir, trustDomain: wanted, rootDir });
-  const identity = parseIdentity(identityOf(ca.trustDomain, namespace, serviceAccount).uri);
-  // a slash in a name would make another account's identity
-  if (identity === null || identity.namespace !== namespace || identity.serviceAccount !== serviceAccount) {
-    throw new Error(`${namespace}/${serviceAccount} makes no SPIFFE identity of a service account`);
-  }
-  const issued = await ca.issueWithKey(identity, ttlMs);
+  const identity = identityOf(ca.trustDomain, namespace, serviceAccount);
+  // first: what is issued and cannot be written down counts as handed out, and nobody has it
   await mkdir(out, { recursive: true });
+  await access(out, constants.W_OK);
+  const issued = await ca.issueWithKey(identity, ttlMs);
   // roots first: whoever reads in between sees a key that does not fit, and waits
   await replaceFile(join(out, 'root-cert.pem'), issued.roots.join(''), PUBLIC);
   await replaceFile(join(out, 'key.pem'), issued.keyPem, SECRET);

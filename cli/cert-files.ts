@@ -24,7 +24,7 @@ export function viewFile(file: string, now: number): FilesView {
 /** The folder as `run --cert-dir` would judge it. @throws UsageError where it cannot be read */
 export async function viewFolder(dir: string, now: number): Promise<FilesView> {
   const files = namesIn(dir)
-    .map((file) => ({ file, certificates: certificatesIn(join(dir, file)) }))
+    .map((file) => ({ file, certificates: certificatesIfAny(join(dir, file)) }))
     .filter(({ certificates }) => certificates.length > 0);
   let problem: string | null = null;
   try {
@@ -43,6 +43,15 @@ function namesIn(dir: string): readonly string[] {
       .sort();
   } catch (error) {
     throw new UsageError((error as Error).message);
+  }
+}
+
+/** Of a file that `run` may never look at. Where it does, it says what is wrong with it. */
+function certificatesIfAny(file: string): readonly CertificateView[] {
+  try {
+    return certificatesIn(file);
+  } catch {
+    return [];
   }
 }
 

@@ -12,8 +12,8 @@ const ESTABLISHED = '01';
 const TIME_WAIT = '06';
 
 /** As the kernel writes one: ours are 100 to 109. */
-const line = (state: string, uid: number, inode: number): string =>
-  `   0: 0100007F:1F90 00000000:0000 ${state} 00000000:00000000 00:00000000 00000000  ${uid}        0 ${inode} 1 0000000000000000 100 0 0 10 0`;
+const line = (state: string, uid: number, inode: number, address = '0100007F'): string =>
+  `   0: ${address}:1F90 00000000:0000 ${state} 00000000:00000000 00:00000000 00000000  ${uid}        0 ${inode} 1 0000000000000000 100 0 0 10 0`;
 
 function procOf(tcp: readonly string[], tcp6: readonly string[] | null): string {
   const proc = tempDir(t);
@@ -31,6 +31,8 @@ const rows: readonly (readonly [title: string, tcp: string[], tcp6: string[] | n
   ['a kernel without IPv6', [], null, false],
   ['our own', [line(LISTEN, 1337, 100), line(ESTABLISHED, 1337, 109)], [line(LISTEN, 1337, 101)], false],
   ['one that listens', [line(LISTEN, 1337, 100), line(LISTEN, 1000, 200)], [], true],
+  ['the name server of Docker, at 127.0.0.11', [line(LISTEN, 0, 200, '0B00007F')], [], false],
+  ['a neighbour of its address', [line(LISTEN, 0, 200, '0C00007F')], [], true],
   ['one with a connection', [line(ESTABLISHED, 1000, 200)], [], true],
   ['the same over IPv6', [], [line(ESTABLISHED, 1000, 200)], true],
   ['one that runs as our user', [line(LISTEN, 1337, 100), line(LISTEN, 1337, 200)], [], true],

@@ -1,5 +1,5 @@
 /** `oarlock certs` and `oarlock handshakes`: tables and JSON, of a sidecar's admin port and of files; exit statuses. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -171,7 +171,7 @@ t.test('what needs a look is exit 1, and told', async (t) => {
       {
         crl: {
           file: 'crl.pem',
-          lists: [{ issuer: 'CN=ca', entries: 1, nextUpdate: since, stale: true }],
+          lists: [{ issuer: 'CN=ca', entries: 1, nextUpdate: '2026-01-01T00:00:00.000Z', stale: true }],
           error: 'revocation lists: that of CN=ca should have been renewed; it stays in force',
         },
       },
@@ -206,6 +206,17 @@ t.test('files, without a sidecar', async (t) => {
     problem: null,
   });
   t.notMatch(good.stdout + json.stdout, /PRIVATE/);
+
+  const beside = {
+    'junk.pem': '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n',
+    'note.crt': 'no certificate',
+  };
+  for (const [name, text] of Object.entries(beside)) writeFileSync(join(dir, name), text);
+  mkdirSync(join(dir, 'folder.pem'));
+  symlinkSync(join(dir, 'nowhere'), join(dir, 'dangling.crt'));
+  const beset = await oarlock(['certs', '--cert-dir', dir]);
+  t.equal(beset.code, 0, 'what run does not look at is no matter');
+  t.equal(beset.stdout, good.stdout);
 
   writeFileSync(join(dir, 'key.pem'), stranger.keyPem);
   const mixed = await oarlock(['certs', '--cert-dir', dir]);
