@@ -4,6 +4,7 @@ import { parseHostPort } from '../ca-client/address.ts';
 import { KEY_TYPES, type KeyType } from '../ca-client/keys.ts';
 import { parseWorkloadEndpoint } from '../ca-client/workload-api-endpoint.ts';
 import { parseDuration } from '../mesh/duration.ts';
+import { parseIdentity } from '../mesh/identity.ts';
 import { UsageError } from './usage-error.ts';
 
 /** The one source of credentials. */
@@ -39,6 +40,18 @@ const SOURCES = {
 } as const;
 type SourceName = keyof typeof SOURCES;
 const SOURCE_NAMES = Object.keys(SOURCES) as readonly SourceName[];
+
+/** The flags that say something to one source alone. */
+const OWNERS: Readonly<Record<string, SourceName>> = {
+  caRoot: 'caAddress',
+  token: 'caAddress',
+  keyType: 'caAddress',
+  certificateTtl: 'caAddress',
+  spiffeHint: 'spiffeSocket',
+  spiffeId: 'spiffeSocket',
+};
+/** Flags that answer one question: a flag makes those forgotten that only the environment names. */
+const CHOICES: readonly (readonly string[])[] = [SOURCE_NAMES, ['spiffeHint', 'spiffeId']];
 
 /**
  * Adds the flags. A source given by flag makes those forgotten that only the environment names.
@@ -82,7 +95,10 @@ export function addCredentialOptions(command: Command, spiffeEnv: string): Comma
       ),
     )
     .addOption(option('--crl <file>', 'certificate revocation lists in PEM; watched', 'OARLOCK_CRL'))
-    .hook('preAction', (_, action) => preferFlags(action));
+    .hook('preAction', (_, action) => {
+      preferFlags(action);
+      checkFlags(action);
+    });
 }
 
 function option(flags: string, text: string, env: string): Option {
@@ -98,8 +114,31 @@ function ttl(value: string): number {
 /** "A flag beats its environment name": so does another flag that answers the same question. */
 function preferFlags(command: Command): void {
   const from = (name: string) => command.getOptionValueSource(name);
-  if (!SOURCE_NAMES.some((name) => from(name) === 'cli')) return;
-  for (const name of SOURCE_NAMES) if (from(name) === 'env') command.setOptionValue(name, undefined);
+  for (const names of CHOICES) {
+    if (!names.some((name) => from(name) === 'cli')) continue;
+    for (const name of names) if (from(name) === 'env') command.setOptionValue(name, undefined);
+  }
+}
+
+/**
+ * Flags that would go unheard. What only the environment names may stay: a pod is injected with more than one source's.
+ * @throws UsageError naming both
+ */
+function checkFlags(command: Command): void {
+  const given = (name: string) => command.getOptionValueSource(name) === 'cli';
+  if (given('spiffeHint') && given('spiffeId')) {
+    throw new UsageError('--spiffe-hint and --spiffe-id exclude each other: give one of them');
+  }
+  const [source, ...others] = SOURCE_NAMES.filter((name) => command.getOptionValue(name));
+  if (source === undefined || others.length > 0) return;
+  for (const option of command.options) {
+    const name = option.attributeName();
+    const owner = OWNERS[name];
+    if (owner === undefined || owner === source || !given(name)) continue;
+    throw new UsageError(
+      `${option.long} is for ${SOURCES[owner]}, and says nothing to ${SOURCES[source]}: leave it out`,
+    );
+  }
 }
 
 /**
@@ -127,7 +166,7 @@ export function readCredentialOptions(parsed: Readonly<Record<string, unknown>>)
       kind: 'spiffe',
       socket: checkedSocket(socket),
       hint: text('spiffeHint'),
-      spiffeId: text('spiffeId'),
+      spiffeId: checkedSpiffeId(text('spiffeId')),
     };
   }
   const address = text('caAddress') ?? '';
@@ -156,4 +195,13 @@ function checkedSocket(socket: string): string {
     throw new UsageError(`--spiffe-socket: ${(error as Error).message}`);
   }
   return socket;
+}
+
+/** What it asks for could never be offered else. */
+function checkedSpiffeId(id: string | null): string | null {
+  if (id === null || parseIdentity(id.startsWith('/') ? `spiffe://any${id}` : id) !== null) return id;
+  throw new UsageError(
+    '--spiffe-id (OARLOCK_SPIFFE_ID) must be a SPIFFE ID, such as spiffe://cluster.local/ns/shop/sa/web, ' +
+      `or the path of one, such as /ns/shop/sa/web, not ${JSON.stringify(id)}`,
+  );
 }

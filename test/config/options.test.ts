@@ -65,9 +65,23 @@ t.test('each source', async (t) => {
       { ...spiffe, socket: '/run/b.sock' },
     ],
     [
-      ['--spiffe-socket', '/a', '--spiffe-hint', 'internal', '--spiffe-id', '/ns/a/sa/b'],
+      ['--spiffe-socket', '/a', '--spiffe-hint', 'internal'],
       {},
-      { kind: 'spiffe', socket: '/a', hint: 'internal', spiffeId: '/ns/a/sa/b' },
+      { ...spiffe, socket: '/a', hint: 'internal' },
+    ],
+    ...['/ns/a/sa/b', 'spiffe://td.example/ns/a/sa/b', 'spiffe://td/x'].map(
+      (spiffeId) =>
+        [
+          ['--spiffe-socket', '/a', '--spiffe-id', spiffeId],
+          {},
+          { ...spiffe, socket: '/a', spiffeId },
+        ] as const,
+    ),
+    // A flag beats what the environment says to the same question.
+    [
+      ['--spiffe-socket', '/a', '--spiffe-id', '/x'],
+      { OARLOCK_SPIFFE_HINT: 'internal' },
+      { ...spiffe, socket: '/a', spiffeId: '/x' },
     ],
     // What the app beside us is told, or what a pod was injected with, is no second source.
     [
@@ -77,6 +91,19 @@ t.test('each source', async (t) => {
     ],
     [['--spiffe-socket', '/a'], { CA_ADDR: 'istiod:15012' }, { ...spiffe, socket: '/a' }],
     [CA, { OARLOCK_CERT_DIR: '/certs', OARLOCK_SPIFFE_SOCKET: '/b' }, ca],
+    [
+      ['--cert-dir', '/certs'],
+      {
+        CA_ADDR: 'istiod:15012',
+        CA_ROOT_CA: 'root.pem',
+        OARLOCK_TOKEN: 'token',
+        SECRET_TTL: '1h',
+        OARLOCK_KEY_TYPE: 'RSA-2048',
+        OARLOCK_SPIFFE_HINT: 'a',
+        OARLOCK_SPIFFE_ID: 'none',
+      },
+      { kind: 'files', dir: '/certs' },
+    ],
   ];
   for (const [words, environment, expected] of cases) {
     const label = [...words, ...Object.keys(environment)].join(' ');
@@ -96,6 +123,15 @@ t.test('what is no source, or more than one', async (t) => {
     ],
     [['--ca-address', 'istiod'], {}, /^--ca-address \(CA_ADDR\) must be HOST:PORT, not "istiod"$/],
     [['--ca-address', 'istiod:15012', '--token', 'x'], {}, /^--ca-address needs --ca-root and --token$/],
+    ...['spiffe://Bad/x', 'spiffe://td', 'ns/a/sa/b', '/ns/../sa', '/', 'https://td/x'].map(
+      (id) =>
+        [
+          ['--spiffe-socket', '/a', '--spiffe-id', id],
+          {},
+          new RegExp(`^--spiffe-id \\(OARLOCK_SPIFFE_ID\\) must be a SPIFFE ID, .* not "${id}"$`),
+        ] as const,
+    ),
+    [[], { OARLOCK_SPIFFE_SOCKET: '/a', OARLOCK_SPIFFE_ID: 'x' }, /^--spiffe-id .* not "x"$/],
     [['--spiffe-socket', 'http://a/b'], {}, /^--spiffe-socket: .*unknown scheme http/],
     [['--spiffe-socket', 'unix://a/b'], {}, /^--spiffe-socket: .*names a host/],
     [['--spiffe-socket', `/${'x'.repeat(200)}`], {}, /^--spiffe-socket: .*longer than 107 bytes/],
@@ -103,6 +139,26 @@ t.test('what is no source, or more than one', async (t) => {
   for (const [words, environment, message] of cases) {
     const parsed = await parse(words, environment);
     t.throws(() => readCredentialOptions(parsed), { message }, words.join(' '));
+  }
+});
+
+t.test('a flag that the source does not heed', async (t) => {
+  const dir = ['--cert-dir', '/certs'];
+  const socket = ['--spiffe-socket', '/a'];
+  const cases: readonly (readonly [readonly string[], Readonly<Record<string, string>>, RegExp])[] = [
+    [[...dir, '--ca-root', 'a'], {}, /^--ca-root is for --ca-address, and says nothing to --cert-dir: /],
+    [[...dir, '--token', 'a'], {}, /^--token is for --ca-address, and says nothing to --cert-dir: /],
+    [[...dir, '--key-type', 'EC-P256'], {}, /^--key-type is for --ca-address, .* --cert-dir/],
+    [[...dir, '--certificate-ttl', '1h'], {}, /^--certificate-ttl is for --ca-address, .* --cert-dir/],
+    [[...dir, '--spiffe-hint', 'a'], {}, /^--spiffe-hint is for --spiffe-socket, .* --cert-dir/],
+    [[...dir, '--spiffe-id', '/a'], {}, /^--spiffe-id is for --spiffe-socket, .* --cert-dir/],
+    [[...CA, '--spiffe-hint', 'a'], {}, /^--spiffe-hint is for --spiffe-socket, .* --ca-address/],
+    [[...socket, '--key-type', 'RSA-2048'], {}, /^--key-type is for --ca-address, .* --spiffe-socket/],
+    [['--token', 'a'], { OARLOCK_CERT_DIR: '/certs' }, /^--token is for --ca-address, .* --cert-dir/],
+    [[...socket, '--spiffe-hint', 'a', '--spiffe-id', '/a'], {}, /^--spiffe-hint and --spiffe-id exclude/],
+  ];
+  for (const [words, environment, message] of cases) {
+    await t.rejects(parse(words, environment), { message }, words.join(' '));
   }
 });
 
