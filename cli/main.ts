@@ -30,7 +30,7 @@ const commands = new Map<string, () => Promise<Command>>(
 // Before any command has a key; `run` tells where it could not be done.
 keepMemoryPrivate();
 guardPeerCertificates();
-forgetServiceLinks(process.env);
+forgetServiceLinks();
 
 const program = new Command('oarlock')
   .description('A sidecar proxy daemon: mutual TLS with SPIFFE identities, steered by Istio resources.')

@@ -7,7 +7,7 @@ const LINK = /^(?:tcp|udp|sctp):\/\//;
  * Takes them out of the environment before flags are read from it: a Service called `oarlock-metrics` is announced to
  * all containers of its namespace as `OARLOCK_METRICS_PORT`, unless the pod sets that variable itself.
  */
-export function forgetServiceLinks(env: NodeJS.ProcessEnv): void {
+export function forgetServiceLinks(env: NodeJS.ProcessEnv = process.env): void {
   for (const [name, value = ''] of Object.entries(env)) {
     if (/^OARLOCK_\w+_PORT$/.test(name) && LINK.test(value)) delete env[name];
   }

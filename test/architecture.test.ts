@@ -79,9 +79,11 @@ t.test('every file opens with a sentence that says what it is', async (t) => {
 
 t.test('the environment is read in one place', async (t) => {
   const readers = files.filter((file) => (text.get(file) ?? '').includes('process.env'));
+  // The second one reads nothing from it: it takes out what would be read by mistake.
+  const known = ['config/options.ts', 'cli/service-links.ts'];
   t.same(
     readers.filter(
-      (file) => file !== 'config/options.ts' && folderOf(file) !== 'demo' && folderOf(file) !== 'bench',
+      (file) => !known.includes(file) && folderOf(file) !== 'demo' && folderOf(file) !== 'bench',
     ),
     [],
   );
