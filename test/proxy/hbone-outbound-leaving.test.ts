@@ -249,7 +249,7 @@ t.test('new credentials while a tunnel is made: whoever waits for it is carried'
 });
 
 t.test("a tunnel ends with its peer's certificate, and what is new has gone elsewhere by then", async (t) => {
-  const until = 3_000;
+  const until = 5_000;
   const peer = await hbonePeer(t, await ca.leaf(spiffe('shop', 'orders'), { to: until }));
   const { tcp } = await hboneCaller(t, ca, { places: [{ hbone: peer.port, port: PORT }] });
   const old = await carried(t, tcp);

@@ -223,7 +223,7 @@ t.test('where all tunnels there may be are full, connections wait for room', asy
   const peer = await hbonePeer(t, orders);
   const caller = await hboneCaller(t, ca, {
     places: [{ hbone: peer.port, port: PORT }],
-    limits: { poolSize: 2, maxTunnelStreams: 2, connectTimeout: 1_000 },
+    limits: { poolSize: 2, maxTunnelStreams: 2, connectTimeout: 2_000 },
   });
   const { tcp } = caller;
   const served = await Promise.all([1, 2, 3, 4].map(() => carried(t, tcp)));

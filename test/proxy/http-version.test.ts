@@ -4,6 +4,7 @@ import { httpApp } from '../e2e/harness/apps.ts';
 import { open, type Peer } from '../e2e/harness/clients.ts';
 import { spiffe, TestCa } from '../e2e/harness/test-ca.ts';
 import { openTls } from '../e2e/harness/tls-client.ts';
+import { until } from '../e2e/harness/wait.ts';
 import { inboundSidecar } from './inbound-sidecar.ts';
 
 t.setTimeout(120_000);
@@ -140,7 +141,7 @@ t.test('on a TCP port no HTTP is agreed upon, and none is read', async (t) => {
 });
 
 t.test('who waits within the preface is not waited for', async (t) => {
-  const limits = { requestHeadTimeout: 200, handshakeTimeout: 200 };
+  const limits = { requestHeadTimeout: 700, handshakeTimeout: 700 };
   for (const protocol of ['http', 'auto'] as const) {
     for (const name of ['PERMISSIVE', 'STRICT']) {
       const sidecar = await inboundSidecar(t, app.port, {
@@ -165,9 +166,8 @@ t.test('until it speaks, an HTTP connection is idle like any other', async (t) =
     leaf: orders,
   });
   const peer = await openTls(t, sidecar.port, { leaf: web, ALPNProtocols: ['istio-http/1.1'] });
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  const [connection] = sidecar.path.connections.list();
-  connection?.carrier?.drain();
+  const carrier = await until('it to be served', () => [...sidecar.path.connections.list()][0]?.carrier);
+  carrier.drain();
   t.equal(await peer.ended(), 'end', 'a clean end, no reset');
   t.equal(sidecar.lines.filter(({ reason }) => reason !== undefined).length, 0, 'nothing is refused');
 });

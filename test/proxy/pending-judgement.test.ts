@@ -219,7 +219,7 @@ t.test('a refusal keeps its reason, however the rest of its request ends', async
     ['nothing more comes', () => {}, /./],
   ];
   for (const [name, act, end] of rows) {
-    const sidecar = await inboundSidecar(t, app.port, { provider, limits: { streamIdleTimeout: 400 } });
+    const sidecar = await inboundSidecar(t, app.port, { provider, limits: { streamIdleTimeout: 1_500 } });
     const peer = await open(t, sidecar.port);
     peer.write(post);
     (await sidecar.nextCheck()).answer(denied);

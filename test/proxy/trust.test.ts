@@ -195,7 +195,7 @@ t.test('a peer is known with its whole path', async (t) => {
 
 t.test('a leaf outlives the path it came by first', async (t) => {
   const root = await authority('root');
-  const old = await authority('intermediate', { issuer: root, until: 3 });
+  const old = await authority('intermediate', { issuer: root, until: 6 });
   const renewed = await authority('intermediate', { issuer: root, keys: old.keys, until: 600 });
   const first = await credentialsFor(home, old, { roots: [root], above: [old] });
   const leaf = first.chainPem.slice(0, first.chainPem.indexOf(old.pem));
