@@ -93,7 +93,9 @@ export class AppProcesses {
     const family = relatives(all, this.#self);
     const container = await this.#ownContainer();
     for (const { pid } of all) {
-      if (!family.has(pid) && !(await this.#isNotTheApp(pid, container))) return true;
+      if (family.has(pid) || (await this.#isNotTheApp(pid, container))) continue;
+      // One that has ended since tells nothing of itself any more: a hook of our container looks like an app then.
+      if ((await this.#process(pid)) !== null) return true;
     }
     return false;
   }

@@ -1,5 +1,7 @@
 /** Which processes count as the app: states, kernel threads, families and sidecars, as proc(5) shows them. */
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
 import { AppProcesses } from '../../cli/app-processes.ts';
@@ -140,6 +142,20 @@ t.test('what a kubelet runs in our container is not the app: hooks and probes', 
     const seen = new AppProcesses('all', { proc: procOf(processes), self: SELF, program });
     t.equal(await seen.sees(), sees, title);
   }
+});
+
+t.test('one that ends while it is looked at is not taken for the app: it may be a hook', async (t) => {
+  const proc = procOf([...POD, { pid: 60, command: [NODE, MAIN, 'wait'], exe: NODE }]);
+  const command = join(proc, '60/cmdline');
+  rmSync(command);
+  execFileSync('mkfifo', [command]);
+  const seen = new AppProcesses('all', { proc, self: SELF, program }).sees();
+  // Opens once it is read: all have been listed by then.
+  const pipe = await open(command, 'w');
+  rmSync(join(proc, '60/stat'));
+  rmSync(join(proc, '60/exe'));
+  await pipe.close();
+  t.equal(await seen, false);
 });
 
 t.test('an app that has little to do is seen all the same', async (t) => {
