@@ -178,33 +178,6 @@ t.test('what pages ask of a metric are labels that it has: any other finds nothi
   t.ok(asked > 5, 'queries were found');
 });
 
-t.test('a query in a page asks for labels that its metric has', async (t) => {
-  const text = page('docs/METRICS.md');
-  const namesIn = (cell = ''): string[] => [...cell.matchAll(/`([a-z_]+)…?`/g)].map(([, name = '']) => name);
-  const [, istio = ''] = text.split('\n| label | meaning |\n');
-  const shared = istio
-    .split('\n\n')[0]
-    ?.split('\n')
-    .flatMap((row) => namesIn(row.split('|')[1]));
-  let queries = 0;
-  for (const [name, body] of pages) {
-    for (const [query, metric = '', labels = ''] of body.matchAll(
-      /\b((?:istio|oarlock)_[a-z_]+)\{([^}]*)\}/g,
-    )) {
-      const own = namesIn(rowOf(text, metric)?.split('|')[3]);
-      const known = own.length > 0 && !metric.startsWith('istio_') ? own : (shared ?? []);
-      for (const [, label = ''] of labels.matchAll(/([a-z_]+)=~?"/g)) {
-        queries++;
-        const has = [...known, ...own].some(
-          (one) => one === label || (one.endsWith('_') && label.startsWith(one)),
-        );
-        t.ok(has, `${name}: ${query}: ${label}`);
-      }
-    }
-  }
-  t.ok(queries > 5, `${queries} labels asked for`);
-});
-
 t.test('every port that is served stands in the table of ARCHITECTURE.md', async (t) => {
   for (const name of ['outbound', 'inbound', 'hbone', 'admin', 'metrics', 'health', 'ca'] as const) {
     t.match(page('docs/ARCHITECTURE.md'), new RegExp(`^\\| ${ports[name]} \\|`, 'm'), name);
