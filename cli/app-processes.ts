@@ -109,8 +109,9 @@ export class AppProcesses {
   /** Null where it is gone, or was never one of users'. */
   async #process(pid: number): Promise<Process | null> {
     const text = await readFile(`${this.#proc}/${pid}/stat`, 'latin1').catch(() => '');
+    if (text === '') return null;
     // Its name stands in parentheses, and may have some of its own.
-    const [state = 'X', parent, group, , , , flags] = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    const [state = '', parent, group, , , , flags] = text.slice(text.lastIndexOf(')') + 2).split(' ');
     if (GONE.test(state) || (Number(flags) & KERNEL_THREAD) !== 0) return null;
     return { pid, parent: Number(parent), group: Number(group) };
   }
