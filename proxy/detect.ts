@@ -1,4 +1,5 @@
-/** What an inbound connection speaks, read from its first bytes without consuming any. */
+/** What a connection speaks, read from its first bytes without consuming any. */
+import { METHODS } from 'node:http';
 
 /** What the first bytes say. `more`: too few to tell. */
 export type Detected =
@@ -162,11 +163,14 @@ export function httpVersion(bytes: Buffer): 'more' | 'http1' | 'http2' {
 /** What is spoken over a connection, once that is known. */
 export type Spoken = 'http1' | 'http2' | 'tcp';
 
-/** What undeclared plaintext is: `more` while that may still change. */
-export function spokenIn(bytes: Buffer): 'more' | Spoken {
+/**
+ * What undeclared plaintext is: `more` while that may still change.
+ * @param methods as `looksLikeHttp` takes it
+ */
+export function spokenIn(bytes: Buffer, methods: Methods = 'any'): 'more' | Spoken {
   const version = httpVersion(bytes);
   if (version !== 'http1') return version;
-  const said = looksLikeHttp(bytes);
+  const said = looksLikeHttp(bytes, methods);
   return said === 'http' ? 'http1' : said;
 }
 
@@ -181,6 +185,8 @@ const START = /^[\t\n\r ]*([!#$%&'*+\-.^_`|~0-9A-Za-z]*)([\t\v\f\r \x1c-\x1f\x85
 const HTTP_SCHEME = /^https?:/i;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: a line ends, and so does text
 const REST_OF_LINE = /^[^\0-\x08\n\x0e-\x1b\x7f]*/;
+/** Which words may still become a request line: any token, or the methods in use alone. */
+type Methods = 'any' | 'in use';
 const HTTP_VERSION = /HTTP\/[0-9]/i;
 
 /**
@@ -189,19 +195,31 @@ const HTTP_VERSION = /HTTP\/[0-9]/i;
  * So Envoy's http_inspector decides (any token is a method; target and version tell HTTP from RTSP, SIP or
  * SMTP), but for three things that are HTTP here and TCP there, because apps are found that serve them:
  * a request behind empty lines or blanks, a GET of any target, and any target before an HTTP version.
+ * @param methods `in use`: a word that is none of these, nor the beginning of one, is `tcp` as long as nothing behind
+ *   it tells a request: nobody waits for more. Only where no policy is passed by, for a request may be cut in there
  */
-export function looksLikeHttp(bytes: Buffer): 'more' | 'http' | 'tcp' {
+export function looksLikeHttp(bytes: Buffer, methods: Methods = 'any'): 'more' | 'http' | 'tcp' {
   const text = bytes.toString('latin1', 0, LONGEST_LINE);
-  const undecided = text.length < LONGEST_LINE ? 'more' : 'http';
   const [start = '', method = '', gap = ''] = START.exec(text) ?? [];
   const target = text.slice(start.length);
   if (method === '' && gap !== '') return 'tcp';
-  if (target === '') return undecided;
+  if (target === '') return undecided(text, methods, method, gap);
   if (gap === '' || target.startsWith('\n')) return 'tcp';
   if (method === 'GET' || target.startsWith('/') || target.startsWith('*')) return 'http';
   const [line = ''] = REST_OF_LINE.exec(target) ?? [];
   if (HTTP_SCHEME.test(line) || HTTP_VERSION.test(line)) return 'http';
-  return line.length === target.length ? undecided : 'tcp';
+  return line.length === target.length ? undecided(text, methods, method, gap) : 'tcp';
+}
+
+/** The line goes on, and says nothing yet. */
+function undecided(text: string, methods: Methods, method: string, gap: string): 'more' | 'http' | 'tcp' {
+  if (methods === 'in use' && !isInUse(method.toUpperCase(), gap !== '')) return 'tcp';
+  return text.length < LONGEST_LINE ? 'more' : 'http';
+}
+
+/** @param whole the method does not go on */
+function isInUse(method: string, whole: boolean): boolean {
+  return whole ? METHODS.includes(method) : METHODS.some((one) => one.startsWith(method));
 }
 
 const STATUS_LINE = Buffer.from('HTTP/', 'latin1');

@@ -111,8 +111,9 @@ class OutboundConnection {
     const { maxClientHello, handshakeTimeout } = this.#path.limits;
     this.#race?.stop();
     const detected = detect(bytes);
-    const spoken =
-      detected.kind === 'plaintext' && this.#listener.protocol === 'auto' ? spokenIn(bytes) : 'tcp';
+    const auto = detected.kind === 'plaintext' && this.#listener.protocol === 'auto';
+    // A word that waits for its answer, as ZooKeeper's `ruok`, must not wait here: this only picks a route.
+    const spoken = auto ? spokenIn(bytes, 'in use') : 'tcp';
     if (spoken === 'more' || (detected.kind === 'more' && bytes.length <= maxClientHello)) {
       // It was let be silent for as long as it liked; now that it speaks it has to end.
       if (this.#connection.idleMs > 0) this.#connection.expire(handshakeTimeout, () => this.#late());

@@ -189,6 +189,20 @@ t.test('out of the app', async (t) => {
     t.equal(await peer.until('the greeting', (text) => text.endsWith('\n')), '220 hello\r\n');
   });
 
+  t.test('a word that can be no request does not wait to become one', async (t) => {
+    const app = await tcpApp(t, echo);
+    const { outbound, goingTo } = await scene(t, {
+      limits: { handshakeTimeout: 3_600_000 },
+      resources: entry('a.test', { port: app.port, protocol: 'HTTP', to: await httpApp(t) }),
+    });
+    goingTo({ address: '127.0.0.1', port: app.port });
+    for (const word of ['ruok', 'hello there', 'QUJD'.repeat(2_000)]) {
+      const peer = await open(t, outbound);
+      peer.write(word);
+      await peer.until('the echo', (text) => text === word);
+    }
+  });
+
   t.test('TLS by its SNI, and to a name nobody knows as it came', async (t) => {
     const heard: string[] = [];
     const tcp = (name: string): Promise<App> =>

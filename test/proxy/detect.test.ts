@@ -225,6 +225,51 @@ t.test('HTTP or not, where Envoy was not asked', async (t) => {
   for (const { title, text, is } of rows) t.equal(looksLikeHttp(Buffer.from(text, 'latin1')), is, title);
 });
 
+/** Methods of the registry (RFC 9110 §16.1.1, WebDAV) and what ZooKeeper and others say without an end of line. */
+t.test('where methods in use alone count, no other word is waited for', async (t) => {
+  const rows = [
+    ...['ruok', 'stat', 'mntr', 'srvr', 'cons', 'x', 'hello', 'DELETEX', 'GETX'].map((text) => ({
+      text,
+      is: 'tcp',
+    })),
+    ...['G', 'GE', 'GET', 'GET ', 'get', 'con', 'PROPF', 'M-', 'CONNECT x', '\r\n', '', '\r\nP'].map(
+      (text) => ({
+        text,
+        is: 'more',
+      }),
+    ),
+    { text: 'hello there', is: 'tcp' },
+    { text: 'A'.repeat(5_000), is: 'tcp' },
+    { text: 'GET'.repeat(2_000), is: 'tcp' },
+    { text: `CONNECT ${'a'.repeat(5_000)}`, is: 'http' },
+    { text: `FOO /x${ends}`, is: 'http' },
+    { text: `FOO x${ends}`, is: 'http' },
+    { text: `get /x${ends}`, is: 'http' },
+    { text: 'USER root\r\n', is: 'tcp' },
+  ];
+  for (const { text, is } of rows) {
+    t.equal(looksLikeHttp(Buffer.from(text, 'latin1'), 'in use'), is, JSON.stringify(text.slice(0, 30)));
+  }
+  for (const [text, is] of [
+    ['ruok', 'tcp'],
+    ['PRIV', 'tcp'],
+    ['PRI', 'more'],
+    ['P', 'more'],
+    ['FOO /', 'http1'],
+  ] as const) {
+    t.equal(spokenIn(Buffer.from(text), 'in use'), is, text);
+  }
+  for (const { text } of lines) {
+    const bytes = Buffer.from(text, 'latin1');
+    const any = looksLikeHttp(bytes);
+    const inUse = looksLikeHttp(bytes, 'in use');
+    t.ok(
+      inUse === any || (any === 'more' && inUse === 'tcp'),
+      `what is decided stays: ${JSON.stringify(text)}`,
+    );
+  }
+});
+
 t.test('an answer once given stays, however the bytes are cut', async (t) => {
   for (const { text } of lines) {
     const bytes = Buffer.from(text, 'latin1');
