@@ -18,6 +18,8 @@ const app = await httpApp(t);
 const tcp = await tcpApp(t, echo);
 const ports = await shopPorts();
 const mesh = await Mesh.create(t, shop(ports, { http: app.port, tcp: tcp.port }));
+/** Two seconds, and as much again for a busy machine (ms). */
+const LEAVES = 4_000;
 const MAIN = join(import.meta.dirname, '../../cli/main.ts');
 
 /** A process that leads a group of its own. */
@@ -40,7 +42,7 @@ t.test('with a process group, once all of it is gone', async (t) => {
   process.kill(-group, 'SIGKILL');
   const began = performance.now();
   t.same(await web.process.end(), { code: 0, signal: null });
-  t.ok(performance.now() - began < 2_000, `${performance.now() - began} ms`);
+  t.ok(performance.now() - began < LEAVES, `${performance.now() - began} ms`);
   t.match(web.process.stderr.matching({ msg: 'stopping' }), [{ cause: 'the app is gone' }]);
   await orders.process.kill();
 });
@@ -80,7 +82,7 @@ t.test(
     const took = performance.now() - began;
     t.match(said, /"cause":"the app is gone"/);
     t.match(said, /ended with 0/);
-    t.ok(took < 2_000, `${took} ms`);
+    t.ok(took < LEAVES, `${took} ms`);
   },
 );
 

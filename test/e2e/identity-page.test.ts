@@ -94,7 +94,13 @@ async function printWhatIsShown(t: Test, sections: readonly string[], path = '')
     detached: true,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  t.teardown(() => end(shell, 'SIGKILL'));
+  const remove = (): void => end(shell, 'SIGKILL');
+  t.teardown(remove);
+  // A test runner's patience ends by this, and leaves no teardown.
+  process.once('SIGTERM', () => {
+    remove();
+    process.exit(1);
+  });
   const done = new Promise((resolve) => shell.once('exit', resolve));
   const output = text(shell.stdout);
   await done;
