@@ -82,12 +82,11 @@ function kindsOf(chosen: readonly HandshakeRow[]): readonly Kind[] {
   return [...kinds.values()];
 }
 
-/** Who the leaf says it is. */
+/** Who the leaf says it is; `-` where it names nobody, or there is none. */
 function presented({ chain: [leaf] }: HandshakeRow): string {
-  if (leaf === undefined) return '-';
-  return (
-    leaf.names.find((name) => name.startsWith('URI:'))?.slice('URI:'.length) ?? leaf.names[0] ?? leaf.subject
-  );
+  const [first] = leaf?.names ?? [];
+  const uri = leaf?.names.find((name) => name.startsWith('URI:'))?.slice('URI:'.length);
+  return uri || first || leaf?.subject || '-';
 }
 
 function explained(one: HandshakeRow): readonly string[] {

@@ -34,11 +34,19 @@ import { HeldRoom } from './http/held-body.ts';
 import { UpstreamSessions } from './http2/upstream-sessions.ts';
 import { Links } from './links.ts';
 import { maskNearest, maskParams } from './mask.ts';
-import { type MeshTlsParts, nobodyShunned, nobodyVerified, tlsPolicyOf } from './mesh-tls.ts';
+import {
+  type HandshakeCounts,
+  type MeshTlsParts,
+  nobodyShunned,
+  nobodyVerified,
+  tlsPolicyOf,
+} from './mesh-tls.ts';
+import type { AskedTls } from './outbound-handshake.ts';
 import { type ModeSwitch, PortModes } from './port-modes.ts';
 import type { BindFrom } from './setup/bound-socket.ts';
+import type { TlsFiles } from './tls-external.ts';
 import { InboundTls } from './tls-inbound.ts';
-import { type MeshTls, OutboundTls, type TlsFiles } from './tls-outbound.ts';
+import { OutboundTls } from './tls-outbound.ts';
 import { Trust, type TrustAdditions } from './trust.ts';
 import { UpstreamPool } from './upstream-pool.ts';
 import { judgeAgain } from './verify-peer.ts';
@@ -156,6 +164,10 @@ export class DataPath implements TunnelContext {
 
   get cluster(): string {
     return this.metrics.cluster;
+  }
+
+  get handshakeCounts(): HandshakeCounts {
+    return this.metrics.handshakes.outbound;
   }
 
   /** Connections dialled under an older one are not used again. */
@@ -332,7 +344,7 @@ export class DataPath implements TunnelContext {
     });
   }
 
-  handshakeFailed(remote: string, tls: MeshTls, { reason, detail, facts }: DialFailure): void {
+  handshakeFailed(remote: string, tls: AskedTls, { reason, detail, facts }: DialFailure): void {
     this.flights.record({
       at: Date.now(),
       direction: 'outbound',

@@ -10,16 +10,12 @@ import type { Protocol } from '../mesh/workload.ts';
 import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
 import type { Links } from './links.ts';
+import type { HandshakeCounts } from './mesh-tls.ts';
+import type { AskedTls, OriginateDone } from './outbound-handshake.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
 import type { BindFrom } from './setup/bound-socket.ts';
-import {
-  type MeshTls,
-  type OriginateDone,
-  type OutboundTls,
-  originateExternal,
-  type TlsFiles,
-  type UpstreamProtocol,
-} from './tls-outbound.ts';
+import { originateExternal, type TlsFiles } from './tls-external.ts';
+import type { OutboundTls, UpstreamProtocol } from './tls-outbound.ts';
 import { Told } from './told.ts';
 import { type LinkedUpstream, register } from './upstream-link.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
@@ -201,8 +197,10 @@ export interface DialContext {
   /** Null while we have no credentials. */
   readonly outboundTls: OutboundTls | null;
   readTlsFiles(tls: RouteTls): TlsFiles;
-  /** Told of each mesh handshake of ours that failed. @param address the upstream's `host:port` */
-  handshakeFailed(address: string, tls: MeshTls, failure: DialFailure): void;
+  /** Of those we make. */
+  readonly handshakeCounts: HandshakeCounts;
+  /** Told of each handshake of ours that failed. @param address the upstream's `host:port` */
+  handshakeFailed(address: string, tls: AskedTls, failure: DialFailure): void;
   /** Where connections that rest on a peer's certificate are registered. */
   readonly links: Links;
   /** Opens streams for endpoints that are reached by HBONE. */
@@ -284,8 +282,10 @@ class Attempt implements OriginateDone, Reaching {
   readonly #timer: NodeJS.Timeout;
   readonly #socket: Socket;
   #settled = false;
-  /** What mesh TLS was asked for, once it was. */
-  #mesh: MeshTls | null = null;
+  /** What TLS was asked for, once it was. */
+  #asked: AskedTls | null = null;
+  /** What came of it. */
+  #upstream: Upstream | null = null;
   readonly #generation: number;
   readonly #onClose = (): void => this.#fail(this.#connectReason(), 'closed during the handshake');
 
@@ -318,8 +318,18 @@ class Attempt implements OriginateDone, Reaching {
     else this.#fail(refused.reason, refused.detail);
   }
 
-  refused(reason: ReasonCode, detail: string, facts: HandshakeFacts | null): void {
+  refused(reason: ReasonCode, detail: string, facts: HandshakeFacts): void {
     this.#fail(reason, detail, facts);
+  }
+
+  refusedUs(detail: string, facts: HandshakeFacts, proven: boolean): void {
+    const failure = { reason: 'tls_handshake_failed', detail, facts } as const;
+    if (proven && !this.#settled) this.#fail(failure.reason, detail, facts);
+    else if (this.#asked !== null)
+      this.#context.handshakeFailed(addressText(this.#address), this.#asked, failure);
+    // Before whoever uses it hears of its end.
+    if (proven && this.#upstream !== null)
+      this.#upstream.broken ??= new UpstreamBroken(failure.reason, detail, false);
   }
 
   #connectReason(): ReasonCode {
@@ -356,18 +366,19 @@ class Attempt implements OriginateDone, Reaching {
     }
     try {
       const files = this.#context.readTlsFiles(tls);
-      originateExternal(this.#socket, { tls, protocol, files }, this);
+      originateExternal(this.#socket, { tls, protocol, files }, this.#context.handshakeCounts, this);
+      this.#asked = tls;
     } catch (error) {
       this.#fail('bad_tls_files', (error as Error).message);
     }
   }
 
-  #originate(tls: MeshTls, protocol: UpstreamProtocol | 'hbone'): void {
+  #originate(tls: AskedTls, protocol: UpstreamProtocol | 'hbone'): void {
     const outbound = this.#context.outboundTls;
     if (outbound === null) this.#fail('no_credentials', '');
     else if (Date.now() >= outbound.credentials.notAfter) this.#fail('no_credentials', 'ours have expired');
     else {
-      this.#mesh = tls;
+      this.#asked = tls;
       outbound.originate(this.#socket, { tls, protocol, address: addressText(this.#address) }, this);
     }
   }
@@ -383,6 +394,7 @@ class Attempt implements OriginateDone, Reaching {
       address: addressText(this.#address),
       generation: this.#generation,
     });
+    this.#upstream = upstream;
     register(this.#context.links, upstream);
     this.#done.connected(upstream);
   }
@@ -399,7 +411,7 @@ class Attempt implements OriginateDone, Reaching {
     if (!this.#settle()) return;
     this.#socket.destroy();
     const address = addressText(this.#address);
-    if (this.#mesh !== null) this.#context.handshakeFailed(address, this.#mesh, { reason, detail, facts });
+    if (this.#asked !== null) this.#context.handshakeFailed(address, this.#asked, { reason, detail, facts });
     this.#done.failed(reason, detail === '' ? address : `${address}: ${detail}`);
   }
 }

@@ -120,6 +120,7 @@ function meet(parts: MeshTlsParts, theirs: Socket, ours: Socket): Promise<unknow
           resolve();
         },
         refused: (reason, detail) => reject(refused('server', reason, detail)),
+        refusedUs: ignore,
       },
     );
   });

@@ -6,6 +6,7 @@ import { spiffeIdentity } from '../mesh/certificates.ts';
 import type { Credentials } from '../mesh/credentials.ts';
 import type { Limits } from '../mesh/limits.ts';
 import type { ReasonCode } from '../mesh/reasons.ts';
+import { alertOf, sayAlert } from './alerts.ts';
 import { reset, socketUnder } from './connections.ts';
 import { dearness, MAX_BROKEN_OFF, MAX_FLIGHT } from './dear-chain.ts';
 import type { Handshakes, PendingHandshake } from './handshakes.ts';
@@ -250,7 +251,9 @@ export class InboundTls {
     const sni = stream.servername || null;
     const handshake = this.#take(stream);
     if (handshake === null) return;
-    const detail = this.blame(handshake, openssl, stream.getPeerX509Certificate() ?? null);
+    const alert = alertOf(error);
+    const said = alert === null ? openssl : sayAlert(alert, this.credentials.chainPem);
+    const detail = this.blame(handshake, said, stream.getPeerX509Certificate() ?? null);
     handshake.refuse(reasonOfTlsError(error.code ?? ''), detail, { openssl, sni, chain: [] });
   }
 

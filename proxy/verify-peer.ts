@@ -202,14 +202,14 @@ export function chainRefused(
 ): RefusedVerdict {
   const read = readIdentity(leaf.raw);
   const claimed = 'reason' in read ? read.detail : read.identity.uri;
+  const reason = reasonOfTlsError(code);
   // What Node has no word for, such as a key too weak for OpenSSL's security level, our own verdict has one for; and it
-  // tells which certificate of the chain has expired.
-  if ((code === UNNAMED || reasonOfTlsError(code) === 'expired') && !('reason' in read)) {
+  // tells which certificate of the chain is at fault, and by which rule.
+  if ((code === UNNAMED || TOLD_BETTER.has(reason)) && !('reason' in read)) {
     const verdict = trust.verify(presentedChain(leaf), read.identity.trustDomain, role, now);
-    if (verdict !== null && !verdict.ok && (code === UNNAMED || verdict.reason === 'expired'))
+    if (verdict !== null && !verdict.ok && (code === UNNAMED || verdict.reason === reason))
       return { ...verdict, detail: `${code} (presented ${claimed}): ${verdict.detail}` };
   }
-  const reason = reasonOfTlsError(code);
   const validity = reason === 'expired' && !('reason' in read) ? ` valid ${validityOf(read)}` : '';
   return {
     ok: false,
@@ -218,6 +218,9 @@ export function chainRefused(
     detail: `${code} (presented ${claimed}${validity})`,
   };
 }
+
+/** Where OpenSSL's code leaves open which certificate it speaks of. */
+const TOLD_BETTER: ReadonlySet<ReasonCode> = new Set(['expired', 'bad_certificate']);
 
 /** Node's code for OpenSSL's verdicts that it has no name for. */
 const UNNAMED = 'UNSPECIFIED';

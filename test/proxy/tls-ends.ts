@@ -162,6 +162,7 @@ export function originate(
           socket.destroy();
           resolve({ ok: false, reason, detail, facts });
         },
+        refusedUs: () => {},
       },
     );
   });
