@@ -42,7 +42,13 @@ const tcp = await tcpApp(t, echo);
 const { mesh, ports, web, orders } = await startPair(
   t,
   { http: http.port, tcp: tcp.port },
-  { flags: ['--pool-idle-timeout', '500ms'] },
+  {
+    flags: [
+      ...['--pool-idle-timeout', '500ms'],
+      // A thousand handshakes at once are seconds of work, and more where others work as well.
+      ...['--connect-timeout', '60s', '--handshake-timeout', '60s'],
+    ],
+  },
 );
 const sidecars = [web, orders];
 /** On the HTTP port alone: a DENY rule of HTTP fields denies all of a TCP port. */
@@ -69,8 +75,8 @@ function check(fine: boolean, what: string): void {
 }
 
 async function get({ agent }: Actor): Promise<void> {
-  const { status } = await call(ports.http, '/', { agent });
-  check(status === 200, `GET: ${status}`);
+  const { status, body } = await call(ports.http, '/', { agent });
+  check(status === 200, `GET: ${status} ${body}`);
 }
 
 async function large({ agent }: Actor): Promise<void> {
