@@ -17,7 +17,8 @@ const tcp = await tcpApp(t, echo);
 const ports = await shopPorts();
 const mesh = await Mesh.create(t, shop(ports, { http: app.port, tcp: tcp.port }));
 const crlFile = join(mesh.dir, 'crl.pem');
-replace(crlFile, await mesh.ca.crl([]));
+const firstEdition = await mesh.ca.crl([]);
+replace(crlFile, firstEdition);
 
 const begin = async (name: string): Promise<{ sidecar: Sidecar; leaf: Leaf; dir: string }> => {
   const { dir, leaf } = await mesh.certDir(name);
@@ -95,6 +96,22 @@ t.test('a list that cannot be read keeps the last one in force', async (t) => {
   const { crl } = (await orders.sidecar.admin('/certs')) as { crl: { error: string; lists: unknown[] } };
   t.match(crl.error, /revocation lists/);
   t.equal(crl.lists.length, 1);
+});
+
+t.test('an edition from before lets nobody in again', async (t) => {
+  const bad = await mesh.ca.leaf(spiffe('shop', 'bad'));
+  replace(crlFile, await mesh.ca.crl([bad]));
+  const refused = async (): Promise<boolean> =>
+    (await attempt(t, ports.ordersHttp, { leaf: bad, ALPNProtocols: ISTIO_HTTP })) !== 200;
+  await until('the list to be in force', refused);
+  const { mark } = orders.sidecar;
+  replace(crlFile, firstEdition);
+  const { msg } = await orders.sidecar.logged({ level: 'error', file: crlFile }, mark);
+  t.match(msg, /O=test root of \S+ is older than O=test root of \S+, which stays in force/);
+  t.ok(await refused(), 'still shut out');
+  const { crl } = (await orders.sidecar.admin('/certs')) as { crl: { error: string; lists: unknown[] } };
+  t.match(crl, { error: msg, lists: [{ entries: 1 }] });
+  t.match(JSON.stringify((await orders.sidecar.health()).body), /is older than/, '/healthz tells');
 });
 
 t.test('nor do lists count that our CA has not signed', async (t) => {
