@@ -2,12 +2,12 @@
 import t, { type Test } from 'tap';
 import { needPods, PodNetwork } from '../harness/pods.ts';
 import { stageImage } from '../harness/pods-image.ts';
-import { PodMesh } from '../harness/pods-mesh.ts';
+import { PodMesh, type PodSidecar } from '../harness/pods-mesh.ts';
 import { modeYaml, podYaml, serviceYaml, VIPS } from '../harness/pods-resources.ts';
 import { RolledPod } from '../harness/pods-rolled.ts';
 import { pause, until, within } from '../harness/wait.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(180_000);
 needPods(t);
 
 /** How soon after SIGTERM callers learn that an endpoint has gone (ms). */
@@ -34,12 +34,14 @@ interface Labels extends Readonly<Record<string, string>> {
 const credentials = { orders: mesh.issue('orders'), web: mesh.issue('web') };
 /** Pods that are ready and are not told to end, by name, with their labels. */
 const serving = new Map<string, Labels>();
-const news = (): void => {
+/** Who must have the news before anything rests on it. */
+const callers: PodSidecar[] = [];
+async function news(): Promise<void> {
   const pods = [...serving].map(([name, labels]) =>
     podYaml(network.pod(name), { labels, account: labels.app }),
   );
-  mesh.write('pods.yaml', pods.join('---\n'));
-};
+  await mesh.change('pods.yaml', pods.join('---\n'), callers);
+}
 
 /** A new pod, from when its containers are ready an endpoint of its service. */
 async function up(name: string, labels: Labels, ...flags: string[]): Promise<RolledPod> {
@@ -53,7 +55,7 @@ async function up(name: string, labels: Labels, ...flags: string[]): Promise<Rol
   };
   const rolled = await RolledPod.up(mesh, network.pod(name), { ...LISTENS, calls, last }, options);
   serving.set(name, labels);
-  news();
+  await news();
   return rolled;
 }
 
@@ -62,7 +64,7 @@ async function terminate(gone: RolledPod): Promise<void> {
   gone.terminate();
   await pause(NEWS_COMES);
   serving.delete(gone.pod.name);
-  news();
+  await news();
 }
 
 /** The app has had its time: it ends what runs and calls once more. */
@@ -81,19 +83,18 @@ const [a, b] = await Promise.all([
   up('orders-b', { app: 'orders' }),
 ]);
 const web = await up('web', { app: 'web' }, ...DELAY);
+callers.push(web.sidecar);
 
 /**
  * Takes a replica out in the midst of calls that last longer than its sidecar takes new ones.
  * @param stop has it terminated; how many more such calls have begun meanwhile
  */
 async function replace(t: Test, gone: RolledPod, stop: () => Promise<number>): Promise<void> {
-  const { mark } = web.sidecar;
   const { whole } = web;
   await web.hold(gone);
   await web.goesOn();
   const more = await stop();
   await gone.sidecar.logged({ msg: /^drain begins/ });
-  await web.sidecar.logged({ msg: 'resources are in force' }, mark);
   await web.goesOn();
   await Promise.all([gone.finish(), web.finish()]);
   await end(t, gone);
