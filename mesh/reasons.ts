@@ -59,7 +59,7 @@ const table = {
   tls_handshake_failed: {
     sentence: 'TLS: the handshake failed',
     flag: '-',
-    hint: "see detail for OpenSSL's reason",
+    hint: "see detail: OpenSSL's reason, or what the other side does not take; its own oarlock handshakes or log tells more",
   },
   no_peer_certificate: {
     sentence: 'TLS: the peer presented no certificate',

@@ -108,6 +108,15 @@ t.test('failed handshakes of all threads, with what was presented', async (t) =>
   t.equal(await orders.metric('oarlock_handshakes_total', { direction: 'inbound', result: 'failed' }), 13);
 });
 
+t.test('who presents a certificate without any name has a dash in the table', async (t) => {
+  const { total } = await failuresOf(orders);
+  const leaf = await mesh.ca.leaf(null);
+  await openTls(t, ports.ordersHttp, { leaf, ALPNProtocols: ISTIO_HTTP }).catch(() => null);
+  await until('it to be told', async () => (await failuresOf(orders)).total === total + 1);
+  const table = await runToEnd(t, ['handshakes', '--admin-port', String(orders.ports.admin), '--limit', '1']);
+  t.match(table.stdout, /^ {2}\S+ +1 +inbound +\S+ +\d+ +bad_spiffe_id +-$/m);
+});
+
 t.test('outbound: whom we expected, and who was there', async (t) => {
   const impostor = await mesh.ca.leaf(spiffe('evil', 'evil'));
   const dir = join(mesh.dir, 'impostor');
