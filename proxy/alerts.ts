@@ -38,5 +38,5 @@ export function sayAlert(alert: string, shown: string | Buffer | null): string {
 
 /** Who would have to be trusted for the certificate to be taken. */
 export function issuerOf(shown: string | Buffer): string {
-  return `ours is issued by ${nameLine(new X509Certificate(shown).issuer) || 'nobody'}`;
+  return `ours is issued by ${nameLine(new X509Certificate(shown).issuer ?? '') || 'nobody'}`;
 }

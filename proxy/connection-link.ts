@@ -1,7 +1,7 @@
 /** A downstream connection of a verified peer as the register of links has it. */
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { Connection } from './connections.ts';
-import type { Link } from './links.ts';
+import { type CertificateLife, type Link, lifeOf } from './links.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
 /** Whoever serves the connection. */
@@ -15,6 +15,7 @@ export interface LinkOwner {
 export class ConnectionLink implements Link {
   readonly direction = 'inbound';
   readonly peer: VerifiedPeer;
+  readonly life: CertificateLife;
   readonly since = Date.now();
   readonly #connection: Connection;
   readonly #owner: LinkOwner;
@@ -22,6 +23,7 @@ export class ConnectionLink implements Link {
   constructor(connection: Connection, peer: VerifiedPeer, owner: LinkOwner) {
     this.#connection = connection;
     this.peer = peer;
+    this.life = lifeOf(peer);
     this.#owner = owner;
   }
 

@@ -9,7 +9,7 @@ import { hostPort } from '../mesh/text.ts';
 import type { Protocol } from '../mesh/workload.ts';
 import { abortStream, type ConnectionSocket } from './connections.ts';
 import { hear } from './hear.ts';
-import type { Links } from './links.ts';
+import type { CertificateLife, Links } from './links.ts';
 import type { HandshakeCounts } from './mesh-tls.ts';
 import type { AskedTls, OriginateDone } from './outbound-handshake.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
@@ -311,10 +311,10 @@ class Attempt implements OriginateDone, Reaching {
     if (this.#settle()) this.#socket.destroy();
   }
 
-  originated(stream: Duplex, peer: VerifiedPeer | null): void {
+  originated(stream: Duplex, peer: VerifiedPeer | null, external: CertificateLife | null): void {
     // The trust it was verified by may be another now.
     const refused = peer === null ? null : this.#context.links.refuses(peer);
-    if (refused === null) this.#succeed(stream, peer);
+    if (refused === null) this.#succeed(stream, peer, external);
     else this.#fail(refused.reason, refused.detail);
   }
 
@@ -344,7 +344,7 @@ class Attempt implements OriginateDone, Reaching {
   #connected(): void {
     const target = this.#target;
     if (target.kind === 'app' || (target.kind === 'peer' && target.endpoint.tls === 'DISABLE')) {
-      this.#succeed(this.#socket, null);
+      this.#succeed(this.#socket, null, null);
       return;
     }
     if (target.kind === 'tunnel') {
@@ -383,7 +383,7 @@ class Attempt implements OriginateDone, Reaching {
     }
   }
 
-  #succeed(stream: Duplex, peer: VerifiedPeer | null): void {
+  #succeed(stream: Duplex, peer: VerifiedPeer | null, external: CertificateLife | null): void {
     if (!this.#settle()) return;
     this.#socket.off('close', this.#onClose);
     const upstream = new Upstream({
@@ -395,7 +395,7 @@ class Attempt implements OriginateDone, Reaching {
       generation: this.#generation,
     });
     this.#upstream = upstream;
-    register(this.#context.links, upstream);
+    register(this.#context.links, upstream, external);
     this.#done.connected(upstream);
   }
 

@@ -4,10 +4,26 @@ import type { PeerCertificate } from '../telemetry/certs-view.ts';
 import type { Direction } from './connections.ts';
 import type { RefusedVerdict, VerifiedPeer } from './verify-peer.ts';
 
-/** One such connection: mTLS of either side, a tunnel, or a stream of a tunnel. */
+/** How long what a connection rests on holds. */
+export interface CertificateLife {
+  /** Whose it is, for the log. */
+  readonly name: string;
+  /** Milliseconds since the epoch. */
+  readonly notBefore: number;
+  readonly notAfter: number;
+}
+
+/** Of the whole path to the root. */
+export function lifeOf({ identity, notBefore, notAfter }: VerifiedPeer): CertificateLife {
+  return { name: identity.uri, notBefore, notAfter };
+}
+
+/** One such connection: TLS of either side, a tunnel, or a stream of a tunnel. */
 export interface Link {
   readonly direction: Direction;
-  readonly peer: VerifiedPeer;
+  /** Null: a server outside the mesh, whom our trust says nothing of. */
+  readonly peer: VerifiedPeer | null;
+  readonly life: CertificateLife;
   /** When it was made, ms since the epoch. */
   readonly since: number;
   /** A stream of a tunnel: the tunnel is the TLS connection, and counted as that. */
@@ -70,18 +86,18 @@ export class Links {
 
   /** Takes a connection in; whoever does removes it when it is over. Ask `refuses` first. */
   add(link: Link): void {
-    const { peer, since } = link;
-    const life = peer.notAfter - peer.notBefore;
+    const { since } = link;
+    const { notBefore, notAfter } = link.life;
     const lead = Math.min(
-      Math.max(life * LAST_PART, LEAST_LEAD_MS),
+      Math.max((notAfter - notBefore) * LAST_PART, LEAST_LEAD_MS),
       MOST_LEAD_MS,
-      Math.max(peer.notAfter - since, 0),
+      Math.max(notAfter - since, 0),
     );
     // Of a peer's thousand connections no two should be made anew in one moment.
-    const retireAt = peer.notAfter - lead * (1 - SPREAD * this.#random());
+    const retireAt = notAfter - lead * (1 - SPREAD * this.#random());
     const entry: Entry = { link, stage: 'live', due: retireAt, drainAt: retireAt + SPREAD * lead };
     this.#entries.set(link, entry);
-    this.#wakeBy(Math.min(since + SWEEP_MS, peer.notAfter), since);
+    this.#wakeBy(Math.min(since + SWEEP_MS, notAfter), since);
   }
 
   /** Safe to call twice. */
@@ -116,7 +132,7 @@ export class Links {
     const until = performance.now() + SLICE_MS;
     for (let at = from; at < links.length; at++) {
       const link = links[at] as Link;
-      const refused = this.#entries.has(link) ? this.refuses(link.peer) : null;
+      const refused = link.peer !== null && this.#entries.has(link) ? this.refuses(link.peer) : null;
       if (refused !== null) link.close(refused.reason, refused.detail);
       if (performance.now() < until) continue;
       setImmediate(() => {
@@ -127,12 +143,12 @@ export class Links {
     }
   }
 
-  /** Whom we are connected to, and by which certificate. */
+  /** Whom of the mesh we are connected to, and by which certificate. */
   list(): PeerCertificate[] {
     const peers = new Map<string, PeerCertificate & { connections: number }>();
     for (const { direction, peer, tunnelled } of this.#entries.keys()) {
       // The tunnel is the TLS connection.
-      if (tunnelled) continue;
+      if (tunnelled || peer === null) continue;
       const key = `${direction} ${peer.hash}`;
       const known = peers.get(key);
       if (known !== undefined) known.connections++;
@@ -159,7 +175,7 @@ export class Links {
     let nextEnd = Number.POSITIVE_INFINITY;
     const over: Link[] = [];
     for (const entry of this.#entries.values()) {
-      const { notAfter } = entry.link.peer;
+      const { notAfter } = entry.link.life;
       if (now >= notAfter) over.push(entry.link);
       else {
         if (now >= entry.due) bringOn(entry, now);
@@ -167,8 +183,8 @@ export class Links {
       }
     }
     for (const link of this.#streamsFirst(over)) {
-      const { identity, notAfter } = link.peer;
-      link.close('peer_expired', `${identity.uri} was valid until ${new Date(notAfter).toISOString()}`);
+      const { name, notAfter } = link.life;
+      link.close('peer_expired', `${name} was valid until ${new Date(notAfter).toISOString()}`);
     }
     if (this.#entries.size > 0) this.#wakeBy(Math.min(now + SWEEP_MS, nextEnd), now);
   }

@@ -4,6 +4,7 @@ import type { TLSSocket } from 'node:tls';
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { RouteTls } from '../mesh/route.ts';
 import { alertOf, issuerOf, sayAlert } from './alerts.ts';
+import type { CertificateLife } from './links.ts';
 import type { HandshakeCounts } from './mesh-tls.ts';
 import type { HandshakeFacts } from './seen-handshake.ts';
 import { describeTlsError, presentedChain, reasonOfTlsError, type VerifiedPeer } from './verify-peer.ts';
@@ -12,8 +13,11 @@ import { describeTlsError, presentedChain, reasonOfTlsError, type VerifiedPeer }
 export type AskedTls = Pick<RouteTls, 'sni' | 'expectedIdentities'>;
 
 export interface OriginateDone {
-  /** `peer` is null outside the mesh (SIMPLE, MUTUAL). */
-  originated(stream: TLSSocket, peer: VerifiedPeer | null): void;
+  /**
+   * @param peer null outside the mesh (SIMPLE, MUTUAL)
+   * @param external outside the mesh: how long the server's certificate holds; null where nobody looked at it
+   */
+  originated(stream: TLSSocket, peer: VerifiedPeer | null, external: CertificateLife | null): void;
   refused(reason: ReasonCode, detail: string, facts: HandshakeFacts): void;
   /**
    * Behind the handshake, before a byte of what goes through it: what a server does that does not take us.

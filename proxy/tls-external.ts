@@ -11,6 +11,7 @@ import {
 import { readCertificate } from '../mesh/certificates.ts';
 import { nameLine } from '../mesh/path-rules.ts';
 import type { RouteTls } from '../mesh/route.ts';
+import type { CertificateLife } from './links.ts';
 import { count, type HandshakeCounts } from './mesh-tls.ts';
 import { type OriginateDone, OutboundHandshake, reasonOfFailure } from './outbound-handshake.ts';
 import { noCertificate, type UpstreamProtocol } from './tls-outbound.ts';
@@ -43,11 +44,13 @@ class ExternalHandshake extends OutboundHandshake {
   }
 
   protected secured(stream: TLSSocket): boolean {
-    const refused = this.#route.insecureSkipVerify ? null : refusal(stream, this.#route);
+    const skipped = this.#route.insecureSkipVerify;
+    const refused = skipped ? null : refusal(stream, this.#route);
+    const life = skipped || refused !== null ? null : leafLife(stream);
     count(this.counts, stream, refused === null);
     // Not from inside OpenSSL: see InboundTls.
     setImmediate(() => {
-      if (refused === null) this.done.originated(stream, null);
+      if (refused === null) this.done.originated(stream, null, life);
       else this.done.refused(refused.reason, refused.detail, this.factsOf(stream));
     });
     return refused === null;
@@ -106,11 +109,23 @@ function refusal(stream: TLSSocket, tls: RouteTls): RefusedVerdict | null {
   }
 }
 
+/**
+ * The leaf's alone: which of the presented CAs OpenSSL's path went by nobody tells, and one that it passed over may have
+ * expired long ago.
+ */
+function leafLife(stream: TLSSocket): CertificateLife | null {
+  const leaf = stream.getPeerX509Certificate();
+  if (leaf === undefined) return null;
+  const { subject, subjectAltName, validFromDate, validToDate } = leaf;
+  const name = nameLine(subjectAltName ?? subject ?? '') || 'the server';
+  return { name, notBefore: validFromDate.getTime(), notAfter: validToDate.getTime() };
+}
+
 /** Who a certificate says it is, who says so, and for how long: claims, all of them. */
 function said({ subject, subjectAltName, issuer, validFromDate, validToDate }: X509Certificate): string {
-  const name = nameLine(subjectAltName ?? subject) || 'no names';
+  const name = nameLine(subjectAltName ?? subject ?? '') || 'no names';
   const times = `${validFromDate.toISOString()} to ${validToDate.toISOString()}`;
-  return `${name}, issued by ${nameLine(issuer) || 'nobody'}, valid ${times}`;
+  return `${name}, issued by ${nameLine(issuer ?? '') || 'nobody'}, valid ${times}`;
 }
 
 /** @param expected empty: any, as in Istio; the registry warned */

@@ -91,7 +91,7 @@ class Handshake extends OutboundHandshake {
     setImmediate(() => {
       if (verdict.ok) {
         this.owner.shunned.trust(this.address);
-        this.done.originated(stream, verdict.peer);
+        this.done.originated(stream, verdict.peer, null);
         return;
       }
       const leaf = stream.authorized ? null : (stream.getPeerX509Certificate() ?? null);

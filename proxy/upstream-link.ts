@@ -1,7 +1,7 @@
 /** An upstream as the register of links has it. */
 import type { ReasonCode } from '../mesh/reasons.ts';
 import type { ConnectionSocket } from './connections.ts';
-import type { Link, Links } from './links.ts';
+import { type CertificateLife, type Link, type Links, lifeOf } from './links.ts';
 import type { VerifiedPeer } from './verify-peer.ts';
 
 /** What is asked of an upstream. */
@@ -18,13 +18,15 @@ export interface LinkedUpstream {
 
 class UpstreamLink implements Link {
   readonly direction = 'outbound';
-  readonly peer: VerifiedPeer;
+  readonly peer: VerifiedPeer | null;
+  readonly life: CertificateLife;
   readonly since = Date.now();
   readonly #upstream: LinkedUpstream;
 
-  constructor(upstream: LinkedUpstream, peer: VerifiedPeer) {
+  constructor(upstream: LinkedUpstream, life: CertificateLife) {
     this.#upstream = upstream;
-    this.peer = peer;
+    this.peer = upstream.peer;
+    this.life = life;
   }
 
   get tunnelled(): boolean {
@@ -43,11 +45,19 @@ class UpstreamLink implements Link {
   }
 }
 
-/** Registers an upstream for as long as it lives; one without a verified peer has nothing to outlive. */
-export function register(links: Links, upstream: LinkedUpstream): void {
+/**
+ * Registers an upstream for as long as it lives; one without a certificate has nothing to outlive.
+ * @param external of a server outside the mesh: how long its certificate holds
+ */
+export function register(
+  links: Links,
+  upstream: LinkedUpstream,
+  external: CertificateLife | null = null,
+): void {
   const { peer, socket } = upstream;
-  if (peer === null || socket.closed) return;
-  const link = new UpstreamLink(upstream, peer);
+  const life = peer === null ? external : lifeOf(peer);
+  if (life === null || socket.closed) return;
+  const link = new UpstreamLink(upstream, life);
   links.add(link);
   socket.once('close', () => links.remove(link));
 }

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { identityOf } from '../../mesh/identity.ts';
 import type { ReasonCode } from '../../mesh/reasons.ts';
 import type { Direction } from '../../proxy/connections.ts';
-import { type Link, Links } from '../../proxy/links.ts';
+import { type CertificateLife, type Link, Links, lifeOf } from '../../proxy/links.ts';
 import type { VerifiedPeer } from '../../proxy/verify-peer.ts';
 
 const START = Date.UTC(2030, 0, 1);
@@ -23,6 +23,7 @@ function peerOf(name: string, lifeMs: number, notBefore = START): VerifiedPeer {
 class FakeLink implements Link {
   readonly direction: Direction;
   readonly peer: VerifiedPeer;
+  readonly life: CertificateLife;
   readonly since: number;
   readonly tunnelled: boolean;
   readonly #clock: { now: number };
@@ -38,6 +39,7 @@ class FakeLink implements Link {
     this.#links = links;
     this.#clock = clock;
     this.peer = peer;
+    this.life = lifeOf(peer);
     this.since = more.since ?? START;
     this.direction = more.direction ?? 'inbound';
     this.tunnelled = more.tunnelled ?? false;

@@ -5,13 +5,8 @@ import { writeFileSync } from 'node:fs';
 import { createServer as createTcp, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { createServer as createTls, type TLSSocket } from 'node:tls';
-import { pino } from 'pino';
 import t, { type Test } from 'tap';
-import { limitsWith } from '../../mesh/limits.ts';
-import type { Endpoint, RouteTls } from '../../mesh/route.ts';
-import { DataPath } from '../../proxy/data-path.ts';
 import { type DialTarget, dial, type Upstream, UpstreamBroken, type UpstreamUser } from '../../proxy/dial.ts';
-import { defaultSeriesBounds, MeshMetrics } from '../../telemetry/mesh-metrics.ts';
 import { listen } from '../e2e/harness/apps.ts';
 import { tempDir } from '../e2e/harness/mesh.ts';
 import { freePorts } from '../e2e/harness/ports.ts';
@@ -20,6 +15,7 @@ import { until, within } from '../e2e/harness/wait.ts';
 import { runEnvoy } from '../interop/envoy-sidecar.ts';
 import { credentialsOf } from './inbound-sidecar.ts';
 import { partsOf, serverOf } from './tls-ends.ts';
+import { type Scene, target, webPath } from './web-path.ts';
 
 t.setTimeout(60_000);
 
@@ -34,61 +30,6 @@ const foreigner: Leaf = {
 const UNKNOWN_CA = 'the peer refused our certificate: unknown ca; ours is issued by O=ours';
 const HUNG_UP =
   'the peer hung up behind the handshake without a word: it may be that it refuses our certificate, ours is issued by O=ours';
-
-interface Scene {
-  readonly path: DataPath;
-  files: { cert: string | null; key: string | null; ca: string | null; crl: string | null };
-}
-
-function scene(t: Test): Scene {
-  const metrics = new MeshMetrics({ ...defaultSeriesBounds, now: () => performance.now(), cluster: 'test' });
-  const files: Scene['files'] = { cert: null, key: null, ca: ca.rootPem, crl: null };
-  const bytes = (text: string | null): Buffer | null => (text === null ? null : Buffer.from(text));
-  const path = new DataPath({
-    limits: limitsWith({}),
-    log: pino({ level: 'silent' }),
-    metrics,
-    accessLog: null,
-    readTlsFiles: () => ({
-      cert: bytes(files.cert),
-      key: bytes(files.key),
-      ca: bytes(files.ca),
-      crl: bytes(files.crl),
-    }),
-    names: { version: 0, known: () => null, resolve: (_name, done) => done.unresolved('ENOTFOUND') },
-    verifierOf: () => ({ verify: () => Promise.reject(new Error('nobody asks')) }),
-    extAuthz: { check: () => Promise.reject(new Error('nobody asks')) },
-  });
-  path.applyCredentials(credentialsOf(ours));
-  t.teardown(() => path.stop());
-  return { path, files };
-}
-
-function target(port: number, mode: RouteTls['mode'], more: Partial<RouteTls> = {}): DialTarget {
-  const tls: RouteTls = {
-    mode,
-    auto: false,
-    sni: 'orders.example',
-    expectedIdentities: mode === 'ISTIO_MUTUAL' ? [spiffe('shop', 'orders')] : ['orders.example'],
-    source: 'shop/orders',
-    clientCertificate: null,
-    privateKey: null,
-    caCertificates: 'ca.pem',
-    caCrl: null,
-    credentialName: null,
-    insecureSkipVerify: false,
-    ...more,
-  };
-  const endpoint: Endpoint = {
-    address: '127.0.0.1',
-    port,
-    tls: mode,
-    weight: 1,
-    workload: null,
-    tunnel: null,
-  };
-  return { kind: 'peer', endpoint, tls, protocol: 'tcp' };
-}
 
 /** What became of a connection: its first error, `ended`, or why there was none. */
 interface Outcome {
@@ -152,7 +93,7 @@ async function sServer(t: Test, { cert, key, ca }: Leaf, ...flags: string[]): Pr
 t.test('OpenSSL that refuses our certificate says so by an alert, and we tell', async (t) => {
   const port = await sServer(t, foreigner);
   for (const mode of ['ISTIO_MUTUAL', 'MUTUAL'] as const) {
-    const web = scene(t);
+    const web = webPath(t, ours);
     Object.assign(web.files, { cert: ours.cert, key: ours.key });
     const { error } = await use(web, target(port, mode), null);
     t.ok(error instanceof UpstreamBroken, mode);
@@ -169,7 +110,7 @@ t.test('OpenSSL that refuses our certificate says so by an alert, and we tell', 
 t.test(
   'what is written at once may meet a closed socket before the alert is read: told as well',
   async (t) => {
-    const web = scene(t);
+    const web = webPath(t, ours);
     await use(web, target(await sServer(t, foreigner), 'ISTIO_MUTUAL'), 'hello');
     const { total, rows } = record(web);
     t.equal(total, 1);
@@ -178,7 +119,7 @@ t.test(
 );
 
 t.test('SIMPLE with a server that wants a certificate', async (t) => {
-  const web = scene(t);
+  const web = webPath(t, ours);
   const { error } = await use(web, target(await sServer(t, foreigner), 'SIMPLE'), null);
   const detail = 'the peer asks for a certificate of ours, and none was shown: certificate required';
   t.match(error, { reason: 'tls_handshake_failed', message: detail });
@@ -186,7 +127,7 @@ t.test('SIMPLE with a server that wants a certificate', async (t) => {
 });
 
 t.test('by TLS 1.2 the alert is a part of the handshake', async (t) => {
-  const web = scene(t);
+  const web = webPath(t, ours);
   Object.assign(web.files, { cert: ours.cert, key: ours.key });
   const { error } = await use(web, target(await sServer(t, foreigner, '-tls1_2'), 'MUTUAL'));
   t.match(error, { reason: 'tls_handshake_failed', message: new RegExp(`: ${UNKNOWN_CA}$`) });
@@ -233,7 +174,7 @@ t.test(
     };
     const binary = process.env.OARLOCK_ENVOY ?? '';
     await runEnvoy(t, { binary, dir: tempDir(t), config, ports: [port] });
-    const web = scene(t);
+    const web = webPath(t, ours);
     const { error } = await use(web, target(port, 'ISTIO_MUTUAL', { expectedIdentities: [] }), null);
     t.match(error, { reason: 'tls_handshake_failed', message: UNKNOWN_CA });
     t.match(record(web), { total: 1, rows: [{ reason: 'tls_handshake_failed', detail: UNKNOWN_CA }] });
@@ -251,7 +192,7 @@ t.test('a sidecar of ours only hangs up: it may be that it refuses us, and it ma
     });
   });
   const { port } = await listen(t, server);
-  const web = scene(t);
+  const web = webPath(t, ours);
   const { error } = await use(web, target(port, 'ISTIO_MUTUAL'));
   t.notOk(error instanceof UpstreamBroken, 'the connection was closed, whatever for');
   t.same(record(web), {
@@ -280,11 +221,11 @@ t.test('who lets us in and ends is not said to refuse us', async (t) => {
     ['answers, and is cut', (socket) => socket.write('bye', () => socket.destroy()), 'hello'],
   ];
   for (const [title, then, word] of rows) {
-    const web = scene(t);
+    const web = webPath(t, ours);
     await use(web, await admitting(t, then), word);
     t.same(record(web), { total: 0, rows: [] }, title);
   }
-  const web = scene(t);
+  const web = webPath(t, ours);
   const cut = async (socket: TLSSocket): Promise<void> => {
     await once(socket.resume(), 'end');
     socket.destroy();
@@ -324,7 +265,7 @@ t.test('what fails outside the mesh is kept and counted as well', async (t) => {
       t,
       createTls({ cert, key }, (socket) => socket.on('error', () => {})),
     );
-    const web = scene(t);
+    const web = webPath(t, ours);
     web.files.crl = reason === 'revoked' ? await ca.crl([revoked]) : null;
     const { error } = await use(web, target(port, 'SIMPLE'));
     t.match(error, { reason }, reason);
@@ -344,14 +285,14 @@ t.test('a server outside the mesh that speaks no TLS, or leaves', async (t) => {
     t,
     createTcp((socket) => socket.end('220 hello\r\n')),
   );
-  const web = scene(t);
+  const web = webPath(t, ours);
   t.match((await use(web, target(plain.port, 'SIMPLE'))).error, { reason: 'tls_handshake_failed' });
   t.match(record(web), { total: 1, rows: [{ detail: /WRONG_VERSION_NUMBER/ }] });
   t.equal(web.path.metrics.handshakes.outbound.failed, 1);
 });
 
 t.test('files that are no good begin no handshake', async (t) => {
-  const web = scene(t);
+  const web = webPath(t, ours);
   web.files.crl = 'no list';
   const { port } = await listen(
     t,
@@ -367,7 +308,7 @@ t.test('one that passes is counted', async (t) => {
     t,
     createTls({ cert, key }, (socket) => socket.end('bye')),
   );
-  const web = scene(t);
+  const web = webPath(t, ours);
   t.match(await use(web, target(port, 'SIMPLE')), { said: 'bye', error: null });
   t.match(web.path.metrics.handshakes.outbound, { full: 1, failed: 0 });
   await until('nothing else', () => record(web).total === 0);
