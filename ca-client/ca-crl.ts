@@ -1,9 +1,9 @@
-/** The embedded CA's CRLs (RFC 5280 §5): one for each of its keys whose certificates are still valid, in one file. */
+/** The embedded CA's CRLs (RFC 5280 §5): one for each of its keys that still counts for somebody, in one file. */
 import { join } from 'node:path';
 import type { AuditLog, RevokedRecord } from './ca-audit.ts';
 import { BACKDATE_MS } from './ca-certificates.ts';
-import { CA_FILES, type CaState, signedBy } from './ca-folder.ts';
-import { type CrlSigner, crlSigners, dropFormer } from './ca-former.ts';
+import { CA_FILES, type CaState } from './ca-folder.ts';
+import { type CrlSigner, crlSigners, dropFormer, isHeld, keepLast, lastLists } from './ca-former.ts';
 import { PUBLIC, readIfThere, replaceFile } from './file-store.ts';
 import { EC_P256 } from './keys.ts';
 import { REVOCATION_REASONS } from './revocation-reasons.ts';
@@ -12,6 +12,8 @@ import { loadX509, type X509Library } from './x509.ts';
 
 /** How long a CRL is good for where nobody said: long enough for a CA that is no running server. */
 const CRL_TTL_MS = 604_800_000;
+/** Of a list that none follows: 99991231235959Z, which RFC 5280 §4.1.2.5 has for a date that nobody can tell. */
+const NEVER = Date.UTC(9999, 11, 31, 23, 59, 59);
 const CRL_NUMBER = '2.5.29.20';
 const BEGIN = '-----BEGIN X509 CRL-----';
 const END = '-----END X509 CRL-----';
@@ -29,16 +31,19 @@ export interface CrlFile {
   /** Milliseconds since the epoch. */
   readonly thisUpdate: number;
   readonly nextUpdate: number;
-  /** Of all keys' CRLs together. */
+  /** Of all CRLs together. */
   readonly entries: number;
 }
 
-interface Written {
-  /** Key identifiers of their issuers. */
-  readonly issuers: readonly string[];
+interface Dates {
   readonly thisUpdate: number;
   readonly nextUpdate: number;
   readonly number: bigint;
+}
+
+interface Written extends Dates {
+  /** Key identifiers of their issuers. */
+  readonly issuers: readonly string[];
 }
 
 /**
@@ -47,28 +52,55 @@ interface Written {
  * @throws CredentialsError where the CRL there is cannot be read: its number must not be used again.
  */
 export async function writeCrl(order: CrlOrder, ttlMs: number | null): Promise<CrlFile> {
-  const { dir, audit, now } = order;
+  const { dir, state, audit, now } = order;
   const library = await loadX509();
   const before = await readWritten(library, dir);
-  const signers = await signersInUse(order);
   const ttl = ttlMs ?? (before === null ? CRL_TTL_MS : before.nextUpdate - before.thisUpdate - BACKDATE_MS);
-  const dates = {
+  const dates = datesOf(before, now, Math.floor((now + ttl) / 1000) * 1000);
+  let pem = '';
+  for (const signer of await signersInUse(order)) {
+    pem += await signCrl(library, signer, entriesOf(signer, order, before), dates);
+  }
+  for (const last of await lastLists(dir, state, audit, now)) pem += last;
+  await replaceFile(join(dir, CA_FILES.crl), pem, PUBLIC);
+  const entries = crlsOf(library, pem).reduce((sum, crl) => sum + crl.entries.length, 0);
+  return { pem, thisUpdate: dates.thisUpdate, nextUpdate: dates.nextUpdate, entries };
+}
+
+/**
+ * Signs the last CRL of a root that is to be retired, its key with it: whoever trusts that root yet must go on finding
+ * it in `crl.pem`, with whom it shut out. Nothing is done where nobody holds the root, or its key is not here.
+ * @param root its fingerprint
+ * @throws CredentialsError as `writeCrl`
+ */
+export async function signLast(order: CrlOrder, root: string): Promise<void> {
+  const { dir, state, audit, now } = order;
+  const signer = (await crlSigners(dir, state)).find(({ fingerprint }) => fingerprint === root);
+  if (signer === undefined || !isHeld(root, audit, now)) return;
+  const library = await loadX509();
+  const before = await readWritten(library, dir);
+  const crl = await signCrl(library, signer, entriesOf(signer, order, before), datesOf(before, now, NEVER));
+  await keepLast(dir, root, crl);
+}
+
+function datesOf(before: Written | null, now: number, nextUpdate: number): Dates {
+  const earlier = before?.number ?? 0n;
+  return {
     // in the past, as certificates are: to a clock that is behind it would not be there yet
     thisUpdate: Math.floor((now - BACKDATE_MS) / 1000) * 1000,
-    nextUpdate: Math.floor((now + ttl) / 1000) * 1000,
+    nextUpdate,
+    number: BigInt(now) > earlier ? BigInt(now) : earlier + 1n,
   };
-  const earlier = before?.number ?? 0n;
-  const number = BigInt(now) > earlier ? BigInt(now) : earlier + 1n;
-  const due = [...audit.revoked.values()].filter(({ notAfter }) => stays(notAfter, before, now));
-  let pem = '';
-  let entries = 0;
-  for (const signer of signers) {
-    const own = due.filter(({ issuer }) => issuer === signer.fingerprint);
-    entries += own.length;
-    pem += await signCrl(library, signer, own, { ...dates, number });
-  }
-  await replaceFile(join(dir, CA_FILES.crl), pem, PUBLIC);
-  return { pem, ...dates, entries };
+}
+
+function entriesOf(
+  { fingerprint }: CrlSigner,
+  { audit, now }: CrlOrder,
+  before: Written | null,
+): readonly RevokedRecord[] {
+  return [...audit.revoked.values()].filter(
+    ({ issuer, notAfter }) => issuer === fingerprint && stays(notAfter, before, now),
+  );
 }
 
 /**
@@ -79,24 +111,25 @@ export async function crlDue(order: CrlOrder): Promise<number> {
   const library = await loadX509();
   const written = await readWritten(library, order.dir);
   if (written === null) return order.now;
-  const wanted = (await signersInUse(order)).map((signer) => keyIdOf(library, signer));
+  const last = await lastLists(order.dir, order.state, order.audit, order.now);
+  const wanted = [
+    ...(await signersInUse(order)).map((signer) => keyIdOf(library, signer)),
+    ...issuersOf(library, crlsOf(library, last.join(''))),
+  ];
   if (wanted.toSorted().join() !== written.issuers.toSorted().join()) return order.now;
   return (written.thisUpdate + written.nextUpdate) / 2;
 }
 
 /**
- * The key that signs, and each other whose certificates have not all expired and lead to a root that is given out.
- * Former intermediates of which that is no longer true are dropped.
+ * The key that signs, an old root's while that root is given out, and each whose certificates have not all expired:
+ * whoever trusts a CA must find its list here. Former intermediates of which that is no longer true are dropped.
  */
 async function signersInUse({ dir, state, audit, now }: CrlOrder): Promise<readonly CrlSigner[]> {
   const issuers = new Set<string>();
   for (const { issuer, notAfter } of audit.valid.values())
     if (Date.parse(notAfter) > now) issuers.add(issuer);
   const signers = await crlSigners(dir, state);
-  const trusted = ({ authority }: CrlSigner) => state.roots.some(({ pem }) => signedBy(authority.pem, pem));
-  const inUse = signers.filter(
-    (signer, i) => i === 0 || (issuers.has(signer.fingerprint) && trusted(signer)),
-  );
+  const inUse = signers.filter(({ fingerprint, file }) => file === null || issuers.has(fingerprint));
   for (const signer of signers) if (!inUse.includes(signer)) await dropFormer(signer);
   return inUse;
 }
@@ -113,7 +146,7 @@ async function signCrl(
   library: X509Library,
   { authority }: CrlSigner,
   revoked: readonly RevokedRecord[],
-  { thisUpdate, nextUpdate, number }: { thisUpdate: number; nextUpdate: number; number: bigint },
+  { thisUpdate, nextUpdate, number }: Dates,
 ): Promise<string> {
   const issuer = new library.X509Certificate(authority.pem);
   const entries = revoked.map(({ serial, time, reason }) => ({
@@ -147,15 +180,11 @@ async function readWritten(library: X509Library, dir: string): Promise<Written |
   const text = await readIfThere(file);
   if (text === null) return null;
   try {
-    const blocks = text.split(BEGIN).slice(1);
-    const crls = blocks.map((block) => {
-      const base64 = block.slice(0, Math.max(block.indexOf(END), 0));
-      return new library.X509Crl(new Uint8Array(Buffer.from(base64, 'base64')));
-    });
+    const crls = crlsOf(library, text);
     const [first] = crls;
     if (first?.nextUpdate === undefined) throw new Error('it holds no CRL with a nextUpdate');
     return {
-      issuers: crls.map((crl) => crl.getExtension(library.AuthorityKeyIdentifierExtension)?.keyId ?? ''),
+      issuers: issuersOf(library, crls),
       thisUpdate: first.thisUpdate.getTime(),
       nextUpdate: first.nextUpdate.getTime(),
       number: readDerInteger(first.getExtension(CRL_NUMBER)?.value),
@@ -165,6 +194,19 @@ async function readWritten(library: X509Library, dir: string): Promise<Written |
       `${file} cannot be used: ${(error as Error).message}; remove it, and a new one is written`,
     );
   }
+}
+
+function crlsOf(library: X509Library, pem: string) {
+  const blocks = pem.split(BEGIN).slice(1);
+  return blocks.map((block) => {
+    const base64 = block.slice(0, Math.max(block.indexOf(END), 0));
+    return new library.X509Crl(new Uint8Array(Buffer.from(base64, 'base64')));
+  });
+}
+
+/** Key identifiers. */
+function issuersOf(library: X509Library, crls: ReturnType<typeof crlsOf>): readonly string[] {
+  return crls.map((crl) => crl.getExtension(library.AuthorityKeyIdentifierExtension)?.keyId ?? '');
 }
 
 function keyIdOf(library: X509Library, { authority }: CrlSigner): string {

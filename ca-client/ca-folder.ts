@@ -27,7 +27,10 @@ export const CA_FILES = {
   intermediateKey: 'ca-key.pem',
   /** A new intermediate's key, until its certificate is in place. */
   nextIntermediateKey: 'next-ca-key.pem',
-  /** Folder of former intermediates, each with its key in one file, while what they issued is valid. */
+  /**
+   * Folder of former intermediates, each with its key in one file, while what they issued is valid, and of retired
+   * roots' last CRLs, while somebody trusts them.
+   */
   former: 'former',
   crl: 'crl.pem',
 } as const;

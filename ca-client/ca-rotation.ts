@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { CaView } from './ca-access.ts';
 import type { AuditLog, ChangeRecord, IssuedRecord } from './ca-audit.ts';
 import { fingerprintOf, makeRoot } from './ca-certificates.ts';
-import { writeCrl } from './ca-crl.ts';
+import { signLast, writeCrl } from './ca-crl.ts';
 import { CA_FILES, type CaRoot, type CaState, keyFits, readCaFolder } from './ca-folder.ts';
 import { intermediateLife, type RootPlace, replaceIntermediate, withRootFolder } from './ca-intermediate.ts';
 import { createOnce, moveFile, PUBLIC, readIfThere, removeFile, replaceFile, SECRET } from './file-store.ts';
@@ -149,6 +149,7 @@ async function rotateOwn(view: CaView, { step, ttlMs }: RotationOrder, forced: b
   } else if (old !== undefined && fresh !== undefined) {
     if (step === 'issue') await issueFrom(view, fresh, forced);
     else {
+      await signLast(view, old.fingerprint);
       await log(view, 'root-retired', old.fingerprint, forced);
       await replaceFile(join(dir, CA_FILES.roots), fresh.pem, PUBLIC);
       await removeFile(join(dir, CA_FILES.oldRootKey));

@@ -2,7 +2,7 @@
 import { CrlError, MAX_CRL_BYTES, RevocationLists } from '../mesh/crl.ts';
 import { describeName } from '../mesh/distinguished-name.ts';
 import type { ListIssuer, RevocationList } from '../mesh/revocation-list.ts';
-import { succeed } from './crl-succession.ts';
+import { type Succession, succeed } from './crl-succession.ts';
 import { CredentialsError } from './source.ts';
 import { type FileContent, watchedFiles } from './watch-files.ts';
 
@@ -11,13 +11,13 @@ export interface CrlFileOptions {
   /** The file holds other lists: they are in force from now on. */
   readonly onLists: (current: ReadLists) => void;
   /**
-   * The file went away, holds nothing usable, an older edition or one of the future, or a list in force should have had
-   * a successor by now: once each time that changes. The last good lists stay.
+   * The file went away, holds nothing usable, an older edition or one of the future, has no list any more of a CA we
+   * trust, or a list in force should have had a successor by now: once each time that changes. The last good lists stay.
    */
   readonly onProblem: (message: string) => void;
   /**
-   * CAs we trust, as far as they are known by now: one whose list is in force must have one in the file that replaces
-   * it, with its signature, or the file is none. Else a list of anybody's would let in whom the real one shuts out.
+   * CAs we trust, as far as they are known by now: the list of one that the file has none of any more stays in force.
+   * Else a list of anybody's would let in whom the real one shuts out.
    */
   readonly authorities?: () => readonly ListIssuer[];
   /** All is well again after a problem. */
@@ -37,7 +37,7 @@ export interface CrlFile {
   readonly current: ReadLists;
   /** What is wrong with the file now; null: nothing. */
   readonly problem: string | null;
-  /** Looks for problems again: other authorities are known. */
+  /** Goes by the file again: other authorities are known. */
   look(): void;
   close(): void;
 }
@@ -58,7 +58,7 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
   const files = watchedFiles({ paths: [file], pollMs, maxBytes: MAX_CRL_BYTES });
   let contents = await files.read();
   let current = readLists(contents, file);
-  const early = wordsOn(succeed([], current.lists.lists, [], Date.now()).passedOver, file);
+  const early = wordsOn(succeed([], current.lists.lists, [], Date.now()), file);
   if (early !== null) throw new CredentialsError(early);
   /** Of the file as it is now; what is in force may be older. */
   let fault: string | null = null;
@@ -79,10 +79,11 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
       const read = readLists(contents, file);
       const authorities = options.authorities?.() ?? [];
       const next = succeed(current.lists.lists, read.lists.lists, authorities, Date.now());
-      const heir = next.passedOver.length === 0 ? read : made(next.lists, file);
-      checkSuccession(current.lists, heir.lists, authorities, file);
+      const keeps = next.passedOver.length > 0 || next.vanished.length > 0;
+      const heir = keeps ? made(next.lists, file) : read;
+      checkSignatures(current.lists, heir.lists, authorities, file);
       nextStart = next.nextStart;
-      fault = wordsOn(next.passedOver, file);
+      fault = wordsOn(next, file);
       if (!areSame(current.lists.lists, heir.lists.lists)) {
         current = heir;
         options.onLists(heir);
@@ -118,7 +119,7 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
     get problem() {
       return problem;
     },
-    look: tell,
+    look: use,
     close() {
       closed = true;
       if (aging !== null) clearTimeout(aging);
@@ -127,11 +128,19 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
   };
 }
 
-/** @param passedOver as `succeed` tells */
-function wordsOn([first, ...others]: readonly string[], file: string): string | null {
+/** What the file should have had instead; null: nothing. */
+function wordsOn({ passedOver, vanished }: Succession, file: string): string | null {
+  const [first, ...others] = [
+    ...passedOver.map((clause) => `in ${file} that of ${clause}`),
+    ...vanished.map(
+      ({ facts: { subject } }) =>
+        `${file} has no list any more that ${describeName(subject)} has signed, whom we still trust; ` +
+        'the one before stays in force: write one, without entries if it has revoked nothing',
+    ),
+  ];
   if (first === undefined) return null;
   const more = others.length === 0 ? '' : `; and ${others.length} more`;
-  return `revocation lists: in ${file} that of ${first}${more}`;
+  return `revocation lists: ${first}${more}`;
 }
 
 /** @throws CredentialsError where those of the file and those that stay are too much together */
@@ -147,8 +156,8 @@ function areSame(before: readonly RevocationList[], after: readonly RevocationLi
   );
 }
 
-/** @throws CredentialsError where a CA's list would be gone */
-function checkSuccession(
+/** @throws CredentialsError where a CA's list would give way to one that pretends to be its */
+function checkSignatures(
   before: RevocationLists,
   after: RevocationLists,
   authorities: readonly ListIssuer[],
@@ -157,8 +166,8 @@ function checkSuccession(
   const lost = authorities.find((ca) => isListed(before, ca) && !isListed(after, ca));
   if (lost === undefined) return;
   throw new CredentialsError(
-    `revocation lists: ${file} has no list any more that ${describeName(lost.facts.subject)} has signed: ` +
-      'write one, without entries if it has revoked nothing',
+    `revocation lists: ${file} has one that names the key of ${describeName(lost.facts.subject)} ` +
+      'without its signature: it is damaged or forged',
   );
 }
 

@@ -1,20 +1,24 @@
-/** What follows the revocation lists in force: of each CA the newest edition, and none of the future. */
+/** What follows the revocation lists in force: of each CA the newest edition, none of the future, and of CAs we know none gone. */
 import { describeName } from '../mesh/distinguished-name.ts';
-import { type ListIssuer, nameOf, type RevocationList } from '../mesh/revocation-list.ts';
+import { type ListIssuer, maySignLists, nameOf, type RevocationList } from '../mesh/revocation-list.ts';
 import { MAX_EARLY_MS } from './check.ts';
 
 export interface Succession {
   readonly lists: readonly RevocationList[];
   /** A clause on each of the file's lists that is passed over. */
   readonly passedOver: readonly string[];
+  /** CAs we know of which the file has no list any more. */
+  readonly vanished: readonly ListIssuer[];
   /** When the first list of the future begins to count, in milliseconds since the epoch; infinity: there is none. */
   readonly nextStart: number;
 }
 
 /**
  * An older edition would let in again whom the newer one shuts out, and one of the future could be followed by none
- * for years. Instead of either what is in force of that CA stays. Lists are of one CA where a CA we know has signed
- * both; of CAs we do not know (intermediates of our peers), where name and key identifier are the same.
+ * for years. Instead of either what is in force of that CA stays. So does the list of a CA we know that the file has
+ * none of any more, beside all that the file has: a file of anybody else's shuts out nobody we should shut out, and a
+ * CA that gives up an old key must not keep the lists of its new one from us. Lists are of one CA where a CA we know
+ * has signed both; of CAs we do not know (intermediates of our peers), where name and key identifier are the same.
  * @param now milliseconds since the epoch
  */
 export function succeed(
@@ -23,18 +27,31 @@ export function succeed(
   authorities: readonly ListIssuer[],
   now: number,
 ): Succession {
+  const caOf = new Map([...before, ...file].map((list) => [list, caOfList(list, authorities)]));
+  const has = (lists: readonly RevocationList[], ca: ListIssuer) =>
+    lists.some((list) => caOf.get(list) === known(ca));
+  // A root that was renewed with its key is one.
+  const vanished = new Map(authorities.map((ca) => [known(ca), ca]));
+  for (const [key, ca] of vanished) {
+    if (!maySignLists(ca) || !has(before, ca) || has(file, ca)) vanished.delete(key);
+  }
+  const areOfOneCa = (one: RevocationList, other: RevocationList) => caOf.get(one) === caOf.get(other);
+  const isEarly = ({ facts }: RevocationList) => facts.thisUpdate > now + MAX_EARLY_MS;
   const [future, present] = [file.filter(isEarly), file.filter((list) => !isEarly(list))];
   const kept = before.filter((inForce) => {
-    const editions = present.filter(sameCa(inForce));
-    if (editions.length > 0) return editions.every((edition) => edition.isOlderThan(inForce));
-    return future.some(sameCa(inForce));
+    const editions = present.filter((list) => areOfOneCa(list, inForce));
+    if (editions.length > 0) return editions.every((list) => list.isOlderThan(inForce));
+    return future.some((list) => areOfOneCa(list, inForce)) || vanished.has(caOf.get(inForce) ?? '');
   });
-  const replaced = present.filter((list) => kept.some((one) => sameCa(one)(list) && list.isOlderThan(one)));
+  const isReplaced = (list: RevocationList) =>
+    kept.some((one) => areOfOneCa(list, one) && list.isOlderThan(one));
   return {
-    lists: [...present.filter((list) => !replaced.includes(list)), ...kept],
+    lists: [...present.filter((list) => !isReplaced(list)), ...kept],
     passedOver: [
-      ...replaced.map((list) => {
-        const newest = kept.filter(sameCa(list)).reduce((a, b) => (a.isOlderThan(b) ? b : a));
+      ...present.filter(isReplaced).map((list) => {
+        const newest = kept
+          .filter((one) => areOfOneCa(list, one))
+          .reduce((a, b) => (a.isOlderThan(b) ? b : a));
         return (
           `${edition(list)} is older than ${edition(newest)}, which stays in force: write the newest there; ` +
           'where its CA has begun to count anew, restart, which takes what is there'
@@ -45,27 +62,20 @@ export function succeed(
           `${edition(list)} is of the future and does not count before: look at its CA's clock and at ours`,
       ),
     ],
+    vanished: [...vanished.values()],
     nextStart: Math.min(...future.map(({ facts }) => facts.thisUpdate - MAX_EARLY_MS)),
   };
+}
 
-  function isEarly({ facts }: RevocationList): boolean {
-    return facts.thisUpdate > now + MAX_EARLY_MS;
-  }
+/** The same for lists of one CA: its name, and its key where one we know has signed the list, else what the list says. */
+function caOfList(list: RevocationList, authorities: readonly ListIssuer[]): string {
+  const { issuerName, authorityKeyId } = list.facts;
+  const signer = authorities.find((ca) => nameOf(ca) === issuerName && list.signer(ca) === 'it');
+  return signer === undefined ? `${issuerName} said ${authorityKeyId}` : known(signer);
+}
 
-  function sameCa(one: RevocationList): (other: RevocationList) => boolean {
-    const signer = signerOf(one);
-    return (other) => {
-      if (one.facts.issuerName !== other.facts.issuerName) return false;
-      const another = signerOf(other);
-      if (signer !== null && another !== null) return signer.publicKey.equals(another.publicKey);
-      return signer === another && one.facts.authorityKeyId === other.facts.authorityKeyId;
-    };
-  }
-
-  function signerOf(list: RevocationList): ListIssuer | null {
-    const signs = (ca: ListIssuer) => nameOf(ca) === list.facts.issuerName && list.signer(ca) === 'it';
-    return authorities.find(signs) ?? null;
-  }
+function known(ca: ListIssuer): string {
+  return `${nameOf(ca)} known ${ca.publicKey.export({ type: 'spki', format: 'der' }).toString('hex')}`;
 }
 
 /** Which list, for people. */

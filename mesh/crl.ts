@@ -1,9 +1,8 @@
 /** Revocation lists (RFC 5280 §5): which certificates their CAs have taken back. */
-import { keyUsage } from './certificate-extensions.ts';
 import { type ListFacts, MAX_ENTRIES, readList } from './crl-reader.ts';
 import { DerError } from './der.ts';
 import { describeName } from './distinguished-name.ts';
-import { type ListIssuer, nameOf, newestFirst, RevocationList } from './revocation-list.ts';
+import { type ListIssuer, maySignLists, nameOf, newestFirst, RevocationList } from './revocation-list.ts';
 
 /** What the lists say of one certificate: `unlisted` where its CA has no list here. */
 export type RevocationVerdict = 'good' | 'unlisted' | RevokedVerdict;
@@ -102,8 +101,7 @@ export class RevocationLists {
       if (signer === 'forged') {
         return unusable("its issuer's revocation list does not bear its issuer's signature");
       }
-      const { keyUsage: usage } = issuer.facts;
-      if (usage !== null && (usage & keyUsage.cRLSign) === 0) {
+      if (!maySignLists(issuer)) {
         return unusable('its issuer has a revocation list but lacks cRLSign in its key usage');
       }
       return list.facts.serials.has(serial) ? revoked(serial, list.facts) : 'good';

@@ -1,5 +1,6 @@
 /** One revocation list: whose it is by name, key and signature, and which of two of one CA is the newer edition. */
 import { createHash, type KeyObject } from 'node:crypto';
+import { keyUsage } from './certificate-extensions.ts';
 import type { CertificateFacts } from './certificates.ts';
 import type { ListFacts } from './crl-reader.ts';
 import { DerError } from './der.ts';
@@ -20,6 +21,11 @@ export function nameOf({ facts: { subject } }: ListIssuer): string | null {
     if (error instanceof DerError) return null;
     throw error;
   }
+}
+
+/** RFC 5280 §6.3.3 (f): a key usage that is there must have cRLSign. */
+export function maySignLists({ facts: { keyUsage: usage } }: ListIssuer): boolean {
+  return usage === null || (usage & keyUsage.cRLSign) !== 0;
 }
 
 /** Keys remembered for a list: of one name and key identifier there is one CA, and seldom its renewal. */

@@ -3,7 +3,7 @@ import { X509Certificate } from 'node:crypto';
 import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { type CrlFile, crlDue, writeCrl } from '../../ca-client/ca-crl.ts';
+import { type CrlFile, crlDue, signLast, writeCrl } from '../../ca-client/ca-crl.ts';
 import { type RevocationWish, revoke } from '../../ca-client/ca-revoke.ts';
 import type { Issued } from '../../ca-client/embedded-ca.ts';
 import { makeRequest } from '../../ca-client/request.ts';
@@ -191,6 +191,74 @@ t.test('both roots of a rotation have a list', async (t) => {
   await revokeIn(world, { serial: fresh.serial });
   t.equal(await checked(world, fresh), 'revoked');
   t.equal(ours(world, { ...fresh, roots: fresh.roots.slice(1) }), 'revoked');
+});
+
+for (const [kind, rootDirOf] of [
+  ['a root', () => null],
+  ['an intermediate', (t: Parameters<typeof temporaryFolder>[0]) => join(temporaryFolder(t), 'root')],
+] as const) {
+  t.test(`${kind}: whoever still trusts a retired root finds whom it revoked`, async (t) => {
+    const world = await caWorld(t, { rootDir: rootDirOf(t) });
+    await write(world, HOUR);
+    await world.step('add');
+    const gone = await world.issue(10 * HOUR);
+    await revokeIn(world, { serial: gone.serial });
+    t.equal(await world.step('issue'), true);
+    const held = await world.issue(12 * HOUR);
+    // `ours` asks for the list of the CA that issued
+    const holder = { ...held, roots: held.roots.slice(1) };
+    const due = () => world.ca.access.locked((view) => crlDue(view));
+    world.pass(2 * HOUR);
+    await write(world);
+    t.equal(ours(world, gone), 'revoked', 'while both are given out');
+    t.equal(await world.step('retire'), true, 'of the old root there is none in force');
+    const fresh = await world.issue(24 * HOUR);
+    for (let i = 0; i < 2; i++) {
+      t.equal(ours(world, gone), 'revoked', `${holder.serial} trusts the old root yet`);
+      t.equal(ours(world, fresh), 'good');
+      t.ok((await due()) > world.now(), 'no other list is wanted');
+      const lists = RevocationLists.read(readFileSync(crlOf(world)));
+      t.same(lists.stale(world.now()), [], 'nor is one past its time');
+      world.pass(90 * 60_000);
+      t.equal((await revokeIn(world, { serial: holder.serial }))?.crl.entries, 2, 'there is a next edition');
+    }
+    t.equal(ours(world, holder), 'revoked', 'and it has the list of the new root');
+    world.pass(8 * HOUR);
+    t.ok((await due()) <= world.now(), 'nobody trusts it any more');
+    await write(world);
+    t.equal(ours(world, gone), 'unlisted');
+    t.same(readdirSync(join(world.dir, 'former')), [], 'and nothing is left of it');
+  });
+}
+
+t.test('a root without certificates has its list while it is given out', async (t) => {
+  const world = await caWorld(t);
+  await world.step('add');
+  const old = await world.issue();
+  await world.step('issue');
+  world.pass(2 * HOUR);
+  await write(world);
+  t.equal(ours(world, old), 'good', 'for sidecars trust it');
+  t.equal(await world.step('retire'), true);
+  t.equal(ours(world, old), 'unlisted', 'and nobody has anything that was handed out with it');
+  t.notOk(existsSync(join(world.dir, 'former')));
+});
+
+t.test('a retirement that is cut off has one list of a root', async (t) => {
+  const world = await caWorld(t);
+  await world.step('add');
+  await world.step('issue');
+  const holder = await world.issue();
+  const old = holder.roots[0] ?? '';
+  await write(world);
+  const lists = () => RevocationLists.read(readFileSync(crlOf(world))).lists.length;
+  await world.ca.access.locked((view) => signLast(view, view.state.roots[0]?.fingerprint ?? ''));
+  t.equal(readdirSync(join(world.dir, 'former')).length, 1, 'it got so far');
+  await write(world);
+  t.equal(lists(), 2);
+  t.equal(await world.step('retire'), true);
+  t.equal(lists(), 2, 'of the old root its last');
+  t.equal(ours(world, { ...holder, chain: [old] }), 'good');
 });
 
 t.test('when a list is due', async (t) => {

@@ -1,4 +1,4 @@
-/** Of each CA's revocation lists the newest edition stays in force (RFC 5280 §5.2.3, §5.1.2.4), and none of the future counts. */
+/** Of each CA's revocation lists the newest edition stays in force (RFC 5280 §5.2.3, §5.1.2.4), that of a CA we know for good, and none of the future counts. */
 import { EventEmitter, once } from 'node:events';
 import { renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -7,6 +7,7 @@ import { watchCrl } from '../../ca-client/crl-file.ts';
 import { succeed } from '../../ca-client/crl-succession.ts';
 import { RevocationLists } from '../../mesh/crl.ts';
 import { openCertificate } from '../../mesh/path-rules.ts';
+import type { ListIssuer } from '../../mesh/revocation-list.ts';
 import { caLink, keysAt, makeAll } from '../mesh/chain-world.ts';
 import { authorityKeyId, extension, keyId, pem, revocationList, tlv } from '../mesh/pki.ts';
 import { temporaryFolder } from './helper.ts';
@@ -22,14 +23,17 @@ interface Wish {
   readonly number?: number | null;
   readonly thisUpdate?: number;
   readonly keyId?: boolean;
+  /** Place of the key whose identifier it names, where that is another than the one that signs. */
+  readonly claims?: number;
   readonly revoked?: readonly string[];
 }
 
 function listOf(wish: Wish): string {
   const { issuer = 'ca', place = 0, number = null, thisUpdate = NOW, revoked = [] } = wish;
-  const { publicKey, privateKey } = keysAt(place);
+  const { privateKey } = keysAt(place);
+  const { publicKey: claimed } = keysAt(wish.claims ?? place);
   const extensions = [
-    ...(wish.keyId === false ? [] : [authorityKeyId(keyId(publicKey))]),
+    ...(wish.keyId === false ? [] : [authorityKeyId(keyId(claimed))]),
     ...(number === null ? [] : [extension('2.5.29.20', tlv(0x02, Buffer.of(number)))]),
   ];
   const made = { issuer, key: privateKey, thisUpdate, nextUpdate: Date.UTC(2040, 0, 1), revoked, extensions };
@@ -40,6 +44,8 @@ const read = (wishes: readonly Wish[]) => wishes.flatMap((wish) => RevocationLis
 const [caDer, renewedDer] = [0, 1].map((place) => makeAll([caLink('ca', keysAt(place))])[0] as Buffer);
 const ca = openCertificate(pem(caDer as Buffer));
 const renewed = openCertificate(pem(renewedDer as Buffer));
+const [certSignAlone] = makeAll([caLink('ca', keysAt(0), { usage: ['keyCertSign'] })]);
+const mayNotSign = openCertificate(pem(certSignAlone as Buffer));
 
 t.test('which lists follow those in force', async (t) => {
   const old = { number: 4, thisUpdate: NOW - MINUTE };
@@ -53,7 +59,8 @@ t.test('which lists follow those in force', async (t) => {
     file: readonly Wish[];
     expected?: readonly Wish[];
     passedOver?: readonly RegExp[];
-    authorities?: readonly (typeof ca)[];
+    authorities?: readonly ListIssuer[];
+    vanished?: readonly ListIssuer[];
   }[] = [
     { title: 'the next edition', before: [late], file: [next] },
     { title: 'the same again', before: [late], file: [late] },
@@ -117,7 +124,12 @@ t.test('which lists follow those in force', async (t) => {
       title: 'that, its lists without key identifiers, told apart by signature',
       before: [{ ...late, keyId: false }],
       file: [{ ...old, place: 1, keyId: false }],
+      expected: [
+        { ...old, place: 1, keyId: false },
+        { ...late, keyId: false },
+      ],
       authorities: [ca, renewed],
+      vanished: [ca],
     },
     {
       title: 'that, neither of them known',
@@ -147,7 +159,45 @@ t.test('which lists follow those in force', async (t) => {
       file: [{ ...future, thisUpdate: NOW + MINUTE }],
     },
     { title: 'a CA that had none', before: [], file: [old] },
-    { title: 'a CA that has none any more', before: [late], file: [other] },
+    { title: 'a CA nobody knows has none any more', before: [late], file: [other], authorities: [] },
+    {
+      title: 'a CA we know has none any more',
+      before: [late, other],
+      file: [{ ...other, number: 2 }],
+      expected: [{ ...other, number: 2 }, late],
+      authorities: [ca],
+      vanished: [ca],
+    },
+    {
+      title: 'it has one of its name, of another key',
+      before: [late],
+      file: [{ ...late, place: 1 }],
+      expected: [{ ...late, place: 1 }, late],
+      authorities: [ca],
+      vanished: [ca],
+    },
+    {
+      title: 'one of the future is none that is gone',
+      before: [late],
+      file: [future],
+      expected: [late],
+      passedOver: [/is of the future/],
+      authorities: [ca],
+    },
+    {
+      title: 'each of two that are gone is told once',
+      before: [late, { ...old, revoked: ['07'] }, { ...late, place: 1 }],
+      file: [other],
+      expected: [other, late, { ...old, revoked: ['07'] }, { ...late, place: 1 }],
+      authorities: [ca, renewed],
+      vanished: [ca, renewed],
+    },
+    {
+      title: 'a CA that may not sign lists: to take it out lets its certificates pass again',
+      before: [late],
+      file: [other],
+      authorities: [mayNotSign],
+    },
   ];
   const told = (wishes: readonly Wish[]) => read(wishes).map(({ facts }) => brief(facts));
   const brief = ({ issuerName, number, thisUpdate }: ReturnType<typeof read>[number]['facts']) => ({
@@ -155,7 +205,7 @@ t.test('which lists follow those in force', async (t) => {
     number,
     thisUpdate,
   });
-  for (const { title, before, file, expected = file, passedOver = [], authorities } of rows) {
+  for (const { title, before, file, expected = file, passedOver = [], authorities, vanished = [] } of rows) {
     for (const known of authorities === undefined ? [[ca], []] : [authorities]) {
       const found = succeed(read(before), read(file), known, NOW);
       const label = `${title}; ${known.length} CAs known`;
@@ -166,6 +216,11 @@ t.test('which lists follow those in force', async (t) => {
       );
       t.match(found.passedOver, passedOver, label);
       t.equal(found.passedOver.length, passedOver.length, label);
+      t.equal(found.vanished.length, vanished.length, label);
+      t.ok(
+        vanished.every((gone) => found.vanished.includes(gone)),
+        label,
+      );
     }
   }
   t.equal(succeed([], read([old, future]), [], NOW).nextStart, NOW + 1000, 'when the future begins to count');
@@ -205,14 +260,14 @@ t.test('numbers as RFC 5280 has them', async (t) => {
 
 type Tap = Parameters<typeof temporaryFolder>[0];
 
-async function watching(t: Tap, first: string) {
+async function watching(t: Tap, first: string, authorities: () => readonly ListIssuer[] = () => [ca]) {
   const file = join(temporaryFolder(t), 'crl.pem');
   const told = new EventEmitter();
   writeFileSync(file, first);
   const watch = await watchCrl({
     file,
     pollMs: 100,
-    authorities: () => [ca],
+    authorities,
     onLists: () => told.emit('lists'),
     onProblem: (message) => told.emit('problem', message),
     onRecovered: () => told.emit('recovered'),
@@ -264,6 +319,56 @@ t.test('an older edition does not let the revoked in again', async (t) => {
   await told;
   t.equal(watch.problem, null);
   t.same(revokes('0a'), [false, false], 'a newer one does');
+});
+
+t.test("a CA that gives up its old key keeps nobody from its new one's list", async (t) => {
+  let trusted = [ca, renewed];
+  const [first, second] = [
+    { number: 5, revoked: ['0a'] },
+    { number: 5, place: 1 },
+  ];
+  const { file, watch, next, replace, revokes } = await watching(
+    t,
+    listOf(first) + listOf(second),
+    () => trusted,
+  );
+  const shutOut = (serial: string) => watch.current.lists.check(serial, renewed) !== 'good';
+  let told = next('problem');
+  replace(listOf({ ...second, number: 6, revoked: ['0b'] }));
+  t.match(
+    await told,
+    `revocation lists: ${file} has no list any more that CN=ca has signed, whom we still trust; the one before stays in force`,
+  );
+  t.ok(shutOut('0b'), 'by the new one');
+  t.same(revokes('0a'), [true, true], 'the old one shuts out whom it did');
+
+  told = next('lists');
+  replace(listOf({ ...second, number: 7, revoked: ['0b', '0c'] }));
+  await told;
+  t.ok(shutOut('0c'), 'and so it goes on');
+  t.same(revokes('0a'), [true, true]);
+  t.match(watch.problem, /has no list any more/);
+
+  trusted = [renewed];
+  told = next('recovered');
+  watch.look();
+  await told;
+  t.equal(watch.problem, null, 'once nothing of that key is trusted');
+  t.equal(watch.current.lists.lists.length, 1);
+  t.ok(shutOut('0c'));
+});
+
+t.test('a list that claims a key without its signature takes the place of none', async (t) => {
+  const { watch, next, replace, revokes } = await watching(t, listOf({ number: 5, revoked: ['0a'] }));
+  const told = next('problem');
+  replace(listOf({ number: 6, thisUpdate: NOW + MINUTE, place: 1, claims: 0 }));
+  t.match(
+    await told,
+    /names the key of CN=ca without its signature: .*; the lists read before stay in force$/,
+  );
+  t.same(revokes('0a'), [true, true]);
+  t.equal(watch.current.lists.lists.length, 1);
+  t.equal(watch.current.lists.check('0b', ca), 'good');
 });
 
 t.test('a restart takes what is there', async (t) => {

@@ -1,7 +1,9 @@
 /** A revocation list shuts out whom it names: their handshakes, resumed ones too, and what is open, in both directions. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { echo, httpApp, tcpApp } from './harness/apps.ts';
+import { CaProcess } from './harness/ca-process.ts';
 import { call, open } from './harness/clients.ts';
 import { Mesh, ready, type Sidecar } from './harness/mesh.ts';
 import { runToEnd, start } from './harness/processes.ts';
@@ -130,6 +132,42 @@ t.test('nor do lists count that our CA has not signed', async (t) => {
     replace(crlFile, await mesh.ca.crl([bad]));
     await orders.sidecar.logged({ msg: 'revocation lists can be read again' }, mended);
   }
+});
+
+t.test("after a CA's root was exchanged by the book, for whoever still holds the old one too", async (t) => {
+  const ports = await shopPorts();
+  const mesh = await Mesh.create(t, shop(ports, { http: app.port, tcp: tcp.port }));
+  const caDir = join(mesh.dir, 'ca');
+  const bad = join(mesh.dir, 'bad');
+  const ca = (command: string, ...args: string[]) => runToEnd(t, ['ca', command, '--dir', caDir, ...args]);
+  const must = async (command: string, ...args: string[]): Promise<void> => {
+    const { code, stderr } = await ca(command, ...args);
+    if (code !== 0) throw new Error(`ca ${command} ${args.join(' ')}: ${stderr}`);
+  };
+  const issue = (ttl: string) =>
+    must('issue', '--namespace', 'shop', '--service-account', 'bad', '--out', bad, '--ttl', ttl);
+  await issue('1s');
+  await must('crl');
+  await must('rotate-root', '--step', 'add');
+  await until('the first certificate to expire', async () => {
+    return (await ca('rotate-root', '--step', 'issue')).code === 0;
+  });
+  const server = await CaProcess.start(t, caDir, '10m');
+  const flags = [...(await server.flags('orders')), '--crl', join(caDir, 'crl.pem')];
+  const orders = await ready(start(t, mesh.flags('shop/orders', ...flags)));
+  await must('rotate-root', '--step', 'retire');
+  const { roots } = (await orders.admin('/certs')) as { roots: unknown[] };
+  t.equal(roots.length, 2, 'the sidecar will hold the old root for minutes');
+
+  await issue('10m');
+  const [cert, key] = ['cert-chain.pem', 'key.pem'].map((name) => readFileSync(join(bad, name), 'utf8'));
+  const leaf = { cert, key } as Leaf;
+  const answer = () => attempt(t, ports.ordersHttp, { leaf, ALPNProtocols: ISTIO_HTTP });
+  t.equal(await answer(), 200);
+  await must('revoke', '--cert', join(bad, 'cert-chain.pem'), '--reason', 'keyCompromise');
+  await until('the revoked to be shut out', async () => (await answer()) !== 200);
+  t.equal((await failures(orders))[0]?.reason, 'revoked');
+  t.same((await orders.health()).body, { ready: true }, 'and nobody is asked for a list of the old root');
 });
 
 t.test('one that cannot be read at the start is an error', async (t) => {
