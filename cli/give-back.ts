@@ -39,7 +39,16 @@ export class GiveBack {
     this.#log = log;
   }
 
+  /** Never throws: out of descriptors, for one, nothing can be read of ourselves, and all else goes on. */
   look(): void {
+    try {
+      this.#look();
+    } catch (error) {
+      this.#log.debug({ error: (error as Error).message }, 'memory could not be given back');
+    }
+  }
+
+  #look(): void {
     const memory = this.#memory;
     if (memory.busy() > QUIET) return;
     const own = memory.own();
@@ -49,6 +58,9 @@ export class GiveBack {
     // Another thread may have given back what malloc kept of ours.
     this.#floor = Math.min(this.#floor ?? 0, own);
     if (!first && own - this.#floor < WORTH && this.#peak - allocated < WORTH) return;
+    // Were it to fail halfway, it has been done for now: not at each look again.
+    this.#floor = own;
+    this.#peak = allocated;
     const begin = performance.now();
     memory.collect();
     memory.trim();
@@ -63,7 +75,10 @@ export class GiveBack {
 
 /** To be called once a thread has all it needs to serve. Does nothing where the system is not Linux. */
 export async function giveBackWhenQuiet(log: Log = SILENT): Promise<void> {
-  const memory = await loadMemory();
+  const memory = await loadMemory().catch((error: Error) => {
+    log.debug({ error: error.message }, 'memory cannot be given back here');
+    return null;
+  });
   if (memory === null) return;
   let last = performance.eventLoopUtilization();
   const giveBack = new GiveBack(

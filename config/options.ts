@@ -272,11 +272,9 @@ export function runCommandOptions(): Command {
       ).choices(['text', 'json']),
     )
     .addOption(
-      option(
-        '--cluster-id <id>',
-        "this cluster's name, for metrics and the CA",
-        'ISTIO_META_CLUSTER_ID',
-      ).default('Kubernetes'),
+      option('--cluster-id <id>', "this cluster's name, for metrics and the CA", 'ISTIO_META_CLUSTER_ID')
+        .argParser(clusterId)
+        .default('Kubernetes'),
     );
   for (const name of Object.keys(limitTable) as LimitName[]) {
     const row: LimitRow = limitTable[name];
@@ -324,6 +322,12 @@ function podPorts(value: string): ReadonlyMap<string, number> {
     if (!ports.has(name)) ports.set(name, containerPort as number);
   }
   return ports;
+}
+
+/** The CA is told it in gRPC metadata, which holds printable ASCII alone. */
+function clusterId(value: string): string {
+  if (/^[!-~]+$/.test(value)) return value;
+  throw new InvalidArgumentError('must be printable ASCII without blanks.');
 }
 
 /** Ours, or the one that SPIFFE's Workload Endpoint standard gives to all. */

@@ -42,6 +42,39 @@ const tables: Record<string, readonly Step[]> = {
   ],
 };
 
+t.test('where nothing can be read of ourselves, all else goes on', async (t) => {
+  const failures = ['own', 'allocated', 'collect', 'trim', 'forgetFiles'] as const;
+  for (const fails of failures) {
+    const done: string[] = [];
+    const told: string[] = [];
+    let broken = true;
+    const step = <T>(name: string, value: T): T => {
+      if (broken && name === fails) throw new Error('EMFILE: too many open files');
+      done.push(name);
+      return value;
+    };
+    const giveBack = new GiveBack(
+      {
+        busy: () => 0,
+        own: () => step('own', 40 * MB),
+        allocated: () => step('allocated', 0),
+        collect: () => step('collect', undefined),
+        trim: () => step('trim', undefined),
+        forgetFiles: () => step('forgetFiles', undefined),
+      },
+      { debug: (_fields: unknown, text: string) => told.push(text) },
+    );
+    giveBack.look();
+    t.same(told, ['memory could not be given back'], fails);
+    broken = false;
+    done.length = 0;
+    giveBack.look();
+    giveBack.look();
+    const collected = done.filter((one) => one === 'collect').length;
+    t.ok(collected <= 1, `${fails}: collected ${collected} times after that`);
+  }
+});
+
 for (const [name, steps] of Object.entries(tables)) {
   t.test(name, async (t) => {
     let now: Step = { why: '', own: 0 };

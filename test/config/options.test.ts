@@ -178,6 +178,8 @@ t.test('limits are above 0, but for the one where 0 means at once', async (t) =>
   const base = ['--config', 'mesh', '--intercept', 'none', '--cert-dir', '/certs'];
   t.equal(readRunOptions(await parse([...base, '--mode-grace', '0s'])).limits.modeGrace, 0);
   t.equal(readRunOptions(await parse([...base, '--mode-grace', '1s'])).limits.modeGrace, 1_000);
+  // As gRPC's metadata has it.
+  await t.rejects(parse([...base, '--cluster-id', 'c-ü1']), /must be printable ASCII/);
   await t.rejects(parse([...base, '--drain', '0s']), { code: 'commander.invalidArgument' });
   await t.rejects(parse([...base, '--mode-grace', '-1s']), { code: 'commander.invalidArgument' });
 });
