@@ -1,6 +1,5 @@
 /** Gives memory back to the system once a start or a peak is over and nobody waits for us. */
 import { performance } from 'node:perf_hooks';
-import type { Logger } from 'pino';
 import { loadMemory, type Memory } from './memory.ts';
 
 /** How often to look, ms. */
@@ -10,7 +9,9 @@ const QUIET = 0.03;
 /** Bytes that are worth it. */
 const WORTH = 16 * 2 ** 20;
 
-type Log = Pick<Logger, 'debug'>;
+interface Log {
+  debug(fields: object, text: string): void;
+}
 /** Of commands that keep no log. */
 const SILENT: Log = { debug: () => {} };
 
