@@ -91,7 +91,8 @@ interface Mapping {
 }
 
 /**
- * The mappings of files that nobody has written to and nobody can: whoever lets go of theirs loses nothing.
+ * The mappings of files that nobody has written to and nobody can: whoever lets go of theirs loses nothing. What the
+ * dynamic linker wrote before it was made read-only counts as written to, also where it is swapped out by now.
  * @param smaps as proc(5) describes /proc/PID/smaps
  */
 export function untouchedMappings(smaps: string): Mapping[] {
@@ -102,11 +103,10 @@ export function untouchedMappings(smaps: string): Mapping[] {
     if (head !== null) {
       const [, from, to] = head;
       mapping = { start: BigInt(`0x${from}`), bytes: BigInt(`0x${to}`) - BigInt(`0x${from}`) };
-    } else if (/^[\da-f]+-[\da-f]+ /.test(line)) {
+    } else if (/^[\da-f]+-[\da-f]+ /.test(line) || /^(?:Anonymous|Swap): +[1-9]/.test(line)) {
       mapping = null;
-    } else if (mapping !== null && /^Anonymous: +0 kB$/.test(line)) {
+    } else if (mapping !== null && /^Swap: +0 kB$/.test(line)) {
       found.push(mapping);
-      mapping = null;
     }
   }
   return found;
