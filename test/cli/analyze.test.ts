@@ -6,7 +6,7 @@ import { join, relative } from 'node:path';
 import t from 'tap';
 import { authz, folder, oarlock } from './helper.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(240_000);
 
 const ROOT = join(import.meta.dirname, '..', '..');
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { authz, folder, jsonLines, oarlock } from './helper.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(240_000);
 
 const SLEEP = 'cluster.local/ns/foo/sa/sleep';
 const WORKLOAD = ['--namespace', 'foo', '--labels', 'app=httpbin,version=v1'];

@@ -3,7 +3,7 @@ import { exportJWK, generateKeyPair, SignJWT } from 'jose';
 import t from 'tap';
 import { authz, folder, jsonLines, oarlock } from './helper.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(240_000);
 
 const ISSUER = 'https://issuer.example';
 const { privateKey, publicKey } = await generateKeyPair('ES256');

@@ -12,7 +12,7 @@ import { startServers } from '../../telemetry/servers.ts';
 import { makeCertificate } from '../ca-client/helper.ts';
 import { folder, oarlock } from './helper.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(240_000);
 
 const WEB = 'spiffe://cluster.local/ns/shop/sa/web';
 const DAY = 86_400;

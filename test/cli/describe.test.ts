@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { authz, folder, oarlock } from './helper.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(240_000);
 
 function peers(name: string, namespace: string, spec: string): string {
   return `---

@@ -7,7 +7,7 @@ import { TestCa } from '../e2e/harness/test-ca.ts';
 import { closedPort, healthApp, httpApp, listening } from '../probes/helper.ts';
 import { folder, oarlock } from './helper.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(240_000);
 
 interface Row {
   readonly name: string;

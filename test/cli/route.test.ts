@@ -2,7 +2,7 @@
 import t from 'tap';
 import { folder, oarlock } from './helper.ts';
 
-t.setTimeout(120_000);
+t.setTimeout(240_000);
 
 const HOST = 'reviews.foo.svc.cluster.local';
 

@@ -10,7 +10,7 @@ import { stageImage } from '../e2e/harness/pods-image.ts';
 import { Lines } from '../e2e/harness/processes.ts';
 import { within } from '../e2e/harness/wait.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const root = join(import.meta.dirname, '../..');
 const read = (name: string): string => readFileSync(join(root, name), 'utf8');

@@ -9,7 +9,7 @@ import { Mesh } from './harness/mesh.ts';
 import { shop, shopPorts } from './harness/shop.ts';
 import { pause } from './harness/wait.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const ports = await shopPorts();
 const mesh = await Mesh.create(t, '');

@@ -7,7 +7,7 @@ import { policy, shop, shopPorts } from './harness/shop.ts';
 import { spiffe } from './harness/test-ca.ts';
 import { ISTIO_HTTP, openTls } from './harness/tls-client.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const http = await httpApp(t);
 const tcp = await tcpApp(t, echo);

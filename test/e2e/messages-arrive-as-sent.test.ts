@@ -17,7 +17,7 @@ import { startPair } from './harness/pair.ts';
 import { HOST, policy } from './harness/shop.ts';
 import { within } from './harness/wait.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const MB = 1_048_576;
 /** What the app was sent behind the last body, and whether it was asked for leave to send one. */

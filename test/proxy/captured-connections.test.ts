@@ -19,7 +19,7 @@ import {
   type SidecarOptions,
 } from './inbound-sidecar.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const ca = await TestCa.create();
 const orders = await ca.leaf(spiffe('shop', 'orders'));

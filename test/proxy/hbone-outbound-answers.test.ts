@@ -11,7 +11,7 @@ import { type Caller, carried, hboneCaller } from './hbone-caller.ts';
 import { echo, hbonePeer, type RawTunnel, rawPeer } from './hbone-peer.ts';
 import { block, END_HEADERS, END_STREAM, frame, TYPE } from './http2-frames.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const ca = await TestCa.create();
 const orders = await ca.leaf(spiffe('shop', 'orders'));

@@ -10,7 +10,7 @@ import { carried, hboneCaller } from './hbone-caller.ts';
 import { type Asked, echo, hbonePeer, rawPeer } from './hbone-peer.ts';
 import { block, END_HEADERS, frame, TYPE } from './http2-frames.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const ca = await TestCa.create();
 const orders = await ca.leaf(spiffe('shop', 'orders'));

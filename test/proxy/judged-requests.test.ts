@@ -7,7 +7,7 @@ import { until } from '../e2e/harness/wait.ts';
 import { parseExposition } from '../telemetry/exposition.ts';
 import { type InboundSidecar, inboundSidecar, passed, provider } from './inbound-sidecar.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const app = await httpApp(t);
 

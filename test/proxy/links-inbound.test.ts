@@ -11,7 +11,7 @@ import { hboneClient, hboneClientWith } from './hbone-client.ts';
 import { HTTP, hboneSidecar, TCP } from './hbone-sidecar.ts';
 import { inboundSidecar } from './inbound-sidecar.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 // Each waits for certificates to end, and does nothing else meanwhile.
 t.jobs = 8;
 

@@ -23,7 +23,7 @@ import { ask, http2Client } from './http2-app.ts';
 import { credentialsOf } from './inbound-sidecar.ts';
 import { leavePlane } from './leave-plane.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const LIFE = 5_000;
 /** Between the end of a certificate and what a busy machine shows of it. */

@@ -6,7 +6,7 @@ import { type Answer, call, open } from '../e2e/harness/clients.ts';
 import { pause, until } from '../e2e/harness/wait.ts';
 import { inboundSidecar, passed, provider } from './inbound-sidecar.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 const app = await httpApp(t);
 

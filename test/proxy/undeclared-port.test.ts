@@ -4,7 +4,7 @@ import { tcpApp } from '../e2e/harness/apps.ts';
 import { open } from '../e2e/harness/clients.ts';
 import { inboundSidecar } from './inbound-sidecar.ts';
 
-t.setTimeout(60_000);
+t.setTimeout(180_000);
 
 let heard = '';
 /** An app that takes anything: whatever reaches it unread has got past. */
