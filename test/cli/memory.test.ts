@@ -74,18 +74,20 @@ if (process.platform !== 'linux') {
 
   t.test('only what nobody can have written to is let go', async (t) => {
     const field = (name: string, kb: number): string => `${name.padEnd(16)}${String(kb).padStart(8)} kB`;
-    const mapping = (head: string, anonymous: number): string =>
+    const mapping = (head: string, anonymous: number, swap = 0): string =>
       [
         head,
         field('Size:', 64),
         field('Rss:', 64),
         field('Anonymous:', anonymous),
+        field('Swap:', swap),
         'VmFlags: rd mr mw me',
       ].join('\n');
     const smaps = [
       mapping('00400000-00410000 r--p 00000000 fe:00 1234                       /usr/bin/node', 0),
       mapping('00410000-00420000 r-xp 00010000 fe:00 1234                       /usr/bin/node', 0),
       mapping('00420000-00430000 r--p 00020000 fe:00 1234                       /usr/bin/node', 4),
+      mapping('00428000-00430000 r--p 00028000 fe:00 1234                       /usr/bin/node', 0, 40),
       mapping('00430000-00440000 rw-p 00030000 fe:00 1234                       /usr/bin/node', 0),
       mapping('00440000-00450000 r--s 00030000 fe:00 1234                       /usr/share/shared', 0),
       mapping('00450000-00460000 r--p 00000000 00:00 0 ', 0),
