@@ -103,6 +103,11 @@ function entriesOf(
   );
 }
 
+/** A CRL that was kept is kept up: the keys that sign one are others now. @throws CredentialsError as `writeCrl` */
+export async function renewCrl(order: CrlOrder): Promise<void> {
+  if ((await readIfThere(join(order.dir, CA_FILES.crl))) !== null) await writeCrl(order, null);
+}
+
 /**
  * When `crl.pem` should be written anew: at half of its time, or now, where it is missing or the keys that need one
  * are others. Milliseconds since the epoch.

@@ -1,10 +1,9 @@
 /** Exchanges an embedded CA's root in three steps, so that at no moment anyone holds what another does not trust. */
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CaView } from './ca-access.ts';
 import type { AuditLog, ChangeRecord, IssuedRecord } from './ca-audit.ts';
 import { fingerprintOf, makeRoot } from './ca-certificates.ts';
-import { signLast, writeCrl } from './ca-crl.ts';
+import { renewCrl, signLast } from './ca-crl.ts';
 import { CA_FILES, type CaRoot, type CaState, keyFits, readCaFolder } from './ca-folder.ts';
 import { intermediateLife, type RootPlace, replaceIntermediate, withRootFolder } from './ca-intermediate.ts';
 import { createOnce, moveFile, PUBLIC, readIfThere, removeFile, replaceFile, SECRET } from './file-store.ts';
@@ -86,7 +85,8 @@ export async function rotateRoot(view: CaView, order: RotationOrder): Promise<bo
   const forced = waiting !== null;
   if (view.state.intermediates.length === 0) await rotateOwn(view, order, forced);
   else await rotateElsewhere(view, order, forced);
-  await renewCrl(view);
+  const stepped = await readCaFolder(view.dir);
+  if (stepped !== null) await renewCrl({ ...view, state: stepped });
   return true;
 }
 
@@ -241,13 +241,6 @@ async function log(
 ): Promise<void> {
   const time = new Date(now).toISOString();
   await audit.append([{ event, time, certificate, ...(forced && { forced }) }], now);
-}
-
-/** A CRL that was kept is kept up: the keys that sign one are others now. */
-async function renewCrl(view: CaView): Promise<void> {
-  const kept = await stat(join(view.dir, CA_FILES.crl)).catch(() => null);
-  const state = await readCaFolder(view.dir);
-  if (kept !== null && state !== null) await writeCrl({ ...view, state }, null);
 }
 
 function ending(pem: string): string {

@@ -77,9 +77,10 @@ export function addAuthorityCommands(ca: Command): void {
 
 async function intermediate(options: IntermediateOptions): Promise<void> {
   const { dir, rootDir, ttl: ttlMs } = options;
-  const [{ CaAccess }, { issueIntermediate }, { withLock }, { makeFolder }, { ROOT_TTL_MS }] =
+  const [{ CaAccess }, { renewCrl }, { issueIntermediate }, { withLock }, { makeFolder }, { ROOT_TTL_MS }] =
     await Promise.all([
       import('../ca-client/ca-access.ts'),
+      import('../ca-client/ca-crl.ts'),
       import('../ca-client/ca-intermediate.ts'),
       import('../ca-client/ca-lock.ts'),
       import('../ca-client/ca-folder.ts'),
@@ -90,7 +91,10 @@ async function intermediate(options: IntermediateOptions): Promise<void> {
   await makeFolder(dir);
   const { state } = await withLock(dir, async () => {
     await issueIntermediate(access, place, ttlMs);
-    return access.read();
+    const view = await access.read();
+    // before anybody has a certificate of it
+    await renewCrl(view);
+    return view;
   });
   const notAfter = iso(state.signer.notAfter);
   const value = {

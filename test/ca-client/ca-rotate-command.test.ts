@@ -220,6 +220,9 @@ t.test('intermediate, revoke and crl, as people and as machines read them', asyn
   });
   t.match(await openssl(...verify, '-crl_check', '-CRLfile', copy, chain), /certificate revoked/);
   t.equal(readFileSync(copy, 'utf8'), readFileSync(join(dir, 'crl.pem'), 'utf8'));
+  await run('intermediate', '--dir', dir, '--root-dir', rootDir);
+  const lists = readFileSync(join(dir, 'crl.pem'), 'utf8').match(/BEGIN X509 CRL/g);
+  t.equal(lists?.length, 2, 'a new intermediate has its list before it has issued anything');
 });
 
 t.test('bad usage exits with 2 and one clear line', async (t) => {
