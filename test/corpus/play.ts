@@ -57,7 +57,7 @@ export interface Stand {
   readonly reading: Reading;
 }
 
-const OURS: Stand = { host: LOOPBACK, server: null, patience: 6_000, reading: 'strict' };
+const OURS: Stand = { host: LOOPBACK, server: null, patience: 20_000, reading: 'strict' };
 /** For who stands between to close its connections behind a case. */
 const DRAIN = 1_000;
 
