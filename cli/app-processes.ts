@@ -1,4 +1,5 @@
 /** Whether the app's processes run: those of a process group, or all that can be seen beside the pod's own and sidecars. */
+import { readFileSync } from 'node:fs';
 import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { setTimeout as pauseFor } from 'node:timers/promises';
@@ -21,8 +22,10 @@ const SIDECARS: ReadonlySet<string> = new Set(['envoy', 'pilot-agent']);
 
 /** Between two questions whether any process was made, ms: an app may be done in the time that its container takes to start. */
 const ASK_MS = 20;
-/** Whoever is there is looked for after so many of them in any case: not every system tells of new processes. */
-const ASKS_A_LOOK = 7;
+/** Between two looks at whoever is there, ms, in any case: not every system tells of new processes. */
+const LOOK_MS = 150;
+/** Asked so often for so long, ms: an app that is not there by then is still waiting for its image. */
+const HURRY_MS = 60_000;
 
 interface Program {
   readonly exe: string;
@@ -64,26 +67,34 @@ export class AppProcesses {
 
   /**
    * Resolves once one of them runs, or `signal` is aborted. There is no bound: nothing tells an app that has been from
-   * one whose image is still being fetched, and that must find its sidecar. A group is looked for at leisure, for it may
-   * be one of very many.
+   * one whose image is still being fetched, and that must find its sidecar. A group is not asked for between two looks,
+   * for it may be one of very many.
    */
   async come(signal: AbortSignal): Promise<void> {
     let newest = '';
-    for (let asked = ASKS_A_LOOK; !signal.aborted; asked++) {
-      const now = this.#which === 'all' ? await this.#newest() : '';
-      if (now !== newest || asked >= ASKS_A_LOOK) {
+    let lookIn = 0;
+    for (let waited = 0; !signal.aborted; ) {
+      const now = this.#which === 'all' ? this.#newest() : '';
+      if (now !== newest || lookIn <= 0) {
         if (await this.sees().catch(() => false)) return;
         newest = now;
-        asked = 0;
+        lookIn = LOOK_MS;
       }
-      await this.#pause(ASK_MS, signal);
+      const ms = this.#which === 'all' && waited < HURRY_MS ? ASK_MS : LOOK_MS;
+      await this.#pause(ms, signal);
+      lookIn -= ms;
+      waited += ms;
     }
   }
 
   /** Id of the process or thread made last in our pid namespace: the last field of proc(5)'s `loadavg`. */
-  async #newest(): Promise<string> {
-    const text = await readFile(`${this.#proc}/loadavg`, 'latin1').catch(() => '');
-    return text.trim().split(' ').at(-1) ?? '';
+  #newest(): string {
+    try {
+      // At once: it is the kernel's memory, and a way by the pool of threads would cost ten times as much.
+      return readFileSync(`${this.#proc}/loadavg`, 'latin1').trim().split(' ').at(-1) ?? '';
+    } catch {
+      return '';
+    }
   }
 
   /** True while one of them runs. */

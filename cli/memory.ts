@@ -8,7 +8,7 @@ export interface Memory {
   own(): number;
   /** What malloc has given out just now, bytes; 0 where it does not tell. */
   allocated(): number;
-  /** Collects the calling thread's garbage, and with it what can be made again. Stops the thread for some 30 ms. */
+  /** Collects the calling thread's garbage, and with it what can be made again. Stops the thread meanwhile. */
   collect(): void;
   /** Hands to the system what malloc keeps free. */
   trim(): void;

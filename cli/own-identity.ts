@@ -7,6 +7,7 @@ import { splitCertificates } from '../ca-client/pem.ts';
 import type { CredentialSource } from '../ca-client/source.ts';
 import type { RunOptions } from '../config/options.ts';
 import type { Credentials } from '../mesh/credentials.ts';
+import { RevocationLists } from '../mesh/crl.ts';
 import type { Identity } from '../mesh/identity.ts';
 import { openCertificate } from '../mesh/path-rules.ts';
 import type { ListIssuer } from '../mesh/revocation-list.ts';
@@ -14,6 +15,7 @@ import type { MeshSettings, Snapshot } from '../mesh/snapshot.ts';
 import { type BundleStatus, type BundleStore, createBundleStore } from '../providers/spiffe-bundles.ts';
 import { tlsPolicyOf } from '../proxy/mesh-tls.ts';
 import { rehearse } from '../proxy/rehearse.ts';
+import { Trust } from '../proxy/trust.ts';
 import { type CertsView, type CrlView, certsView } from '../telemetry/certs-view.ts';
 import { alarmKinds } from '../telemetry/daemon-metrics.ts';
 import type { MeshMetrics } from '../telemetry/mesh-metrics.ts';
@@ -107,17 +109,25 @@ export class OwnIdentity {
     this.#useTrust();
   }
 
-  /** The CAs above our own certificate and the roots we trust with it; none before the first credentials. */
+  /** The CAs above our own certificate and every root we trust, for whomever; none before the first credentials. */
   #authorities(): readonly ListIssuer[] {
-    const { chainPem = '', rootsPem = [] } = this.#credentials ?? {};
-    const above = chainPem === '' ? [] : splitCertificates(chainPem, 'our chain').slice(1);
-    return [...above, ...rootsPem].map((pem) => openCertificate(pem));
+    const credentials = this.#credentials;
+    if (credentials === null) return [];
+    const above = splitCertificates(credentials.chainPem, 'our chain').slice(1);
+    const sources = {
+      credentials,
+      mesh: this.#mesh,
+      fetched: this.#fetched(),
+      revoked: RevocationLists.none,
+    };
+    return [...above, ...new Trust(sources).rootsPem].map((pem) => openCertificate(pem));
   }
 
   /** Goes by the resources now in force: who we are, whose roots are fetched. */
   follow({ identity, mesh }: Snapshot): void {
     this.#mesh = mesh;
     this.#bundles.retain(bundleUrls(mesh));
+    this.#crl?.look();
     this.#obtainFor(identity);
   }
 
@@ -276,15 +286,22 @@ export class OwnIdentity {
   #bundleChanged({ url, roots, failures, lastError }: BundleStatus): void {
     if (lastError === null) this.#log.info({ url, count: roots }, 'roots of a trust domain were fetched');
     else this.#log.warn({ url, failures, count: roots, error: lastError }, 'no new roots of a trust domain');
+    this.#crl?.look();
     this.#useTrust();
   }
 
-  #useTrust(): void {
+  /** By the URL they come from. */
+  #fetched(): ReadonlyMap<string, readonly string[]> {
     const fetched = new Map<string, readonly string[]>();
     for (const url of this.#mesh === null ? [] : bundleUrls(this.#mesh)) {
       const roots = this.#bundles.bundles(url);
       if (roots !== null) fetched.set(url, roots);
     }
+    return fetched;
+  }
+
+  #useTrust(): void {
+    const fetched = this.#fetched();
     const crl = this.#crl?.current.bytes ?? null;
     // A fetch that failed, or brought the same roots, must not make TLS anew: sessions, tunnels and pools would go.
     const same =

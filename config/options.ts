@@ -326,7 +326,8 @@ function podPorts(value: string): ReadonlyMap<string, number> {
 
 /** The CA is told it in gRPC metadata, which holds printable ASCII alone. */
 function clusterId(value: string): string {
-  if (/^[!-~]+$/.test(value)) return value;
+  // Empty is as good as not set.
+  if (/^[!-~]*$/.test(value)) return value;
   throw new InvalidArgumentError('must be printable ASCII without blanks.');
 }
 

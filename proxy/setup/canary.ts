@@ -57,6 +57,8 @@ export class Canary {
   readonly #found = new Map<Family, string | null>();
   readonly #flying = new Map<Family, Socket>();
   #proven = false;
+  /** Both until it was read: none would prove all. */
+  #lastUp: ReadonlySet<Family> = new Set(['ipv4', 'ipv6']);
   #stopped = false;
 
   constructor(options: CanaryOptions) {
@@ -73,7 +75,7 @@ export class Canary {
   /** The families whose rules were never found to stand; empty for ever once all that are up did. */
   waitingFor(): readonly string[] {
     if (this.#proven) return [];
-    return [...this.#up()]
+    return [...this.#familiesUp()]
       .filter((family) => this.#found.get(family) !== null)
       .map((family) => `rules of capture for ${family} (oarlock iptables)`);
   }
@@ -89,16 +91,22 @@ export class Canary {
     for (const socket of this.#flying.values()) socket.destroy();
   }
 
-  #up(): ReadonlySet<Family> {
-    return (this.#options.families ?? familiesUp)();
-  }
-
   #every(ms: number): NodeJS.Timeout {
     return setInterval(() => this.#send(), ms).unref();
   }
 
+  /** Out of descriptors it cannot be read: what was up is taken to be. */
+  #familiesUp(): ReadonlySet<Family> {
+    try {
+      this.#lastUp = (this.#options.families ?? familiesUp)();
+    } catch {
+      // The canary itself will say what is wrong.
+    }
+    return this.#lastUp;
+  }
+
   #send(): void {
-    const up = this.#up();
+    const up = this.#familiesUp();
     for (const family of ['ipv4', 'ipv6'] as const) {
       if (!up.has(family)) this.#found.delete(family);
       else if (!this.#flying.has(family)) this.#fly(family);

@@ -13,14 +13,18 @@ export class LocalAddresses {
     this.#read = read;
   }
 
-  /** True for an address of ours; IPv4's whole loopback block is. */
+  /** True for an address of ours; IPv4's whole loopback block is. Never throws: it is asked as a connection comes. */
   has(address: string): boolean {
     if (address.startsWith('127.') || this.#known.has(address)) return true;
     const now = performance.now();
     if (now - this.#readAt < REREAD_MS) return false;
     this.#readAt = now;
-    const found = Object.values(this.#read()).flatMap((addresses) => addresses ?? []);
-    this.#known = new Set(found.map((one) => one.address));
+    try {
+      const found = Object.values(this.#read()).flatMap((addresses) => addresses ?? []);
+      this.#known = new Set(found.map((one) => one.address));
+    } catch {
+      // Out of descriptors it cannot be read. What was known holds, and what was not is taken for a stranger's.
+    }
     return this.#known.has(address);
   }
 }

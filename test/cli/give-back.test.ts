@@ -31,8 +31,8 @@ const tables: Record<string, readonly Step[]> = {
     { why: 'connections come, a few at a look', own: 40, allocated: 15 },
     { why: 'and go: 10 MB are not enough', own: 41, allocated: 5 },
     { why: 'more come: it grew', own: 110, allocated: 65, left: 100 },
-    { why: 'some go', own: 100, allocated: 50 },
-    { why: 'more go: 16 MB less than there were', own: 100, allocated: 49, left: 80 },
+    { why: 'some go: 24 MB of a hundred', own: 100, allocated: 41 },
+    { why: 'more go: a quarter of what we had', own: 100, allocated: 40, left: 80 },
     { why: 'counted from there', own: 80, allocated: 34 },
   ],
   'another thread gave back what was ours': [

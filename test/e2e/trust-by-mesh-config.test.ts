@@ -9,7 +9,7 @@ import { echo, httpApp, listen, tcpApp } from './harness/apps.ts';
 import { Mesh, ready } from './harness/mesh.ts';
 import { start } from './harness/processes.ts';
 import { shop, shopPorts } from './harness/shop.ts';
-import { type Leaf, spiffe, TestCa } from './harness/test-ca.ts';
+import { type Leaf, replace, spiffe, TestCa } from './harness/test-ca.ts';
 import { ISTIO_HTTP, openTls } from './harness/tls-client.ts';
 import { until } from './harness/wait.ts';
 
@@ -27,6 +27,10 @@ const impostor = await partnerCa.leaf(spiffe('shop', 'web'));
 /** And of ours for one of theirs. */
 const reverse = await mesh.ca.leaf(spiffe('shop', 'buyer', 'partner.example'));
 const ours = await mesh.ca.leaf(spiffe('shop', 'web'));
+const lost = await partnerCa.leaf(spiffe('shop', 'lost', 'partner.example'));
+const [ourList, theirList] = [await mesh.ca.crl([]), await partnerCa.crl([lost])];
+const crlFile = join(mesh.dir, 'crl.pem');
+replace(crlFile, ourList + theirList);
 
 /** A server of a SPIFFE bundle whose own certificate is from a CA that Node is told of. */
 const webCa = await TestCa.create('O=web pki');
@@ -45,7 +49,7 @@ writeFileSync(extraCa, webCa.rootPem);
 
 const { dir } = await mesh.certDir('orders');
 const orders = await ready(
-  start(t, mesh.flags('shop/orders', '--cert-dir', dir), { NODE_EXTRA_CA_CERTS: extraCa }),
+  start(t, mesh.flags('shop/orders', '--cert-dir', dir, '--crl', crlFile), { NODE_EXTRA_CA_CERTS: extraCa }),
   dir,
 );
 
@@ -133,6 +137,24 @@ t.test('a SPIFFE bundle by its URL', async (t) => {
   });
   await orders.metricIs('oarlock_trust_bundles', { state: 'fresh' }, 1);
 });
+
+t.test(
+  "a partner's revocation list that is gone from the file stays in force while we trust the partner",
+  async (t) => {
+    const caCertificates = [{ pem: partnerCa.rootPem, trustDomains: ['partner.example'] }];
+    await mesh.change('mesh-config.yaml', meshConfig({ caCertificates }), [orders]);
+    await until('the bundle to count', async () => (await outcome(partner)) === '200');
+    t.equal(await outcome(lost), 'revoked');
+    const { mark } = orders;
+    replace(crlFile, ourList);
+    await orders.logged({ level: 'error', msg: /no list any more that O=partner root has signed/ }, mark);
+    t.equal(await outcome(lost), 'revoked');
+    t.equal(await outcome(partner), '200');
+    await mesh.change('mesh-config.yaml', meshConfig({}), [orders]);
+    await orders.logged({ msg: /^revocation lists can be read again/ }, mark);
+    t.match(await outcome(lost), REFUSED);
+  },
+);
 
 /** Protocol of a handshake with our sidecar, or the error's code. */
 function protocolOf(maxVersion: SecureVersion): Promise<string> {

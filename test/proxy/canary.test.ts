@@ -94,6 +94,22 @@ t.test('waited for until it has stood once, in each family that is up', async (t
   t.equal(both.proofs(), 0);
 });
 
+t.test('where it cannot be told what is up, nothing ends and nothing is taken for proven', async (t) => {
+  await stand(t);
+  let blind = true;
+  const { canary, proofs } = fly(t, () => {
+    if (blind) throw new Error('uv_interface_addresses returned Unknown system error 24');
+    return ipv4;
+  });
+  await until('IPv4 to stand', () => canary.gauge().some(({ value }) => value === 1));
+  t.same(canary.waitingFor(), ['rules of capture for ipv6 (oarlock iptables)']);
+  t.equal(proofs(), 0);
+  blind = false;
+  await until('it to be told', () => proofs() === 1);
+  blind = true;
+  t.same(canary.waitingFor(), []);
+});
+
 t.test('a machine without an address waits for nothing', async (t) => {
   const { canary, proofs } = fly(t, () => new Set());
   t.same(canary.waitingFor(), []);
