@@ -75,9 +75,9 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
 
   function use(): void {
     nextStart = Number.POSITIVE_INFINITY;
+    const authorities = options.authorities?.() ?? [];
     try {
       const read = readLists(contents, file);
-      const authorities = options.authorities?.() ?? [];
       const next = succeed(current.lists.lists, read.lists.lists, authorities, Date.now());
       const keeps = next.passedOver.length > 0 || next.vanished.length > 0;
       const heir = keeps ? made(next.lists, file) : read;
@@ -92,12 +92,11 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
       if (!(error instanceof CredentialsError)) throw error;
       fault = `${error.message}; the lists read before stay in force`;
     }
-    tell();
+    tell(authorities);
   }
 
-  function tell(): void {
+  function tell(authorities: readonly ListIssuer[]): void {
     const now = Date.now();
-    const authorities = options.authorities?.() ?? [];
     const next =
       fault ?? strangeness(current.lists, authorities, file) ?? staleness(current.lists, file, now);
     if (next !== problem) {
@@ -110,7 +109,7 @@ export async function watchCrl(options: CrlFileOptions): Promise<CrlFile> {
     aging = setTimeout(use, wait).unref();
   }
 
-  tell();
+  tell(options.authorities?.() ?? []);
   const stop = files.watch(() => void reload());
   return {
     get current() {
